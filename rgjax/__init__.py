@@ -1,0 +1,1 @@
+"""Regrouping (RG) for imbalanced classification, in JAX and Flax."""

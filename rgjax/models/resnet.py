@@ -1,0 +1,73 @@
+"""ResNet-18 and ResNet-34 (He et al. 2016) in torchvision's topology."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from rgjax.models.conv import max_pool
+from rgjax.models.layers import HEADS, BatchNorm, Conv
+
+STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+STEMS = ("imagenet", "cifar")
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a shortcut, projected where the shape changes."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, *, rngs: nnx.Rngs):
+        self.conv1 = Conv(c_in, c_out, 3, stride, rngs=rngs)
+        self.bn1 = BatchNorm(c_out)
+        self.conv2 = Conv(c_out, c_out, 3, 1, rngs=rngs)
+        self.bn2 = BatchNorm(c_out)
+        self.projects = stride != 1 or c_in != c_out
+        if self.projects:
+            self.shortcut_conv = Conv(c_in, c_out, 1, stride, rngs=rngs)
+            self.shortcut_bn = BatchNorm(c_out)
+
+    def __call__(self, x, train: bool):
+        y = nnx.relu(self.bn1(self.conv1(x), train))
+        y = self.bn2(self.conv2(y), train)
+        shortcut = self.shortcut_bn(self.shortcut_conv(x), train) if self.projects else x
+        return nnx.relu(y + shortcut)
+
+
+class ResNet(nnx.Module):
+    """Basic-block ResNet; images [B, H, W, 3], normalised -> logits [B, classes] in float32.
+
+    `stem` "imagenet" is the 7x7 stride-2 convolution with max-pooling; "cifar" a 3x3 convolution without,
+    for images of about 32 pixels. `dtype` is the compute dtype of all but the statistics and the head.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: int,
+        *,
+        stem: str = "imagenet",
+        head: str = "linear",
+        width: int = 64,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.stem, self.dtype = stem, dtype
+        self.conv1 = Conv(3, width, *((7, 2) if stem == "imagenet" else (3, 1)), rngs=rngs)
+        self.bn1 = BatchNorm(width)
+        blocks, c_in = [], width
+        for stage, depth in enumerate(STAGES[name]):
+            c_out = width * 2**stage
+            for i in range(depth):
+                blocks.append(BasicBlock(c_in, c_out, 2 if stage and i == 0 else 1, rngs=rngs))
+                c_in = c_out
+        self.blocks = nnx.List(blocks)
+        self.head = HEADS[head](c_in, classes, rngs=rngs)
+
+    def features(self, x, train: bool = False):
+        """Penultimate activations [B, 8 * width], averaged over the map, in float32."""
+        x = nnx.relu(self.bn1(self.conv1(x.astype(self.dtype)), train))
+        if self.stem == "imagenet":
+            x = max_pool(x)
+        for block in self.blocks:
+            x = block(x, train)
+        return x.astype(jnp.float32).mean(axis=(1, 2))
+
+    def __call__(self, x, train: bool = False):
+        return self.head(self.features(x, train))
