@@ -1,0 +1,21 @@
+"""One digit against the rest, on scikit-learn's bundled 1,797 images: a first look that needs no download.
+
+    python -m rgjax.main --config=configs/digits.py[:METHOD]
+"""
+
+from rgjax.config import method_config
+
+
+def get_config(method: str = "rg"):
+    return method_config(
+        method,
+        {
+            "data.name": "digits",
+            "data.positive": "8",
+            "data.image_size": 32,
+            "data.flip": False,  # a mirrored digit is no digit
+            "train.epochs": 12,
+            "train.batch_size": 64,
+            "train.lr": 0.02,
+        },
+    )

@@ -1,0 +1,195 @@
+"""Every setting of a run: its default, its meaning and its limits, in one table.
+
+The files in `configs/` name what differs from these defaults; the command line overrides both.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from rgjax.balance.samplers import SAMPLERS
+from rgjax.data import SOURCES
+from rgjax.data.splits import SPLITS
+from rgjax.encoders import ENCODERS
+from rgjax.errors import UserError
+from rgjax.losses import LOSSES
+from rgjax.models.layers import HEADS
+from rgjax.models.resnet import STAGES, STEMS
+from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
+from rgjax.training.optimizer import OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting. `default` may be a type: then the setting is unset until it is given."""
+
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: Iterable[str] | None = None
+
+
+def _duration(name: str, help: str, **defaults: float) -> dict[str, Field]:
+    """A length of training, given in steps, in epochs or as a percentage of all steps; one of the three."""
+    return {
+        f"{name}_steps": Field(defaults.get("steps", int), f"{help}, in steps", low=1),
+        f"{name}_epochs": Field(defaults.get("epochs", float), f"{help}, in epochs", low=0),
+        f"{name}_percent": Field(defaults.get("percent", float), f"{help}, in % of training", low=0, high=100),
+    }
+
+
+FIELDS: dict[str, Field] = {
+    "method": Field("rg", "name of the method that set the fields below"),
+    "seed": Field(0, "seed of training: weights, batches, augmentation", low=0),
+    "data.name": Field("digits", "data set", choices=SOURCES),
+    "data.manual_dir": Field("", "where your download of the data lies (default: TFDS's)"),
+    "data.data_dir": Field("", "where prepared data sets go (default: TFDS's)"),
+    "data.image_size": Field(32, "side of the square images, pixels", low=8, high=1024),
+    "data.split": Field("stratified", "by group (lesion), by image within each class, or official", choices=SPLITS),
+    "data.test_fraction": Field(0.2, "share of the rows held out for the test", low=0.01, high=0.9),
+    "data.val_fraction": Field(0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9),
+    "data.positive": Field("", "one class against the rest; empty: all classes"),
+    "data.seed": Field(0, "seed of the split", low=0),
+    "data.flip": Field(True, "augment by random horizontal flips"),
+    "data.rotation": Field(15.0, "augment by random rotations of up to this many degrees", low=0, high=180),
+    "encoder.name": Field("projection", "features that the groups are made from", choices=ENCODERS),
+    "encoder.seed": Field(0, "seed of the untrained network of 'projection'", low=0),
+    "regroup.clustering": Field("kmeans", "how classes are split; none: not at all", choices=CLUSTERINGS),
+    "regroup.rule": Field(
+        "ratio", "ratio: n_c / n_min groups above the threshold; target: n_c / threshold", choices=RULES
+    ),
+    "regroup.threshold": Field(0, "rows: smallest class that is regrouped, or size aimed at (target)", low=0),
+    "regroup.aggregate": Field("max", "how pseudo-class logits become class logits", choices=AGGREGATIONS),
+    "regroup.n_init": Field(10, "restarts of K-means", low=1, high=1000),
+    "regroup.seed": Field(0, "seed of the clustering", low=0),
+    "sampler": Field("none", "over- or undersampling", choices=SAMPLERS),
+    "loss.name": Field("ce", "loss", choices=LOSSES),
+    "loss.gamma": Field(2.0, "focal: focusing exponent", low=0, high=20),
+    "loss.tau": Field(1.0, "la: strength of the adjustment", low=0, high=20),
+    "loss.posthoc": Field(False, "la: train with ce and adjust at test time instead"),
+    "loss.max_m": Field(0.5, "ldam: margin of the smallest class", low=0, high=100),
+    "loss.s": Field(30.0, "ldam: scale of the logits", low=1e-3, high=1000),
+    "loss.stats": Field(
+        "pseudo", "counts behind weights, priors, margins: pseudo-classes' or classes'", choices=("pseudo", "class")
+    ),
+    **_duration("loss.drw_start", "deferred re-weighting: where it sets in (unset: off)"),
+    "model.name": Field("resnet34", "network", choices=STAGES),
+    "model.stem": Field("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", choices=STEMS),
+    "model.head": Field("auto", "auto: cosine for ldam, else linear", choices=("auto", *HEADS)),
+    "model.width": Field(64, "channels of the first stage", low=1, high=1024),
+    "model.dtype": Field(
+        "auto", "compute precision; auto: bfloat16 on accelerators", choices=("auto", "float32", "bfloat16")
+    ),
+    "train.epochs": Field(400, "passes over as many rows as the training set has", low=1, high=1_000_000),
+    "train.steps": Field(int, "optimiser steps, instead of epochs", low=1),
+    "train.batch_size": Field(256, "rows a step", low=2),
+    "train.optimizer": Field("sgd", "optimiser", choices=OPTIMIZERS),
+    "train.lr": Field(0.01, "peak learning rate, decayed to 0 by a cosine", low=0, high=100),
+    "train.momentum": Field(0.9, "sgd: momentum", low=0, high=0.9999),
+    "train.weight_decay": Field(5e-4, "weight decay, of all parameters", low=0, high=1),
+    **_duration("train.warmup", "linear warm-up (unset: none)"),
+    "train.epoch_size": Field(
+        "data", "rows an epoch: the data's, for equal steps in all methods, or the sampler's", choices=("data", "sampler")
+    ),
+    **_duration("train.eval", "validation every so often", percent=10.0),
+    **_duration("train.checkpoint", "checkpoint every so often", percent=10.0),
+    "train.steps_per_call": Field(int, "steps in one call of the device (unset: an epoch; 8 on a CPU)", low=1),
+}
+
+# A method is a composition of a regrouping, a sampler and a loss.
+METHODS: dict[str, dict[str, str]] = {
+    "ce": {},
+    "wce": {"loss.name": "wce"},
+    "focal": {"loss.name": "focal"},
+    "ldam": {"loss.name": "ldam"},
+    "la": {"loss.name": "la"},
+    "ros": {"sampler": "ros"},
+    "rus": {"sampler": "rus"},
+    "rusc": {"sampler": "rusc"},
+    "rg": {"regroup.clustering": "kmeans"},
+    "rg_wce": {"regroup.clustering": "kmeans", "loss.name": "wce"},
+    "rg_focal": {"regroup.clustering": "kmeans", "loss.name": "focal"},
+    "rg_ldam": {"regroup.clustering": "kmeans", "loss.name": "ldam"},
+    "rg_la": {"regroup.clustering": "kmeans", "loss.name": "la"},
+}
+
+
+def method_config(method: str, changes: Mapping[str, Any]) -> ConfigDict:
+    """The defaults with `changes` (field -> value) and then the method's own choices, locked."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    values = {name: field.default for name, field in FIELDS.items()}
+    values |= {"method": method, "regroup.clustering": "none", **changes, **METHODS[method]}
+    config = ConfigDict()
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise unknown("field", name, FIELDS)
+        *groups, leaf = name.split(".")
+        group = config
+        for part in groups:
+            group = group.get(part) or group.__setattr__(part, ConfigDict()) or group[part]
+        group[leaf] = placeholder(value) if isinstance(value, type) else value
+    return config.lock()
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
+    """The error for a name that is not among the valid ones: it suggests the nearest and lists them all."""
+    near = difflib.get_close_matches(name, list(valid), n=1)
+    guess = f" (did you mean '{near[0]}'?)" if near else ""
+    return UserError(f"unknown {kind} '{name}'{guess}; valid: {', '.join(valid)}")
+
+
+def value_of(config: ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise UserError at the first setting that is not among its choices or is out of range."""
+    for name, field in FIELDS.items():
+        value = value_of(config, name)
+        if value is None:
+            continue
+        if field.choices is not None and value not in field.choices:
+            raise unknown(f"value of config.{name}", str(value), field.choices)
+        below = field.low is not None and not value >= field.low
+        above = field.high is not None and not value <= field.high
+        if below or above:
+            low = "" if field.low is None else f"at least {field.low:g}"
+            high = "" if field.high is None else f"at most {field.high:g}"
+            raise UserError(f"config.{name}={value} is out of range: it must be {' and '.join(filter(None, (low, high)))}")
+    if config.regroup.rule == "target" and config.regroup.threshold < 1:
+        raise UserError("config.regroup.rule=target needs config.regroup.threshold of at least 1, the rows aimed at")
+
+
+def duration(config: ConfigDict, name: str, *, total_steps: int, steps_per_epoch: int) -> int | None:
+    """The duration called `name` (e.g. "train.eval") in steps, at least 1; None where it is unset.
+
+    Steps overrule epochs, and epochs a percentage; a percentage is rounded up to whole epochs where the
+    training is longer than one, so that a short run is not spent on evaluations.
+    """
+    steps, epochs, percent = (value_of(config, f"{name}_{unit}") for unit in ("steps", "epochs", "percent"))
+    if steps is not None:
+        return steps
+    if epochs is not None:
+        return max(1, round(epochs * steps_per_epoch))
+    if percent is not None:
+        whole_epochs = -(-int(percent / 100 * total_steps) // steps_per_epoch)
+        return max(1, whole_epochs) * steps_per_epoch
+    return None
+
+
+def describe() -> str:
+    """All methods and settings, for `--help`."""
+    lines = ["Methods: " + " ".join(METHODS), "", "Settings (--config.NAME=VALUE; a config file changes some defaults):", ""]
+    for name, field in FIELDS.items():
+        default = "unset" if isinstance(field.default, type) else repr(field.default)
+        choices = f" [{', '.join(field.choices)}]" if field.choices is not None else ""
+        lines.append(f"  {name:<26} {default:<12} {field.help}{choices}")
+    return "\n".join(lines)

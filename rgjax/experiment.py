@@ -1,0 +1,265 @@
+"""The method, read from top to bottom: data, features, groups, sampling, training, aggregation, result."""
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from rgjax import data, metrics, provenance
+from rgjax.balance.samplers import SAMPLERS
+from rgjax.config import duration
+from rgjax.encoders import encode
+from rgjax.errors import UserError
+from rgjax.losses import LOSSES, ClassStats, adjust_logits
+from rgjax.models.resnet import ResNet
+from rgjax.regroup import AGGREGATIONS, Regrouping, aggregate, regroup
+from rgjax.storage import digest, write_json, write_npz
+from rgjax.training.checkpoints import Checkpoints
+from rgjax.training.loop import Plan, fit
+from rgjax.training.program import Hyper, TrainData, init_state, make_predict, make_run_steps
+
+
+def run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict:
+    """Run, or go on with, the experiment that `config` describes, and return what stands in `result.json`.
+
+    A finished workdir returns its result at once. Raises UserError for what the user can mend.
+    """
+    if (workdir / "result.json").exists():
+        return json.loads((workdir / "result.json").read_text())
+    started = time.perf_counter()
+
+    dataset = load_data(config)
+    say(f"{dataset.name}: {len(dataset.train)} train, {len(dataset.val)} val, {len(dataset.test)} test images")
+    write_npz(
+        workdir / "split.npz",
+        **{part: getattr(dataset, part) for part in ("train", "val", "test")},
+        seed=np.int64(config.data.seed),
+    )
+
+    regrouping, clusters = make_groups(config, dataset)
+    write_npz(
+        workdir / "regrouping.npz",
+        rows=dataset.train,
+        pseudo_labels=regrouping.pseudo_labels,
+        parent=regrouping.parent,
+        class_names=np.array(dataset.class_names),
+    )
+    say(describe_groups(regrouping, dataset))
+
+    pool = SAMPLERS[config.sampler](dataset.labels[dataset.train], clusters, config.data.seed)
+    provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(clusters))
+    logits, timing = train_and_predict(config, workdir, dataset, regrouping, pool)
+
+    write_npz(
+        workdir / "predictions.npz",
+        parent=regrouping.parent,
+        class_names=np.array(dataset.class_names),
+        **{f"{part}_logits": logits[part] for part in logits},
+        **{f"{part}_labels": dataset.labels[getattr(dataset, part)] for part in logits},
+        **{f"{part}_ids": dataset.ids[getattr(dataset, part)] for part in logits},
+    )
+    by_aggregation = {
+        how: {part: score(logits[part], part, how, dataset, regrouping, config.seed) for part in logits}
+        for how in AGGREGATIONS
+    }
+    chosen = by_aggregation[config.regroup.aggregate]
+    result = {
+        "dataset": dataset.name,
+        "method": config.method,
+        "seed": config.seed,
+        "num_classes": len(dataset.class_names),
+        "num_pseudo_classes": regrouping.num_pseudo_classes,
+        "aggregate": config.regroup.aggregate,
+        "train_counts": counts_by_name(dataset, dataset.train),
+        "val": chosen["val"],
+        "test": chosen["test"],
+        "test_by_aggregation": {how: parts["test"] for how, parts in by_aggregation.items()},
+        "timing": timing | {"total_s": round(time.perf_counter() - started, 3)},
+    }
+    write_json(workdir / "result.json", result)
+    return result
+
+
+def load_data(config: ConfigDict) -> data.Dataset:
+    dataset = data.load(
+        config.data.name,
+        manual_dir=config.data.manual_dir,
+        data_dir=config.data.data_dir,
+        image_size=config.data.image_size,
+        split_kind=config.data.split,
+        positive=config.data.positive,
+        seed=config.data.seed,
+        test_fraction=config.data.test_fraction,
+        val_fraction=config.data.val_fraction,
+    )
+    if config.train.batch_size > len(dataset.train):
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} is larger than the training set of "
+            f"{len(dataset.train)} images: lower it"
+        )
+    return dataset
+
+
+def make_groups(config: ConfigDict, dataset: data.Dataset) -> tuple[Regrouping, np.ndarray]:
+    """The label map that is trained on, and the clusters [N_train] that a cluster-stratified sampler draws from."""
+    labels = dataset.labels[dataset.train]
+    by_sampler = config.sampler == "rusc"
+    clustering = "kmeans" if by_sampler else config.regroup.clustering
+    features = None
+    if clustering == "kmeans":
+        features = encode(
+            config.encoder.name,
+            dataset.inputs[dataset.train],
+            fingerprint=digest(dataset.fingerprint, dataset.train),
+            seed=config.encoder.seed,
+        )
+    grouping = regroup(
+        features,
+        labels,
+        len(dataset.class_names),
+        rule=config.regroup.rule,
+        threshold=config.regroup.threshold,
+        clustering=clustering,
+        seed=config.regroup.seed,
+        n_init=config.regroup.n_init,
+    )
+    trained_on = Regrouping.identity(labels, len(dataset.class_names)) if by_sampler else grouping
+    return trained_on, grouping.pseudo_labels
+
+
+def train_and_predict(config, workdir: Path, dataset, regrouping, pool) -> tuple[dict[str, np.ndarray], dict]:
+    """Pseudo-class logits [n, K] of the validation and test images after the last step, and the timing."""
+    on_cpu = jax.default_backend() == "cpu"
+    train = config.train
+    rows_per_epoch = len(pool) if train.epoch_size == "sampler" else len(dataset.train)
+    steps_per_epoch = max(1, rows_per_epoch // train.batch_size)
+    total_steps = train.steps or train.epochs * steps_per_epoch
+    steps = partial(duration, config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    plan = Plan(
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        steps_per_call=train.steps_per_call or (8 if on_cpu else steps_per_epoch),
+        eval_every=steps("train.eval") or total_steps,
+        checkpoint_every=steps("train.checkpoint") or total_steps,
+        batch_size=train.batch_size,
+    )
+
+    stats = ClassStats(regrouping.counts)
+    if config.loss.stats == "class":
+        stats = ClassStats(np.bincount(regrouping.parent[regrouping.pseudo_labels])[regrouping.parent])
+    posthoc = config.loss.name == "la" and config.loss.posthoc
+    loss = LOSSES["ce" if posthoc else config.loss.name]
+    uniform = np.ones(len(stats.counts), np.float32)
+    drw_start = steps("loss.drw_start")
+    class_weights = stats.inverse_weights if config.loss.name == "wce" else uniform
+    hyper = Hyper(
+        lr=np.float32(train.lr),
+        momentum=np.float32(train.momentum),
+        weight_decay=np.float32(train.weight_decay),
+        warmup_steps=np.int32(steps("train.warmup") or 0),
+        total_steps=np.int32(total_steps),
+        flip=np.float32(0.5 if config.data.flip else 0.0),
+        rotation=np.float32(config.data.rotation),
+        loss=loss.arguments(config.loss, stats),
+        class_weights=class_weights,
+        drw_weights=class_weights if drw_start is None else stats.effective_weights(),
+        drw_start=np.int32(total_steps if drw_start is None else drw_start),
+    )
+
+    head = config.model.head
+    model = ResNet(
+        config.model.name,
+        regrouping.num_pseudo_classes,
+        stem=config.model.stem,
+        head=loss.head if head == "auto" else head,
+        width=config.model.width,
+        dtype=jnp.float32 if config.model.dtype == "float32" or (config.model.dtype == "auto" and on_cpu) else jnp.bfloat16,
+        rngs=nnx.Rngs(config.seed),
+    )
+    graph, state = init_state(model, train.optimizer)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state, train_s = checkpoints.restore(state)
+    keep_rows(workdir / "metrics.jsonl", until_step=int(state.step))
+
+    on_device = TrainData(*jax.device_put((dataset.inputs, dataset.train, regrouping.pseudo_labels, pool)))
+    hyper = jax.device_put(hyper)
+    key = jax.random.key(config.seed)
+    run_steps = make_run_steps(
+        graph, loss.function, optimizer=train.optimizer, batch_size=train.batch_size, steps_per_epoch=steps_per_epoch
+    )
+    compiling = time.perf_counter()
+    compiled = run_steps.lower(state, jnp.int32(1), on_device, hyper, key).compile()
+    compile_s = time.perf_counter() - compiling
+    predict = make_predict(graph, batch_size=min(256, max(len(dataset.val), len(dataset.test))))
+
+    def predict_part(state, part):
+        logits = predict(state.params, state.batch_stats, on_device.inputs, getattr(dataset, part))
+        logits = logits * np.float32(loss.scale(config.loss))
+        return np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau))) if posthoc else logits
+
+    def evaluate(state):
+        logits = aggregated(predict_part(state, "val"), regrouping, config.regroup.aggregate)
+        labels = dataset.labels[dataset.val]
+        ap = metrics.average_precision(metrics.log_odds(logits), labels)
+        ba = metrics.balanced_accuracy(labels, logits.argmax(axis=1), len(dataset.class_names))
+        return {"val_ba": float(ba), "val_macro_ap": float(np.nanmean(ap))}
+
+    def log(row):
+        with open(workdir / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    first_step, before_s = int(state.step), train_s
+    try:
+        state, train_s = fit(
+            lambda state, count: compiled(state, jnp.int32(count), on_device, hyper, key),
+            state,
+            plan,
+            train_s=train_s,
+            evaluate=evaluate,
+            save=checkpoints.save,
+            log=log,
+        )
+    finally:
+        checkpoints.close()
+    done = total_steps - first_step
+    timing = {
+        "compile_s": round(compile_s, 3),
+        "train_s": round(train_s, 3),
+        "examples_per_s": round(done * train.batch_size / (train_s - before_s), 2) if done else None,
+    }
+    return {part: predict_part(state, part) for part in ("val", "test")}, timing
+
+
+def score(logits, part: str, how: str, dataset, regrouping, seed: int) -> dict:
+    labels = dataset.labels[getattr(dataset, part)]
+    return metrics.evaluate(aggregated(logits, regrouping, how), labels, dataset.class_names, seed=seed)
+
+
+def aggregated(logits: np.ndarray, regrouping: Regrouping, how: str) -> np.ndarray:
+    return np.asarray(aggregate(logits, regrouping.parent, regrouping.num_classes, how))
+
+
+def keep_rows(path: Path, *, until_step: int) -> None:
+    """Drop the rows of a metrics file that the resumed training will write again."""
+    if path.exists():
+        rows = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["step"] <= until_step))
+
+
+def counts_by_name(dataset, rows) -> dict[str, int]:
+    counts = np.bincount(dataset.labels[rows], minlength=len(dataset.class_names))
+    return dict(zip(dataset.class_names, counts.tolist(), strict=True))
+
+
+def describe_groups(regrouping: Regrouping, dataset) -> str:
+    groups = np.bincount(regrouping.parent, minlength=len(dataset.class_names))
+    named = zip(counts_by_name(dataset, dataset.train).items(), groups, strict=True)
+    text = ", ".join(f"{name} {n}" + (f" in {k} groups" if k > 1 else "") for (name, n), k in named)
+    return f"training images: {text}; pseudo-classes: {regrouping.num_pseudo_classes}"

@@ -1,0 +1,42 @@
+"""Checkpoints of the training state, by Orbax."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from rgjax.training.program import TrainState
+
+
+class Checkpoints:
+    """The newest checkpoint of a run and the clock that goes with it. A half-written one is never read."""
+
+    def __init__(self, directory: Path):
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def restore(self, state: TrainState) -> tuple[TrainState, float]:
+        """The newest saved state and the seconds trained until then; `state` itself and 0 where there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return state, 0.0
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        saved = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore())
+        )
+        return saved.state, saved.clock["train_s"]
+
+    def save(self, state: TrainState, train_s: float) -> None:
+        step = int(state.step)
+        if step != self._manager.latest_step():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), clock=ocp.args.JsonSave({"train_s": train_s})
+                ),
+            )
+
+    def close(self) -> None:
+        """Wait until what was saved is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

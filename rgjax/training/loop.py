@@ -1,0 +1,80 @@
+"""The training loop: calls the device until the last step; evaluates, saves and reports in between."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+from tqdm import tqdm
+
+from rgjax.errors import UserError
+from rgjax.training.program import Totals, TrainState
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The lengths of a training, in steps."""
+
+    total_steps: int
+    steps_per_epoch: int
+    steps_per_call: int
+    eval_every: int
+    checkpoint_every: int
+    batch_size: int
+
+    def next_stop(self, step: int) -> int:
+        """Where a call that starts at `step` must end: the next epoch, evaluation or checkpoint at the latest."""
+        marks = (self.steps_per_epoch, self.eval_every, self.checkpoint_every)
+        return min(self.total_steps, step + self.steps_per_call, *((step // mark + 1) * mark for mark in marks))
+
+
+def fit(
+    run_steps: Callable[[TrainState, int], tuple[TrainState, Totals]],
+    state: TrainState,
+    plan: Plan,
+    *,
+    train_s: float,
+    evaluate: Callable[[TrainState], dict[str, float]],
+    save: Callable[[TrainState, float], None],
+    log: Callable[[dict], None],
+) -> tuple[TrainState, float]:
+    """Train from `state` to the plan's end; returns the last state and the seconds spent in steps alone.
+
+    `log` receives one row at each evaluation: step, epoch, the mean loss and accuracy (on pseudo-labels,
+    where there are any) since the last row, and what `evaluate` found.
+    """
+    step = int(state.step)
+    loss_sum, correct, since = 0.0, 0, 0
+    with tqdm(total=plan.total_steps, initial=step, unit="step", desc="train", mininterval=1.0) as bar:
+        while step < plan.total_steps:
+            count = plan.next_stop(step) - step
+            start = time.perf_counter()
+            state, totals = jax.block_until_ready(run_steps(state, count))
+            seconds = time.perf_counter() - start
+            train_s += seconds
+            step += count
+            loss, hits = float(totals.loss), int(totals.correct)
+            if not abs(loss) < float("inf"):
+                raise UserError(
+                    f"the loss is not finite between steps {step - count} and {step}: lower config.train.lr "
+                    "or the loss's scale"
+                )
+            loss_sum, correct, since = loss_sum + loss, correct + hits, since + count
+            bar.update(count)
+            bar.set_postfix_str(
+                f"epoch {step / plan.steps_per_epoch:.1f}, loss {loss / count:.3f}, "
+                f"{count * plan.batch_size / seconds:.0f} examples/s"
+            )
+            if step % plan.eval_every == 0 or step == plan.total_steps:
+                row = {
+                    "step": step,
+                    "epoch": step / plan.steps_per_epoch,
+                    "train_loss": loss_sum / since,
+                    "train_accuracy": correct / (since * plan.batch_size),
+                    "train_s": round(train_s, 3),
+                }
+                log(row | evaluate(state))
+                loss_sum, correct, since = 0.0, 0, 0
+            if step % plan.checkpoint_every == 0 or step == plan.total_steps:
+                save(state, train_s)
+    return state, train_s

@@ -1,0 +1,29 @@
+"""Optimisers whose every hyper-parameter is a traced value: one compiled program serves a whole grid."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cosine_decay(step: jax.Array, *, peak, warmup_steps, total_steps) -> jax.Array:
+    """Learning rate at `step`: linear warm-up, then half a cosine from `peak` to 0 (SGDR, Loshchilov & Hutter 2017).
+
+    Decays every step; torch's CosineAnnealingLR, stepped once an epoch, is the staircase through it.
+    """
+    step, warmup, total = (jnp.asarray(v, jnp.float32) for v in (step, warmup_steps, total_steps))
+    progress = jnp.clip((step - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
+    return peak * jnp.minimum((step + 1.0) / (warmup + 1.0), 1.0) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def _sgd(lr, momentum, weight_decay):
+    # As torch's SGD: the decay joins the gradient before the momentum.
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.trace(momentum), optax.scale_by_learning_rate(lr)
+    )
+
+
+def _adamw(lr, momentum, weight_decay):
+    return optax.adamw(lr, b1=momentum, weight_decay=weight_decay)
+
+
+OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
