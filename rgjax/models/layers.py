@@ -43,7 +43,8 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
         shift = self.bias[...] - mean * scale
-        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+        per_channel = (1, 1, 1, -1)
+        return x * scale.astype(x.dtype).reshape(per_channel) + shift.astype(x.dtype).reshape(per_channel)
 
     def _batch_statistics(self, x):
         n = x.size // x.shape[-1]
@@ -66,7 +67,7 @@ class LinearHead(nnx.Module):
         self.bias = nnx.Param(draw(rngs.params(), (classes,), jnp.float32) - bound)
 
     def __call__(self, x):
-        return x.astype(jnp.float32) @ self.kernel[...] + self.bias[...]
+        return x.astype(jnp.float32) @ self.kernel[...] + self.bias[...][None]
 
 
 class CosineHead(nnx.Module):

@@ -1,0 +1,36 @@
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.metrics import normalized_mutual_info_score
+
+from rgjax.encoders import encode
+from rgjax.encoders.projection import projection
+from rgjax.regroup.kmeans import kmeans
+
+
+def digit_images(n):
+    digits = load_digits()
+    images = np.repeat(np.repeat(digits.images[:n], 4, axis=1), 4, axis=2) * 255 / 16
+    return np.repeat(images[..., None], 3, axis=3).astype(np.uint8), digits.target[:n]
+
+
+def test_features_are_deterministic_and_differ_by_seed():
+    images, _ = digit_images(130)  # more than a batch, and not a multiple of it
+    features = projection(images, seed=0)
+    assert features.shape == (130, 512)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, projection(images, seed=0))
+    assert not np.allclose(features, projection(images, seed=1))
+
+
+def test_clusters_of_the_features_follow_the_digits():
+    images, digits = digit_images(600)
+    clusters = kmeans(projection(images, seed=0), 10, seed=0).labels
+    assert normalized_mutual_info_score(digits, clusters) > 0.3
+
+
+def test_features_are_kept_by_content(monkeypatch, tmp_path):
+    monkeypatch.setenv("RGJAX_CACHE", str(tmp_path))
+    images, _ = digit_images(10)
+    first = encode("projection", images, fingerprint="a", seed=0)
+    monkeypatch.setattr("rgjax.encoders.ENCODERS", {})
+    np.testing.assert_array_equal(encode("projection", images, fingerprint="a", seed=0), first)

@@ -1,0 +1,72 @@
+"""ResNet in torchvision's topology: parameter counts a layer, recorded activations, precision."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rgjax.models.resnet import ResNet
+
+
+def count(module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+@pytest.mark.parametrize(("name", "total"), [("resnet34", 21_797_672), ("resnet18", 11_689_512)])
+def test_parameter_count_of_torchvision(name, total):
+    assert count(ResNet(name, 1000, rngs=nnx.Rngs(0))) == total
+
+
+def test_parameter_counts_of_resnet34_layer_by_layer():
+    model = ResNet("resnet34", 1000, rngs=nnx.Rngs(0))
+    assert count(model.conv1) == 9_408
+    stages = [model.blocks[:3], model.blocks[3:7], model.blocks[7:13], model.blocks[13:]]
+    assert [sum(map(count, stage)) for stage in stages] == [221_952, 1_116_416, 6_822_400, 13_114_368]
+    assert count(model.head) == 513_000
+
+
+def test_activations_equal_those_recorded_from_torch():
+    """tests/models/record_resnet.py made the file: torch's own layers, put together in torchvision's topology."""
+    golden = np.load(Path(__file__).with_name("resnet18_torch.npz"))
+    model = ResNet("resnet18", 5, width=8, rngs=nnx.Rngs(0))
+    fill(model)
+    for train, name in ((True, "train"), (False, "eval")):
+        logits = model(jnp.asarray(golden["images"]), train=train)
+        np.testing.assert_allclose(logits, golden[name], rtol=2e-4, atol=2e-4)
+
+
+def fill(model) -> None:
+    """Weights by a rule that the recording script shares: drawn layer by layer, in torchvision's order."""
+    rng = np.random.default_rng(0)
+
+    def draw(shape, scale):
+        return jnp.asarray(rng.normal(0, scale, shape).astype(np.float32))
+
+    def fill_pair(conv, norm):
+        kh, kw, c_in, c_out = conv.kernel.shape
+        conv.kernel[...] = draw(conv.kernel.shape, (2 / (kh * kw * c_in)) ** 0.5)
+        norm.scale[...], norm.bias[...] = 1 + draw((c_out,), 0.1), draw((c_out,), 0.1)
+
+    fill_pair(model.conv1, model.bn1)
+    for block in model.blocks:
+        fill_pair(block.conv1, block.bn1)
+        fill_pair(block.conv2, block.bn2)
+        if block.projects:
+            fill_pair(block.shortcut_conv, block.shortcut_bn)
+    model.head.kernel[...], model.head.bias[...] = draw(model.head.kernel.shape, 0.1), draw((5,), 0.1)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_bfloat16_stays_near_float32_and_returns_float32(stem, head):
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    logits = {
+        dtype: ResNet("resnet18", 3, stem=stem, head=head, width=8, dtype=dtype, rngs=nnx.Rngs(0))(images)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    }
+    assert logits[jnp.bfloat16].dtype == jnp.float32
+    scale = float(jnp.abs(logits[jnp.float32]).max())
+    np.testing.assert_allclose(logits[jnp.bfloat16], logits[jnp.float32], atol=0.1 * scale)

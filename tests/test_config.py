@@ -1,0 +1,91 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from rgjax.config import FIELDS, METHODS, describe, duration, method_config, unknown, validate, value_of
+from rgjax.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_config_is_valid_with_every_method(path, method):
+    config = load(path).get_config(method)
+    validate(config)
+    assert config.method == method
+    assert config.is_locked
+
+
+def test_the_default_method_is_rg():
+    assert all(load(path).get_config().method == "rg" for path in CONFIGS)
+
+
+def test_methods_are_compositions():
+    def parts(method):
+        config = method_config(method, {})
+        return config.regroup.clustering, config.sampler, config.loss.name
+
+    assert parts("ce") == ("none", "none", "ce")
+    assert parts("rusc") == ("none", "rusc", "ce")
+    assert parts("rg_ldam") == ("kmeans", "none", "ldam")
+
+
+def test_the_paper_defaults():
+    config = method_config("rg", {})
+    expected = {"epochs": 400, "batch_size": 256, "lr": 0.01, "optimizer": "sgd"}
+    assert {name: config.train[name] for name in expected} == expected
+    assert config.model.name == "resnet34"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("train.epochs", 0, "config.train.epochs=0 is out of range: it must be at least 1"),
+        ("train.lr", float("nan"), "config.train.lr=nan is out of range"),
+        ("regroup.threshold", -1, "config.regroup.threshold=-1 is out of range"),
+        ("encoder.name", "projektion", "did you mean 'projection'"),
+        ("sampler", "smote", "valid: none, ros, rus, rusc"),
+        ("regroup.rule", "target", "config.regroup.threshold"),
+    ],
+)
+def test_bad_values_are_named(field, value, says):
+    config = method_config("rg", {field: value})
+    with pytest.raises(UserError, match="config") as error:
+        validate(config)
+    assert says in str(error.value)
+
+
+def test_an_unknown_method_or_field_suggests_the_nearest():
+    with pytest.raises(UserError, match=r"unknown method 'rg_wcee' \(did you mean 'rg_wce'\?\); valid: ce, wce"):
+        method_config("rg_wcee", {})
+    with pytest.raises(UserError, match=r"did you mean 'train.epochs'"):
+        method_config("rg", {"train.epoch": 3})
+    assert "did you mean" not in str(unknown("loss", "zzz", ["ce"]))
+
+
+def test_durations():
+    def steps(**fields):
+        config = method_config("rg", {f"train.eval_{unit}": value for unit, value in fields.items()})
+        return duration(config, "train.eval", total_steps=1000, steps_per_epoch=30)
+
+    assert steps(steps=7, epochs=3.0, percent=50.0) == 7
+    assert steps(epochs=2.5) == 75
+    assert steps(epochs=0.001) == 1
+    assert steps(percent=50.0) == 510  # whole epochs
+    assert steps(percent=0.1) == 30
+    assert duration(method_config("rg", {}), "train.warmup", total_steps=10, steps_per_epoch=5) is None
+
+
+def test_help_lists_every_field_and_method():
+    text = describe()
+    assert all(name in text for name in (*FIELDS, *METHODS))
+    assert value_of(method_config("ce", {}), "loss.s") == 30.0

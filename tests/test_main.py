@@ -1,0 +1,117 @@
+"""The command as a user meets it: its own process, its exit code, its one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    "--config.data.image_size=16 --config.model.name=resnet18 --config.model.width=8 --config.train.epochs=2 "
+    "--config.train.batch_size=64 --config.regroup.n_init=1"
+).split()
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "rgjax.main", *arguments]
+
+
+def run(*arguments, cwd=ROOT):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def refused(*arguments):
+    """Standard error of a command that must end with exit code 2 and one line."""
+    process = run(*arguments)
+    assert process.returncode == 2, process.stderr
+    lines = [line for line in process.stderr.splitlines() if line.startswith("rgjax: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in process.stderr
+    return lines[0]
+
+
+def test_a_run_prints_a_readable_result_and_a_second_call_does_nothing(tmp_path):
+    first = run("--config=configs/digits.py:rg", *SMALL, f"--workdir={tmp_path / 'w'}")
+    assert first.returncode == 0, first.stderr
+    for word in ("balanced accuracy", "chance", "macro AP", "rest", "max: BA"):
+        assert word in first.stdout
+    modified = (tmp_path / "w" / "result.json").stat().st_mtime_ns
+    again = run("--config=configs/digits.py:rg", *SMALL, f"--workdir={tmp_path / 'w'}")
+    assert again.stdout == first.stdout
+    assert (tmp_path / "w" / "result.json").stat().st_mtime_ns == modified
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    assert {"dataset", "method", "seed", "num_classes", "num_pseudo_classes", "val", "test", "timing"} <= set(result)
+
+    other = refused("--config=configs/digits.py:rg", *SMALL, "--config.seed=7", f"--workdir={tmp_path / 'w'}")
+    assert "holds a run with config.seed=0, not 7" in other
+
+
+def test_kill_and_resume_gives_the_same_bits(tmp_path):
+    arguments = ["--config=configs/digits.py:rg", *SMALL, "--config.train.epochs=12", "--config.train.checkpoint_steps=5"]
+    whole = run(*arguments, f"--workdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        command(*arguments, f"--workdir={tmp_path / 'cut'}"),
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoints.exists() and any(p.name.isdigit() and int(p.name) >= 10 for p in checkpoints.iterdir()):
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "result.json").exists()
+    resumed = run(*arguments, f"--workdir={tmp_path / 'cut'}")
+    assert resumed.returncode == 0, resumed.stderr
+    with np.load(tmp_path / "whole" / "predictions.npz") as a, np.load(tmp_path / "cut" / "predictions.npz") as b:
+        assert set(a.files) == set(b.files)
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_help_lists_methods_and_fields():
+    process = run("--help")
+    assert process.returncode == 0
+    for word in ("configs/ham10000.py", "rg_ldam", "train.batch_size", "regroup.threshold"):
+        assert word in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--config=FILE is missing"),
+        (["--config=configs/nothing.py"], "there is no file configs/nothing.py"),
+        (["--config=configs/digits.py:rgg"], "unknown method 'rgg' (did you mean 'rg'?); valid: ce, wce"),
+        (["--config=configs/digits.py", "--config.train.epochz=3"], "did you mean 'train.epochs'"),
+        (["--config=configs/digits.py", "--config.train.epochs=many"], "config.train.epochs"),
+        (["--config=configs/digits.py", "--config.train.epochs=0"], "must be at least 1"),
+        (["--config=configs/digits.py", "--config.regroup.threshold=-3"], "config.regroup.threshold=-3 is out of range"),
+        (["--config=configs/digits.py", "--config.encoder.name=projecton"], "did you mean 'projection'"),
+        (["--config=configs/digits.py", "--config.data.positive=eight"], "eight"),
+        (["--config=configs/digits.py", "--config.train.batch_size=4000"], "larger than the training set"),
+        (["--config=configs/ham10000.py", "--config.data.manual_dir=/nowhere/at/all"], "/nowhere/at/all"),
+        (["--config=configs/digits.py", "surplus"], "unexpected argument 'surplus'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path):
+    assert says in refused(*arguments, f"--workdir={tmp_path / 'w'}")
+
+
+def test_a_damaged_workdir_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed"')
+    assert "config.json is damaged" in refused("--config=configs/digits.py", f"--workdir={tmp_path}")
+
+
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be used" in refused("--config=configs/digits.py", f"--workdir={tmp_path / 'file' / 'w'}")

@@ -1,0 +1,58 @@
+import jax.numpy as jnp
+import pytest
+
+from rgjax.errors import UserError
+from rgjax.training.loop import Plan, fit
+from rgjax.training.program import Totals, TrainState
+
+
+def at(step: int) -> TrainState:
+    return TrainState({}, {}, (), jnp.int32(step))
+
+
+def run(plan, start=0, loss=2.0):
+    calls, saved, rows = [], [], []
+
+    def run_steps(state, count):
+        calls.append((int(state.step), count))
+        return at(int(state.step) + count), Totals(jnp.float32(loss * count), jnp.int32(count))
+
+    state, _ = fit(
+        run_steps,
+        at(start),
+        plan,
+        train_s=0.0,
+        evaluate=lambda state: {"val_ba": 0.5},
+        save=lambda state, train_s: saved.append(int(state.step)),
+        log=rows.append,
+    )
+    return int(state.step), calls, saved, rows
+
+
+PLAN = Plan(total_steps=23, steps_per_epoch=10, steps_per_call=4, eval_every=10, checkpoint_every=7, batch_size=2)
+
+
+def test_calls_never_cross_an_epoch_an_evaluation_or_a_checkpoint():
+    last, calls, saved, rows = run(PLAN)
+    assert last == 23
+    assert calls == [(0, 4), (4, 3), (7, 3), (10, 4), (14, 4), (18, 2), (20, 1), (21, 2)]
+    assert saved == [7, 14, 21, 23]
+    assert [row["step"] for row in rows] == [10, 20, 23]
+    assert rows[0]["train_loss"] == pytest.approx(2.0)
+    assert rows[0]["train_accuracy"] == pytest.approx(0.5)
+    assert rows[0]["val_ba"] == 0.5
+
+
+def test_a_resumed_run_makes_the_same_stops_from_where_it_was():
+    _, calls, saved, _ = run(PLAN, start=14)
+    assert calls == [(14, 4), (18, 2), (20, 1), (21, 2)]
+    assert saved == [21, 23]
+
+
+def test_a_finished_state_trains_no_more():
+    assert run(PLAN, start=23)[1:] == ([], [], [])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_hint():
+    with pytest.raises(UserError, match=r"between steps 0 and 4: lower config\.train\.lr"):
+        run(PLAN, loss=float("nan"))
