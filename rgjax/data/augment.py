@@ -1,0 +1,44 @@
+"""Augmentation and normalisation on the device, inside the training program."""
+
+import jax
+import jax.numpy as jnp
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as torchvision has them
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """(x / 255 - mean) / std for float32 images [B, H, W, 3] in 0..255."""
+    mean, std = jnp.array(MEAN, jnp.float32), jnp.array(STD, jnp.float32)
+    channel = (1, 1, 1, 3)
+    return images * (1 / (255 * std)).reshape(channel) - (mean / std).reshape(channel)
+
+
+def augment(key: jax.Array, images: jax.Array, max_degrees: jax.Array, flip: jax.Array) -> jax.Array:
+    """Mirror with probability `flip`, rotate by a uniform angle of up to `max_degrees`; uint8 -> float32, 0..255.
+
+    Bilinear, by four gathers of whole pixels; beyond the border the nearest pixel is repeated.
+    """
+    batch, height, width, channels = images.shape
+    flip_key, angle_key = jax.random.split(key)
+    sign = jnp.where(jax.random.bernoulli(flip_key, flip, (batch, 1, 1)), -1.0, 1.0).astype(jnp.float32)
+    degrees = jax.random.uniform(angle_key, (batch, 1, 1), jnp.float32, -1.0, 1.0) * max_degrees
+    sine, cosine = jnp.sin(jnp.deg2rad(degrees)), jnp.cos(jnp.deg2rad(degrees))
+    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
+    y = (jnp.arange(height, dtype=jnp.float32) - centre_y)[None, :, None]
+    x = (jnp.arange(width, dtype=jnp.float32) - centre_x)[None, None, :]
+    from_y = jnp.clip(cosine * y - sine * x + centre_y, 0, height - 1)
+    from_x = jnp.clip(sign * (sine * y + cosine * x) + centre_x, 0, width - 1)
+    top, left = jnp.floor(from_y), jnp.floor(from_x)
+    down, right = (from_y - top)[..., None], (from_x - left)[..., None]
+    pixels = images.reshape(batch, height * width, channels)
+
+    def gather(i, j):
+        at = jnp.minimum(i, height - 1) * width + jnp.minimum(j, width - 1)
+        picked = jnp.take_along_axis(pixels, at.reshape(batch, -1, 1), axis=1)
+        return picked.reshape(images.shape).astype(jnp.float32)
+
+    i, j = top.astype(jnp.int32), left.astype(jnp.int32)
+    upper = gather(i, j) * (1 - right) + gather(i, j + 1) * right
+    lower = gather(i + 1, j) * (1 - right) + gather(i + 1, j + 1) * right
+    return upper * (1 - down) + lower * down
