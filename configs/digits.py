@@ -1,6 +1,6 @@
 """One digit against the rest, on scikit-learn's bundled 1,797 images: a first look that needs no download.
 
-    python -m rgjax.main --config=configs/digits.py[:METHOD]
+python -m rgjax.main --config=configs/digits.py[:METHOD]
 """
 
 from rgjax.config import method_config

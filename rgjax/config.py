@@ -39,7 +39,9 @@ def _duration(name: str, help: str, **defaults: float) -> dict[str, Field]:
     return {
         f"{name}_steps": Field(defaults.get("steps", int), f"{help}, in steps", low=1),
         f"{name}_epochs": Field(defaults.get("epochs", float), f"{help}, in epochs", low=0),
-        f"{name}_percent": Field(defaults.get("percent", float), f"{help}, in % of training", low=0, high=100),
+        f"{name}_percent": Field(
+            defaults.get("percent", float), f"{help}, in % of training", low=0, high=100
+        ),
     }
 
 
@@ -47,12 +49,12 @@ FIELDS: dict[str, Field] = {
     "method": Field("rg", "name of the method that set the fields below"),
     "seed": Field(0, "seed of training: weights, batches, augmentation", low=0),
     "data.name": Field("digits", "data set", choices=SOURCES),
-    "data.manual_dir": Field("", "where your download of the data lies (default: TFDS's)"),
-    "data.data_dir": Field("", "where prepared data sets go (default: TFDS's)"),
     "data.image_size": Field(32, "side of the square images, pixels", low=8, high=1024),
-    "data.split": Field("stratified", "by group (lesion), by image within each class, or official", choices=SPLITS),
+    "data.split": Field("stratified", "by single image or by group, within each class", choices=SPLITS),
     "data.test_fraction": Field(0.2, "share of the rows held out for the test", low=0.01, high=0.9),
-    "data.val_fraction": Field(0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9),
+    "data.val_fraction": Field(
+        0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9
+    ),
     "data.positive": Field("", "one class against the rest; empty: all classes"),
     "data.seed": Field(0, "seed of the split", low=0),
     "data.flip": Field(True, "augment by random horizontal flips"),
@@ -75,7 +77,9 @@ FIELDS: dict[str, Field] = {
     "loss.max_m": Field(0.5, "ldam: margin of the smallest class", low=0, high=100),
     "loss.s": Field(30.0, "ldam: scale of the logits", low=1e-3, high=1000),
     "loss.stats": Field(
-        "pseudo", "counts behind weights, priors, margins: pseudo-classes' or classes'", choices=("pseudo", "class")
+        "pseudo",
+        "counts behind weights, priors, margins: pseudo-classes' or classes'",
+        choices=("pseudo", "class"),
     ),
     **_duration("loss.drw_start", "deferred re-weighting: where it sets in (unset: off)"),
     "model.name": Field("resnet34", "network", choices=STAGES),
@@ -94,11 +98,15 @@ FIELDS: dict[str, Field] = {
     "train.weight_decay": Field(5e-4, "weight decay, of all parameters", low=0, high=1),
     **_duration("train.warmup", "linear warm-up (unset: none)"),
     "train.epoch_size": Field(
-        "data", "rows an epoch: the data's, for equal steps in all methods, or the sampler's", choices=("data", "sampler")
+        "data",
+        "rows an epoch: the data's, for equal steps in all methods, or the sampler's",
+        choices=("data", "sampler"),
     ),
     **_duration("train.eval", "validation every so often", percent=10.0),
     **_duration("train.checkpoint", "checkpoint every so often", percent=10.0),
-    "train.steps_per_call": Field(int, "steps in one call of the device (unset: an epoch; 8 on a CPU)", low=1),
+    "train.steps_per_call": Field(
+        int, "steps in one call of the device (unset: an epoch; 8 on a CPU)", low=1
+    ),
 }
 
 # A method is a composition of a regrouping, a sampler and a loss.
@@ -163,9 +171,13 @@ def validate(config: ConfigDict) -> None:
         if below or above:
             low = "" if field.low is None else f"at least {field.low:g}"
             high = "" if field.high is None else f"at most {field.high:g}"
-            raise UserError(f"config.{name}={value} is out of range: it must be {' and '.join(filter(None, (low, high)))}")
+            raise UserError(
+                f"config.{name}={value} is out of range: it must be {' and '.join(filter(None, (low, high)))}"
+            )
     if config.regroup.rule == "target" and config.regroup.threshold < 1:
-        raise UserError("config.regroup.rule=target needs config.regroup.threshold of at least 1, the rows aimed at")
+        raise UserError(
+            "config.regroup.rule=target needs config.regroup.threshold of at least 1, the rows aimed at"
+        )
 
 
 def duration(config: ConfigDict, name: str, *, total_steps: int, steps_per_epoch: int) -> int | None:
@@ -187,7 +199,12 @@ def duration(config: ConfigDict, name: str, *, total_steps: int, steps_per_epoch
 
 def describe() -> str:
     """All methods and settings, for `--help`."""
-    lines = ["Methods: " + " ".join(METHODS), "", "Settings (--config.NAME=VALUE; a config file changes some defaults):", ""]
+    lines = [
+        "Methods: " + " ".join(METHODS),
+        "",
+        "Settings (--config.NAME=VALUE; a config file changes some defaults):",
+        "",
+    ]
     for name, field in FIELDS.items():
         default = "unset" if isinstance(field.default, type) else repr(field.default)
         choices = f" [{', '.join(field.choices)}]" if field.choices is not None else ""

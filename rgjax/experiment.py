@@ -36,7 +36,9 @@ def run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict:
     started = time.perf_counter()
 
     dataset = load_data(config)
-    say(f"{dataset.name}: {len(dataset.train)} train, {len(dataset.val)} val, {len(dataset.test)} test images")
+    say(
+        f"{dataset.name}: {len(dataset.train)} train, {len(dataset.val)} val, {len(dataset.test)} test images"
+    )
     write_npz(
         workdir / "split.npz",
         **{part: getattr(dataset, part) for part in ("train", "val", "test")},
@@ -90,8 +92,6 @@ def run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict:
 def load_data(config: ConfigDict) -> data.Dataset:
     dataset = data.load(
         config.data.name,
-        manual_dir=config.data.manual_dir,
-        data_dir=config.data.data_dir,
         image_size=config.data.image_size,
         split_kind=config.data.split,
         positive=config.data.positive,
@@ -180,7 +180,9 @@ def train_and_predict(config, workdir: Path, dataset, regrouping, pool) -> tuple
         stem=config.model.stem,
         head=loss.head if head == "auto" else head,
         width=config.model.width,
-        dtype=jnp.float32 if config.model.dtype == "float32" or (config.model.dtype == "auto" and on_cpu) else jnp.bfloat16,
+        dtype=jnp.float32
+        if config.model.dtype == "float32" or (config.model.dtype == "auto" and on_cpu)
+        else jnp.bfloat16,
         rngs=nnx.Rngs(config.seed),
     )
     graph, state = init_state(model, train.optimizer)
@@ -192,7 +194,11 @@ def train_and_predict(config, workdir: Path, dataset, regrouping, pool) -> tuple
     hyper = jax.device_put(hyper)
     key = jax.random.key(config.seed)
     run_steps = make_run_steps(
-        graph, loss.function, optimizer=train.optimizer, batch_size=train.batch_size, steps_per_epoch=steps_per_epoch
+        graph,
+        loss.function,
+        optimizer=train.optimizer,
+        batch_size=train.batch_size,
+        steps_per_epoch=steps_per_epoch,
     )
     compiling = time.perf_counter()
     compiled = run_steps.lower(state, jnp.int32(1), on_device, hyper, key).compile()
@@ -202,7 +208,9 @@ def train_and_predict(config, workdir: Path, dataset, regrouping, pool) -> tuple
     def predict_part(state, part):
         logits = predict(state.params, state.batch_stats, on_device.inputs, getattr(dataset, part))
         logits = logits * np.float32(loss.scale(config.loss))
-        return np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau))) if posthoc else logits
+        return (
+            np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau))) if posthoc else logits
+        )
 
     def evaluate(state):
         logits = aggregated(predict_part(state, "val"), regrouping, config.regroup.aggregate)

@@ -1,6 +1,6 @@
 """Train and judge one method on one data set.
 
-    python -m rgjax.main --config=configs/ham10000.py[:METHOD] [--config.NAME=VALUE ...] [--workdir=DIR]
+    python -m rgjax.main --config=configs/FILE.py[:METHOD] [--config.NAME=VALUE ...] [--workdir=DIR]
 
 The same command goes on with an interrupted run, and prints the result of a finished one.
 Without --workdir the run goes to runs/DATASET-METHOD-HASH.
@@ -82,10 +82,16 @@ def readable(result: dict) -> str:
     ]
     for name, ap in test["ap"].items():
         counts = f"{result['train_counts'][name]:>8}{test['counts'][name]:>8}"
-        lines.append(f"  {name:<16}{counts}{percent(ap):>8}{interval(test['ap_ci'][name]):>18}{percent(test['chance_ap'][name]):>9}")
+        lines.append(
+            f"  {name:<16}{counts}{percent(ap):>8}{interval(test['ap_ci'][name]):>18}{percent(test['chance_ap'][name]):>9}"
+        )
     lines.append(f"  {'macro AP':<32}{percent(test['macro_ap']):>8}{interval(test['macro_ap_ci']):>18}")
-    lines.append(f"  {'balanced accuracy':<32}{percent(test['ba']):>8}{interval(test['ba_ci']):>18}{percent(1 / result['num_classes']):>9}")
-    both = ", ".join(f"{how}: BA {percent(s['ba'])}, macro AP {percent(s['macro_ap'])}" for how, s in other.items())
+    lines.append(
+        f"  {'balanced accuracy':<32}{percent(test['ba']):>8}{interval(test['ba_ci']):>18}{percent(1 / result['num_classes']):>9}"
+    )
+    both = ", ".join(
+        f"{how}: BA {percent(s['ba'])}, macro AP {percent(s['macro_ap'])}" for how, s in other.items()
+    )
     timing = result["timing"]
     lines += [
         "",
@@ -138,9 +144,13 @@ def unknown_field(field: str) -> UserError:
     """The nearest field is looked for by the whole name and by its last part."""
     leaves = {name.rpartition(".")[2]: name for name in settings.FIELDS}
     near = difflib.get_close_matches(field, list(settings.FIELDS), n=1)
-    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(field.rpartition(".")[2], list(leaves), n=1)]
+    near = near or [
+        leaves[leaf] for leaf in difflib.get_close_matches(field.rpartition(".")[2], list(leaves), n=1)
+    ]
     guess = f" (did you mean '{near[0]}'?)" if near else ""
-    siblings = [n for n in settings.FIELDS if n.partition(".")[0] == field.partition(".")[0]] or settings.FIELDS
+    siblings = [
+        n for n in settings.FIELDS if n.partition(".")[0] == field.partition(".")[0]
+    ] or settings.FIELDS
     return UserError(f"unknown field 'config.{field}'{guess}; valid: {', '.join(siblings)}")
 
 

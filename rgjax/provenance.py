@@ -30,7 +30,9 @@ def write(path: Path, **fingerprints: str) -> None:
 def _git_state() -> dict[str, str | bool] | None:
     def git(*command: str) -> str:
         root = Path(__file__).parent
-        return subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *command], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

@@ -44,7 +44,10 @@ def digest(*parts: str | bytes | np.ndarray | int | float | None) -> str:
     sha = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
-            head, body = f"array:{part.dtype.str}{part.shape}", memoryview(np.ascontiguousarray(part)).cast("B")
+            head, body = (
+                f"array:{part.dtype.str}{part.shape}",
+                memoryview(np.ascontiguousarray(part)).cast("B"),
+            )
         elif isinstance(part, bytes):
             head, body = f"bytes:{len(part)}", part
         else:

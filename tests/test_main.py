@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SMALL = (
-    "--config.data.image_size=16 --config.model.name=resnet18 --config.model.width=8 --config.train.epochs=2 "
-    "--config.train.batch_size=64 --config.regroup.n_init=1"
-).split()
+SMALL = ["--config.data.image_size=16", "--config.model.name=resnet18", "--config.model.width=8", "--config.train.epochs=2", "--config.train.batch_size=64", "--config.regroup.n_init=1"]
 
 
 def command(*arguments):
@@ -24,7 +21,9 @@ def command(*arguments):
 
 def run(*arguments, cwd=ROOT):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def refused(*arguments):
@@ -47,14 +46,21 @@ def test_a_run_prints_a_readable_result_and_a_second_call_does_nothing(tmp_path)
     assert again.stdout == first.stdout
     assert (tmp_path / "w" / "result.json").stat().st_mtime_ns == modified
     result = json.loads((tmp_path / "w" / "result.json").read_text())
-    assert {"dataset", "method", "seed", "num_classes", "num_pseudo_classes", "val", "test", "timing"} <= set(result)
+    assert {"dataset", "method", "seed", "num_classes", "num_pseudo_classes", "val", "test", "timing"} <= set(
+        result
+    )
 
     other = refused("--config=configs/digits.py:rg", *SMALL, "--config.seed=7", f"--workdir={tmp_path / 'w'}")
     assert "holds a run with config.seed=0, not 7" in other
 
 
 def test_kill_and_resume_gives_the_same_bits(tmp_path):
-    arguments = ["--config=configs/digits.py:rg", *SMALL, "--config.train.epochs=12", "--config.train.checkpoint_steps=5"]
+    arguments = [
+        "--config=configs/digits.py:rg",
+        *SMALL,
+        "--config.train.epochs=12",
+        "--config.train.checkpoint_steps=5",
+    ]
     whole = run(*arguments, f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(
@@ -64,7 +70,9 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
     checkpoints = tmp_path / "cut" / "checkpoints"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if checkpoints.exists() and any(p.name.isdigit() and int(p.name) >= 10 for p in checkpoints.iterdir()):
+        if checkpoints.exists() and any(
+            p.name.isdigit() and int(p.name) >= 10 for p in checkpoints.iterdir()
+        ):
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -72,7 +80,10 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
     assert not (tmp_path / "cut" / "result.json").exists()
     resumed = run(*arguments, f"--workdir={tmp_path / 'cut'}")
     assert resumed.returncode == 0, resumed.stderr
-    with np.load(tmp_path / "whole" / "predictions.npz") as a, np.load(tmp_path / "cut" / "predictions.npz") as b:
+    with (
+        np.load(tmp_path / "whole" / "predictions.npz") as a,
+        np.load(tmp_path / "cut" / "predictions.npz") as b,
+    ):
         assert set(a.files) == set(b.files)
         for name in a.files:
             np.testing.assert_array_equal(a[name], b[name])
@@ -81,7 +92,7 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
 def test_help_lists_methods_and_fields():
     process = run("--help")
     assert process.returncode == 0
-    for word in ("configs/ham10000.py", "rg_ldam", "train.batch_size", "regroup.threshold"):
+    for word in ("configs/FILE.py", "rg_ldam", "train.batch_size", "regroup.threshold"):
         assert word in process.stdout
 
 
@@ -94,11 +105,13 @@ def test_help_lists_methods_and_fields():
         (["--config=configs/digits.py", "--config.train.epochz=3"], "did you mean 'train.epochs'"),
         (["--config=configs/digits.py", "--config.train.epochs=many"], "config.train.epochs"),
         (["--config=configs/digits.py", "--config.train.epochs=0"], "must be at least 1"),
-        (["--config=configs/digits.py", "--config.regroup.threshold=-3"], "config.regroup.threshold=-3 is out of range"),
+        (
+            ["--config=configs/digits.py", "--config.regroup.threshold=-3"],
+            "config.regroup.threshold=-3 is out of range",
+        ),
         (["--config=configs/digits.py", "--config.encoder.name=projecton"], "did you mean 'projection'"),
         (["--config=configs/digits.py", "--config.data.positive=eight"], "eight"),
         (["--config=configs/digits.py", "--config.train.batch_size=4000"], "larger than the training set"),
-        (["--config=configs/ham10000.py", "--config.data.manual_dir=/nowhere/at/all"], "/nowhere/at/all"),
         (["--config=configs/digits.py", "surplus"], "unexpected argument 'surplus'"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

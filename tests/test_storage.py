@@ -33,7 +33,17 @@ def test_npz_round_trip_without_pickle(tmp_path):
 
 def test_digest_tells_apart_what_differs():
     a = np.arange(6, dtype=np.int32)
-    parts = [(a,), (a.reshape(2, 3),), (a.astype(np.int64),), ("ab", "c"), ("a", "bc"), (b"ab",), (1,), ("1",), (None,)]
+    parts = [
+        (a,),
+        (a.reshape(2, 3),),
+        (a.astype(np.int64),),
+        ("ab", "c"),
+        ("a", "bc"),
+        (b"ab",),
+        (1,),
+        ("1",),
+        (None,),
+    ]
     assert len({digest(*p) for p in parts}) == len(parts)
     assert digest(a, "x") == digest(a.copy(), "x")
 

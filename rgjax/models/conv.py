@@ -116,7 +116,8 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
     for axis in (1, 2):
         count = (x.shape[axis] - window) // stride + 1
         slices = [
-            lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis) for i in range(window)
+            lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis)
+            for i in range(window)
         ]
         x = slices[0]
         for other in slices[1:]:

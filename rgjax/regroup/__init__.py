@@ -49,7 +49,9 @@ def cluster_counts(counts: np.ndarray, rule: str, threshold: int) -> np.ndarray:
     return np.clip(groups, 1, counts)
 
 
-def regroup(features, labels, num_classes: int, *, rule, threshold, clustering, seed, n_init=10) -> Regrouping:
+def regroup(
+    features, labels, num_classes: int, *, rule, threshold, clustering, seed, n_init=10
+) -> Regrouping:
     """Split each class by K-means on `features` [N, D], or at random; clusters that stay empty are dropped."""
     if clustering == "none":
         return Regrouping.identity(labels, num_classes)

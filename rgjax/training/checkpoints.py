@@ -22,7 +22,8 @@ class Checkpoints:
             return state, 0.0
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         saved = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore())
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),
         )
         return saved.state, saved.clock["train_s"]
 

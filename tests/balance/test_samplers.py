@@ -9,7 +9,9 @@ LABELS = np.repeat([0, 1, 2], [50, 13, 5])
 CLUSTERS = np.concatenate([np.repeat([0, 1], [48, 2]), np.full(13, 2), np.full(5, 3)])
 
 
-@pytest.mark.parametrize(("name", "counts"), [("none", [50, 13, 5]), ("ros", [50] * 3), ("rus", [5] * 3), ("rusc", [5] * 3)])
+@pytest.mark.parametrize(
+    ("name", "counts"), [("none", [50, 13, 5]), ("ros", [50] * 3), ("rus", [5] * 3), ("rusc", [5] * 3)]
+)
 def test_counts_and_determinism(name, counts):
     pool = SAMPLERS[name](LABELS, CLUSTERS, 0)
     assert np.bincount(LABELS[pool]).tolist() == counts

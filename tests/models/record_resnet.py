@@ -1,6 +1,6 @@
 """Record tests/models/resnet18_torch.npz: a narrow ResNet18 of torch's own layers, in torchvision's topology.
 
-    python tests/models/record_resnet.py        (needs torch, which the tests do not)
+python tests/models/record_resnet.py        (needs torch, which the tests do not)
 """
 
 from pathlib import Path

@@ -29,7 +29,9 @@ def run(plan, start=0, loss=2.0):
     return int(state.step), calls, saved, rows
 
 
-PLAN = Plan(total_steps=23, steps_per_epoch=10, steps_per_call=4, eval_every=10, checkpoint_every=7, batch_size=2)
+PLAN = Plan(
+    total_steps=23, steps_per_epoch=10, steps_per_call=4, eval_every=10, checkpoint_every=7, batch_size=2
+)
 
 
 def test_calls_never_cross_an_epoch_an_evaluation_or_a_checkpoint():

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from rgjax.regroup import Regrouping, aggregate, cluster_counts, regroup
+
+HAM = np.array([4291, 712, 703, 328, 208, 90, 73])
+
+
+@pytest.mark.parametrize(
+    ("rule", "threshold", "expected"),
+    [
+        ("ratio", 200, [59, 10, 10, 4, 3, 1, 1]),
+        ("ratio", 400, [59, 10, 10, 1, 1, 1, 1]),
+        ("target", 200, [21, 4, 4, 2, 1, 1, 1]),
+        ("target", 300, [14, 2, 2, 1, 1, 1, 1]),
+    ],
+)
+def test_cluster_counts(rule, threshold, expected):
+    assert cluster_counts(HAM, rule, threshold).tolist() == expected
+
+
+@pytest.mark.parametrize("clustering", ["kmeans", "random"])
+def test_every_pseudo_class_has_members_of_its_parent_alone(clustering):
+    rng = np.random.default_rng(0)
+    labels, features = np.repeat([0, 1], [90, 10]), rng.normal(size=(100, 4)).astype(np.float32)
+    grouping = regroup(features, labels, 2, rule="ratio", threshold=0, clustering=clustering, seed=0)
+    assert grouping.parent.tolist() == [0] * 9 + [1]
+    assert grouping.counts.min() > 0
+    np.testing.assert_array_equal(grouping.parent[grouping.pseudo_labels], labels)
+    if clustering == "random":
+        assert np.ptp(grouping.counts) <= 1
+
+
+def test_aggregation():
+    logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32) * 30
+    parent = np.array([0, 0, 0, 1])
+    np.testing.assert_array_equal(aggregate(logits, parent, 2, "max")[:, 0], logits[:, :3].max(axis=1))
+    np.testing.assert_allclose(
+        aggregate(logits, parent, 2, "sum")[:, 0], logsumexp(logits[:, :3], axis=1), rtol=1e-5
+    )
+    for how in ("max", "sum"):
+        identity = Regrouping.identity(np.arange(4), 4)
+        np.testing.assert_array_equal(aggregate(logits, identity.parent, 4, how), logits)
