@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from rgjax import config as settings
@@ -26,6 +26,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where the run is kept")
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells its settings at length
     config = _CONFIG.value
     settings.validate(config)
     workdir = Path(_WORKDIR.value or default_workdir(config))

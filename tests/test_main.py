@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--config.data.image_size=16", "--config.model.name=resnet18", "--config.model.width=8", "--config.train.epochs=2", "--config.train.batch_size=64", "--config.regroup.n_init=1"]
+SMALL = [
+    "--config.data.image_size=16",
+    "--config.model.name=resnet18",
+    "--config.model.width=8",
+    "--config.train.epochs=2",
+    "--config.train.batch_size=64",
+    "--config.regroup.n_init=1",
+]
 
 
 def command(*arguments):
