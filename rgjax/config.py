@@ -133,16 +133,16 @@ def method_config(method: str, changes: Mapping[str, Any]) -> ConfigDict:
         raise unknown("method", method, METHODS)
     values = {name: field.default for name, field in FIELDS.items()}
     values |= {"method": method, "regroup.clustering": "none", **changes, **METHODS[method]}
-    config = ConfigDict()
+    tree: dict[str, Any] = {}
     for name, value in values.items():
         if name not in FIELDS:
             raise unknown("field", name, FIELDS)
         *groups, leaf = name.split(".")
-        group = config
+        group = tree
         for part in groups:
-            group = group.get(part) or group.__setattr__(part, ConfigDict()) or group[part]
+            group = group.setdefault(part, {})
         group[leaf] = placeholder(value) if isinstance(value, type) else value
-    return config.lock()
+    return ConfigDict(tree).lock()
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
@@ -153,9 +153,10 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
 
 
 def value_of(config: ConfigDict, name: str) -> Any:
+    value: Any = config
     for part in name.split("."):
-        config = config[part]
-    return config
+        value = value[part]
+    return value
 
 
 def validate(config: ConfigDict) -> None:

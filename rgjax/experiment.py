@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict:
     write_npz(
         workdir / "split.npz",
         **{part: getattr(dataset, part) for part in ("train", "val", "test")},
-        seed=np.int64(config.data.seed),
+        seed=np.array(config.data.seed),
     )
 
     regrouping, clusters = make_groups(config, dataset)

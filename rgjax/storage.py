@@ -46,7 +46,7 @@ def digest(*parts: str | bytes | np.ndarray | int | float | None) -> str:
         if isinstance(part, np.ndarray):
             head, body = (
                 f"array:{part.dtype.str}{part.shape}",
-                memoryview(np.ascontiguousarray(part)).cast("B"),
+                part.tobytes(),
             )
         elif isinstance(part, bytes):
             head, body = f"bytes:{len(part)}", part

@@ -71,7 +71,7 @@ def regroup(
     return Regrouping(pseudo, np.array(parent, np.int32))
 
 
-def aggregate(logits: jax.Array, parent: np.ndarray, num_classes: int, how: str) -> jax.Array:
+def aggregate(logits: jax.Array | np.ndarray, parent: np.ndarray, num_classes: int, how: str) -> jax.Array:
     """Class logits [B, C]: the largest logit of a class's pseudo-classes, or the log of their summed probabilities
     ("sum": logsumexp, so that the size of the logits does not grow with the number of groups)."""
     rows = jnp.asarray(logits).T

@@ -1,6 +1,7 @@
 """Checkpoints of the training state, by Orbax."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,7 +22,7 @@ class Checkpoints:
         if step is None:
             return state, 0.0
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        saved = self._manager.restore(
+        saved: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),
         )

@@ -70,7 +70,7 @@ def init_state(model: nnx.Module, optimizer: str) -> tuple[nnx.GraphDef, TrainSt
 
 def make_run_steps(
     graph: nnx.GraphDef, loss: Callable, *, optimizer: str, batch_size: int, steps_per_epoch: int
-) -> Callable:
+) -> jax.stages.Wrapped:
     """The jitted `(state, count, data, hyper, key) -> (state, Totals)` that trains for `count` steps of one epoch.
 
     All randomness is folded from `key` by epoch and by step, so neither an interruption nor another number
