@@ -3,7 +3,6 @@
 The files in `configs/` name what differs from these defaults; the command line overrides both.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from rgjax.balance.samplers import SAMPLERS
 from rgjax.data import SOURCES
 from rgjax.data.splits import SPLITS
 from rgjax.encoders import ENCODERS
-from rgjax.errors import UserError
+from rgjax.errors import UserError, unknown
 from rgjax.losses import LOSSES
 from rgjax.models.layers import HEADS
 from rgjax.models.resnet import STAGES, STEMS
@@ -49,8 +48,10 @@ FIELDS: dict[str, Field] = {
     "method": Field("rg", "name of the method that set the fields below"),
     "seed": Field(0, "seed of training: weights, batches, augmentation", low=0),
     "data.name": Field("digits", "data set", choices=SOURCES),
+    "data.manual_dir": Field("", "folder of your own download of the data"),
+    "data.data_dir": Field("", "folder of prepared data sets; empty: TFDS's"),
     "data.image_size": Field(32, "side of the square images, pixels", low=8, high=1024),
-    "data.split": Field("stratified", "by single image or by group, within each class", choices=SPLITS),
+    "data.split": Field("stratified", "by single image, by group, or the official test set", choices=SPLITS),
     "data.test_fraction": Field(0.2, "share of the rows held out for the test", low=0.01, high=0.9),
     "data.val_fraction": Field(
         0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9
@@ -143,13 +144,6 @@ def method_config(method: str, changes: Mapping[str, Any]) -> ConfigDict:
             group = group.setdefault(part, {})
         group[leaf] = placeholder(value) if isinstance(value, type) else value
     return ConfigDict(tree).lock()
-
-
-def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
-    """The error for a name that is not among the valid ones: it suggests the nearest and lists them all."""
-    near = difflib.get_close_matches(name, list(valid), n=1)
-    guess = f" (did you mean '{near[0]}'?)" if near else ""
-    return UserError(f"unknown {kind} '{name}'{guess}; valid: {', '.join(valid)}")
 
 
 def value_of(config: ConfigDict, name: str) -> Any:

@@ -1,5 +1,22 @@
 """The error that a user can cause."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """What the user gave is wrong: one line that names the field, file or row, and the way out. Exit code 2."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
+    """The error for a name that is not among the valid ones: it suggests the nearest and lists them all."""
+    valid = list(valid)
+    near = difflib.get_close_matches(name, valid, n=1)
+    guess = f" (did you mean '{near[0]}'?)" if near else ""
+    return UserError(f"unknown {kind} '{name}'{guess}; valid: {', '.join(valid)}")
+
+
+def first_few(names: Iterable[object], limit: int = 5) -> str:
+    """The first names of a list, for an error message that must stay one line."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

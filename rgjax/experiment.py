@@ -93,6 +93,8 @@ def load_data(config: ConfigDict) -> data.Dataset:
     dataset = data.load(
         config.data.name,
         image_size=config.data.image_size,
+        manual_dir=config.data.manual_dir,
+        data_dir=config.data.data_dir,
         split_kind=config.data.split,
         positive=config.data.positive,
         seed=config.data.seed,

@@ -58,14 +58,14 @@ def digest(*parts: str | bytes | np.ndarray | int | float | None) -> str:
     return sha.hexdigest()[:16]
 
 
-def cached_array(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array stored at `path` (.npy), computed and stored if it is not there. Name `path` by content."""
+def cached_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays stored at `path` (.npz), computed and stored if they are not there. Name `path` by content."""
     if not path.exists():
-        array = compute()
-        with atomic_path(path) as temporary:
-            np.save(temporary, array, allow_pickle=False)
-        return array
-    return np.load(path, allow_pickle=False)
+        arrays = compute()
+        write_npz(path, **arrays)
+        return arrays
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def cache_dir() -> Path:

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from rgjax.storage import atomic_path, cache_dir, cached_array, digest, write_json, write_npz
+from rgjax.storage import atomic_path, cache_dir, cached_arrays, digest, write_json, write_npz
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -48,15 +48,15 @@ def test_digest_tells_apart_what_differs():
     assert digest(a, "x") == digest(a.copy(), "x")
 
 
-def test_cached_array_is_computed_once(tmp_path):
+def test_cached_arrays_are_computed_once(tmp_path):
     calls = []
 
     def compute():
         calls.append(1)
-        return np.eye(2)
+        return {"eye": np.eye(2)}
 
     for _ in range(2):
-        np.testing.assert_array_equal(cached_array(tmp_path / "k.npy", compute), np.eye(2))
+        np.testing.assert_array_equal(cached_arrays(tmp_path / "k.npz", compute)["eye"], np.eye(2))
     assert len(calls) == 1
 
 

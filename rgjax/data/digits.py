@@ -3,15 +3,25 @@
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
-from sklearn.utils import Bunch
+
+from rgjax.data.dataset import Source
+from rgjax.storage import digest
 
 
-def load(image_size: int):
-    """Images uint8 [1797, S, S, 3], labels int32 [1797] and class names."""
-    digits: Bunch = load_digits()  # pyright: ignore[reportAssignmentType]
-    grey = (digits.images * (255 / 16)).round().astype(np.uint8)
-    enlarged = [
-        Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BILINEAR) for image in grey
-    ]
-    images = np.stack([np.asarray(image) for image in enlarged])
-    return np.repeat(images[..., None], 3, axis=3), digits.target.astype(np.int32), tuple("0123456789")
+def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source:
+    """Images uint8 [1797, S, S, 3] of ten classes, each its own group; the two folders are not needed."""
+    images, labels = load_digits(return_X_y=True)
+    grey = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
+    size = (image_size, image_size)
+    enlarged = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in grey]
+    inputs = np.repeat(np.stack(enlarged)[..., None], 3, axis=3)
+    rows = np.arange(len(labels))
+    return Source(
+        inputs=inputs,
+        labels=labels.astype(np.int32),
+        class_names=tuple("0123456789"),
+        groups=rows,
+        ids=rows.astype(str),
+        official_test=None,
+        fingerprint=digest(inputs, labels),
+    )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rgjax.encoders.projection import projection
-from rgjax.storage import cache_dir, cached_array, digest
+from rgjax.storage import cache_dir, cached_arrays, digest
 
 ENCODERS = {"projection": projection}
 
@@ -14,4 +14,5 @@ def encode(name: str, inputs: np.ndarray, *, fingerprint: str, **settings) -> np
     `fingerprint` stands for the content of `inputs`; `settings` go to the encoder.
     """
     key = digest("features-v1", name, fingerprint, repr(sorted(settings.items())))
-    return cached_array(cache_dir() / "features" / f"{key}.npy", lambda: ENCODERS[name](inputs, **settings))
+    path = cache_dir() / "features" / f"{key}.npz"
+    return cached_arrays(path, lambda: {"features": ENCODERS[name](inputs, **settings)})["features"]

@@ -1,0 +1,19 @@
+"""CIFAR-100, one fine class (apple) against the 99 others, on the official test set.
+
+python -m rgjax.main --config=configs/cifar100_binary.py[:METHOD]
+"""
+
+from rgjax.config import method_config
+
+
+def get_config(method: str = "rg"):
+    return method_config(
+        method,
+        {
+            "data.name": "cifar100",
+            "data.image_size": 32,
+            "data.split": "official",
+            "data.positive": "apple",
+            "model.stem": "cifar",
+        },
+    )

@@ -1,0 +1,15 @@
+"""HAM10000, seven kinds of skin lesion (Tschandl et al. 2018), with the paper's settings.
+
+python -m rgjax.main --config=configs/ham10000.py[:METHOD] --config.data.manual_dir=DOWNLOAD
+
+The images of one lesion stay together in a split; --config.data.split=stratified splits by single image, as
+the paper's splits seem to.
+"""
+
+from rgjax.config import method_config
+
+
+def get_config(method: str = "rg"):
+    return method_config(
+        method, {"data.name": "ham10000", "data.image_size": 224, "data.split": "grouped"}
+    )

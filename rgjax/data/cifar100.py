@@ -1,0 +1,72 @@
+"""CIFAR-100 (Krizhevsky 2009): 100 classes of small photographs, with an official test set."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.image_classification import cifar
+
+from rgjax.data.dataset import Source
+from rgjax.data.materialise import materialise, prepare
+from rgjax.errors import UserError
+
+_PIXELS = 32 * 32 * 3
+
+
+class Cifar100(cifar.Cifar100, skip_registration=True):
+    """The catalogue's data set, with the same name, version, keys and records, prepared without TensorFlow."""
+
+    def _split_generators(self, dl_manager):
+        info = self._cifar_info
+        archive = dl_manager.download(info.url)
+        with tarfile.open(archive) as files:
+
+            def read(name: str) -> bytes:
+                member = files.extractfile(info.prefix + name)
+                assert member is not None, name
+                return member.read()
+
+            for key, file in zip(info.label_keys, info.label_files, strict=True):
+                self.info.features[key].names = read(file).decode().split()
+            train, test = read(info.train_files[0]), read(info.test_files[0])
+        return {
+            "train": self._generate_examples("train_", train),
+            "test": self._generate_examples("test_", test),
+        }
+
+    def _generate_examples(self, split_prefix, filepaths):
+        keys = self._cifar_info.label_keys
+        records = np.frombuffer(filepaths, np.uint8).reshape(-1, len(keys) + _PIXELS)
+        for index, record in enumerate(records):
+            planes = record[len(keys) :].reshape(3, 32, 32)
+            yield index, {
+                **dict(zip(keys, record.tolist(), strict=False)),
+                "id": f"{split_prefix}{index:05d}",
+                "image": Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0))),
+            }
+
+
+def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source:
+    """All images at `image_size` with their fine labels, prepared in `data_dir` from a download or from the
+    archive in `manual_dir`. Raises UserError where neither is to be had."""
+    builder = Cifar100(data_dir=data_dir or None, file_format="array_record")
+    try:
+        prepare(builder, Path(manual_dir).expanduser() if manual_dir else None)
+    except (OSError, tfds.download.NonMatchingChecksumError, tarfile.TarError) as error:
+        raise UserError(
+            f"CIFAR-100 cannot be prepared ({str(error).splitlines()[0]}): put cifar-100-binary.tar.gz from "
+            f"{builder.info.homepage} into a folder and give it by --config.data.manual_dir=FOLDER, or a folder "
+            "with prepared data by --config.data.data_dir=FOLDER"
+        ) from error
+    arrays = materialise(builder, image_size, id_column="id", group_column="id")
+    return Source(
+        inputs=arrays["inputs"],
+        labels=arrays["labels"],
+        class_names=tuple(builder.info.features["label"].names),
+        groups=arrays["groups"],
+        ids=arrays["ids"],
+        official_test=arrays["test"],
+        fingerprint=str(arrays["fingerprint"]),
+    )
