@@ -10,6 +10,4 @@ from rgjax.config import method_config
 
 
 def get_config(method: str = "rg"):
-    return method_config(
-        method, {"data.name": "ham10000", "data.image_size": 224, "data.split": "grouped"}
-    )
+    return method_config(method, {"data.name": "ham10000", "data.image_size": 224, "data.split": "grouped"})

@@ -1,11 +1,12 @@
 """CIFAR-100 (Krizhevsky 2009): 100 classes of small photographs, with an official test set."""
 
 import tarfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.image_classification import cifar
 
 from rgjax.data.dataset import Source
@@ -20,6 +21,9 @@ class Cifar100(cifar.Cifar100, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         info = self._cifar_info
+        if not (dl_manager.manual_dir / Path(info.url).name).exists():
+            # TFDS itself would try a server that cannot be reached for minutes.
+            urllib.request.urlopen(info.url, timeout=20).close()
         archive = dl_manager.download(info.url)
         with tarfile.open(archive) as files:
 
@@ -41,11 +45,14 @@ class Cifar100(cifar.Cifar100, skip_registration=True):
         records = np.frombuffer(filepaths, np.uint8).reshape(-1, len(keys) + _PIXELS)
         for index, record in enumerate(records):
             planes = record[len(keys) :].reshape(3, 32, 32)
-            yield index, {
-                **dict(zip(keys, record.tolist(), strict=False)),
-                "id": f"{split_prefix}{index:05d}",
-                "image": Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0))),
-            }
+            yield (
+                index,
+                {
+                    **dict(zip(keys, record.tolist(), strict=False)),
+                    "id": f"{split_prefix}{index:05d}",
+                    "image": Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0))),
+                },
+            )
 
 
 def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source:
@@ -54,7 +61,7 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
     builder = Cifar100(data_dir=data_dir or None, file_format="array_record")
     try:
         prepare(builder, Path(manual_dir).expanduser() if manual_dir else None)
-    except (OSError, tfds.download.NonMatchingChecksumError, tarfile.TarError) as error:
+    except (OSError, NonMatchingChecksumError, tarfile.TarError) as error:
         raise UserError(
             f"CIFAR-100 cannot be prepared ({str(error).splitlines()[0]}): put cifar-100-binary.tar.gz from "
             f"{builder.info.homepage} into a folder and give it by --config.data.manual_dir=FOLDER, or a folder "

@@ -11,7 +11,9 @@ from rgjax.errors import UserError, first_few
 from rgjax.storage import digest
 
 CLASSES = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
-_DOWNLOAD = "download it from the Harvard Dataverse, doi:10.7910/DVN/DBW86T, and unpack the two image archives"
+_DOWNLOAD = (
+    "download it from the Harvard Dataverse, doi:10.7910/DVN/DBW86T, and unpack the two image archives"
+)
 _METADATA = ("HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
 _IMAGES = (".jpg", ".jpeg", ".png")
 
@@ -50,12 +52,15 @@ class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self):
         for row in self._rows:
-            yield row["image_id"], {
-                "image": self._images[row["image_id"]],
-                "label": row["dx"],
-                "image_id": row["image_id"],
-                "lesion_id": row["lesion_id"] or row["image_id"],
-            }
+            yield (
+                row["image_id"],
+                {
+                    "image": self._images[row["image_id"]],
+                    "label": row["dx"],
+                    "image_id": row["image_id"],
+                    "lesion_id": row["lesion_id"] or row["image_id"],
+                },
+            )
 
 
 def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source:

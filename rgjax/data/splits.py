@@ -40,9 +40,7 @@ def split(source: Source, kind: str, *, seed: int, test_fraction: float, val_fra
         rest = np.floor(ends[-1] * (1 - test_fraction) + 1e-9)
         cut = np.floor(rest * (1 - val_fraction) + 1e-9)
         n_train = np.clip(np.searchsorted(ends, cut, side="right"), 1, len(members) - needed + 1)
-        n_rest = np.clip(
-            np.searchsorted(ends, rest, side="right"), n_train + 1, len(members) - needed + 2
-        )
+        n_rest = np.clip(np.searchsorted(ends, rest, side="right"), n_train + 1, len(members) - needed + 2)
         part[members[:n_rest]] = 1
         part[members[:n_train]] = 0
     return tuple(np.flatnonzero(part[units] == p).astype(np.int32) for p in range(3))

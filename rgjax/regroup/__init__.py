@@ -55,7 +55,10 @@ def regroup(
     """Split each class by K-means on `features` [N, D], or at random; clusters that stay empty are dropped."""
     if clustering == "none":
         return Regrouping.identity(labels, num_classes)
-    groups = cluster_counts(np.bincount(labels, minlength=num_classes), rule, threshold)
+    counts = np.bincount(labels, minlength=num_classes)
+    groups = cluster_counts(counts, rule, threshold)
+    split = groups > 1
+    pad_to = (int(counts[split].max()), int(groups.max())) if split.any() else None
     pseudo, parent = np.empty(len(labels), np.int32), []
     for c, k in enumerate(groups):
         rows = np.flatnonzero(labels == c)
@@ -64,7 +67,7 @@ def regroup(
         elif k == 1:
             clusters = np.zeros(len(rows), int)
         else:
-            clusters = kmeans(features[rows], int(k), seed=seed, n_init=n_init).labels
+            clusters = kmeans(features[rows], int(k), seed=seed, n_init=n_init, pad_to=pad_to).labels
         used, numbers = np.unique(clusters, return_inverse=True)
         pseudo[rows] = len(parent) + numbers
         parent += [c] * len(used)

@@ -1,4 +1,8 @@
-"""K-means in JAX by scikit-learn's rules: greedy k-means++ (Arthur & Vassilvitskii 2007), Lloyd, relocation."""
+"""K-means in JAX by scikit-learn's rules: greedy k-means++ (Arthur & Vassilvitskii 2007), Lloyd, relocation.
+
+Points and centres may be padded, so that classes of every size share one compiled program; the numbers of
+real points `n` and of real centres `k` are traced.
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +13,7 @@ import numpy as np
 
 
 class KMeansResult(NamedTuple):
-    """labels [N] int32, centers [k, D], inertia (sum of squared distances), n_iter."""
+    """labels [N] int32, centers [k, D] float32, inertia (sum of squared distances), n_iter."""
 
     labels: np.ndarray
     centers: np.ndarray
@@ -17,26 +21,54 @@ class KMeansResult(NamedTuple):
     n_iter: int
 
 
-def kmeans(x, k: int, *, seed: int = 0, n_init: int = 10, max_iter: int = 300, tol: float = 1e-4, init=None):
+def kmeans(
+    x: np.ndarray,
+    k: int,
+    *,
+    seed: int = 0,
+    n_init: int = 10,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    init: np.ndarray | None = None,
+    pad_to: tuple[int, int] | None = None,
+) -> KMeansResult:
     """Cluster `x` [N, D] into `k` groups; `init` [k, D] gives the first centres, else the best of `n_init` starts.
 
-    Raises ValueError for k outside 1..N and for values that are not finite.
+    Calls with an equal `pad_to` = (points, centres) and D run the same compiled program. Raises ValueError for
+    k outside 1..N and for values that are not finite.
     """
-    x = np.asarray(x)
-    if not 1 <= k <= len(x):
-        raise ValueError(f"k={k} clusters of {len(x)} points")
+    x = np.asarray(x, np.float32)
+    n = len(x)
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} clusters of {n} points")
     if not np.isfinite(x).all():
         raise ValueError("K-means needs finite features")
+    points, centres = pad_to or (n, k)
     mean = x.mean(axis=0)
-    x = x - mean
-    tolerance = np.asarray(tol * x.var(axis=0).mean(), x.dtype)
-    if init is not None:
-        runs = [_lloyd(x, jnp.asarray(init - mean, x.dtype), max_iter, tolerance)]
-    else:
+    tolerance = np.float32(tol * x.var(axis=0).mean())
+    padded = np.zeros((points, x.shape[1]), np.float32)
+    padded[:n] = x - mean
+    limits = np.int32(n), np.int32(k), np.int32(max_iter), tolerance
+    if init is None:
         keys = jax.random.split(jax.random.key(seed), n_init)
-        runs = [_lloyd(x, _plus_plus(key, x, k), max_iter, tolerance) for key in keys]
-    labels, centers, inertia, n_iter = min(runs, key=lambda run: float(run[2]))
-    return KMeansResult(np.asarray(labels), np.asarray(centers) + mean, float(inertia), int(n_iter))
+        trials = np.int32(2 + int(np.log(k)))  # scikit-learn's number of candidates for each new centre
+        run = _best_of(keys, padded, *limits, trials, centres, 2 + int(np.log(centres)))
+    else:
+        first = np.zeros((centres, x.shape[1]), np.float32)
+        first[:k] = init - mean
+        run = _lloyd(padded, first, *limits)
+    labels, found, inertia, n_iter = jax.device_get(run)
+    return KMeansResult(labels[:n], found[:k] + mean, float(inertia), int(n_iter))
+
+
+@partial(jax.jit, static_argnames=("centres", "max_trials"))
+def _best_of(keys, x, n, k, max_iter, tolerance, trials, centres, max_trials):
+    def start(key):
+        return _lloyd(x, _plus_plus(key, x, n, k, trials, centres, max_trials), n, k, max_iter, tolerance)
+
+    runs = jax.lax.map(start, keys)
+    best = runs[2].argmin()
+    return jax.tree.map(lambda leaf: leaf[best], runs)
 
 
 def _distances(x, centers):
@@ -45,52 +77,59 @@ def _distances(x, centers):
     return (centers * centers).sum(axis=1)[:, None] - 2 * products
 
 
-@partial(jax.jit, static_argnums=2)
-def _plus_plus(key, x, k):
+def _plus_plus(key, x, n, k, trials, centres, max_trials):
+    """First centres [centres, D]: each new one is the best of some candidates drawn by squared distance."""
     first_key, key = jax.random.split(key)
-    trials = 2 + int(np.log(k))
-    first = jax.random.randint(first_key, (), 0, len(x))
-    centers = jnp.zeros((k, x.shape[1]), x.dtype).at[0].set(x[first])
+    first = jax.random.randint(first_key, (), 0, n)
+    centers = jnp.zeros((centres, x.shape[1]), x.dtype).at[0].set(x[first])
     squares = (x * x).sum(axis=1)
-    closest = jnp.maximum(_distances(x, x[first][None])[0] + squares, 0)
+    real = jnp.arange(len(x), dtype=jnp.int32) < n
+
+    def closest_to(rows):
+        return jnp.where(real[None], jnp.maximum(_distances(x, x[rows]) + squares[None], 0), 0)
 
     def add(i, carry):
         centers, closest = carry
         sums = jnp.cumsum(closest)
-        drawn = jax.random.uniform(jax.random.fold_in(key, i), (trials,), x.dtype) * sums[-1]
-        rows = jnp.minimum(jnp.searchsorted(sums, drawn, side="right"), len(x) - 1)
-        nearer = jnp.minimum(closest[None], jnp.maximum(_distances(x, x[rows]) + squares[None], 0))
-        best = nearer.sum(axis=1).argmin()
+        draw_keys = jax.random.split(jax.random.fold_in(key, i), max_trials)
+        drawn = jax.vmap(lambda key: jax.random.uniform(key, (), x.dtype))(draw_keys) * sums[-1]
+        rows = jnp.minimum(jnp.searchsorted(sums, drawn, side="right").astype(jnp.int32), n - 1)
+        nearer = jnp.minimum(closest[None], closest_to(rows))
+        tried = jnp.arange(max_trials, dtype=jnp.int32) < trials
+        best = jnp.where(tried, nearer.sum(axis=1), jnp.inf).argmin()
         return centers.at[i].set(x[rows[best]]), nearer[best]
 
-    return jax.lax.fori_loop(1, k, add, (centers, closest))[0]
+    return jax.lax.fori_loop(1, k, add, (centers, closest_to(first[None])[0]))[0]
 
 
 @jax.jit
-def _lloyd(x, centers, max_iter, tolerance):
-    k = len(centers)
+def _lloyd(x, centers, n, k, max_iter, tolerance):
+    """(labels [N], centers, inertia, n_iter); what is padded has no weight and no members."""
+    rows = jnp.arange(len(x), dtype=jnp.int32)
+    index = jnp.arange(len(centers), dtype=jnp.int32)[:, None]
+    real = rows < n
 
     def assign(centers):
-        distances = _distances(x, centers)
+        distances = jnp.where(index < k, _distances(x, centers), jnp.inf)
         # The lowest index among equals; argmin is a slow variadic reduction on a CPU.
         nearest = distances == distances.min(axis=0, keepdims=True)
-        index = jnp.arange(k, dtype=jnp.int32)[:, None]
-        return jnp.where(nearest, jnp.broadcast_to(index, nearest.shape), k).min(axis=0)
+        return jnp.where(nearest, jnp.broadcast_to(index, nearest.shape), len(centers)).min(axis=0)
 
     def update(centers, labels):
-        sums = jax.ops.segment_sum(x, labels, k)
-        sizes = jax.ops.segment_sum(jnp.ones(len(x), x.dtype), labels, k)
-        far = ((x - centers[labels]) ** 2).sum(axis=1)
-        empty = (sizes == 0).sum()
+        sums = jax.ops.segment_sum(x, labels, len(centers))
+        sizes = jax.ops.segment_sum(real.astype(x.dtype), labels, len(centers))
+        far = jnp.where(real, ((x - centers[labels]) ** 2).sum(axis=1), -1)
+        empty = (sizes == 0) & (index[:, 0] < k)
+        into = jnp.nonzero(empty, size=len(centers), fill_value=0)[0]
 
         def relocate(i, carry):
             sums, sizes, far = carry
-            point, to = far.argmax(), jnp.nonzero(sizes0 == 0, size=k, fill_value=0)[0][i]
-            donor = labels[point]
+            point = far.argmax()
+            donor, to = labels[point], into[i]
             sums = sums.at[donor].add(-x[point]).at[to].set(x[point])
             return sums, sizes.at[donor].add(-1).at[to].set(1), far.at[point].set(-1)
 
-        sizes0, count = sizes, jnp.where(far.max() > 0, empty, 0)
+        count = jnp.where(far.max() > 0, empty.sum(dtype=jnp.int32), 0)
         sums, sizes, _ = jax.lax.fori_loop(0, count, relocate, (sums, sizes, far))
         means = sums / jnp.maximum(sizes, 1)[:, None]
         return jnp.where((sizes > 0)[:, None], means, means[sizes.argmax()][None])
@@ -103,9 +142,11 @@ def _lloyd(x, centers, max_iter, tolerance):
         centers, before, i, _, _ = carry
         labels = assign(centers)
         moved = update(centers, labels)
-        return moved, labels, i + 1, (labels == before).all(), ((moved - centers) ** 2).sum()
+        shift = jnp.where(index < k, (moved - centers) ** 2, 0).sum()
+        return moved, labels, i + 1, ((labels == before) | ~real).all(), shift
 
-    start = (centers, jnp.full(len(x), -1, jnp.int32), 0, False, jnp.zeros((), x.dtype))
+    start = (centers, jnp.full(len(x), -1, jnp.int32), jnp.int32(0), False, jnp.zeros((), x.dtype))
     centers, labels, n_iter, strict, _ = jax.lax.while_loop(proceed, iterate, start)
     labels = jnp.where(strict, labels, assign(centers))
-    return labels, centers, ((x - centers[labels]) ** 2).sum(), n_iter
+    inertia = jnp.where(real, ((x - centers[labels]) ** 2).sum(axis=1), 0).sum()
+    return labels, centers, inertia, n_iter
