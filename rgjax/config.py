@@ -5,7 +5,7 @@ The files in `configs/` name what differs from these defaults; the command line 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -20,6 +20,8 @@ from rgjax.models.layers import HEADS
 from rgjax.models.resnet import STAGES, STEMS
 from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
 from rgjax.training.optimizer import OPTIMIZERS
+
+Config: TypeAlias = Any  # a ConfigDict: its fields are known at run time alone
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,7 @@ def _duration(name: str, help: str, **defaults: float) -> dict[str, Field]:
     return {
         f"{name}_steps": Field(defaults.get("steps", int), f"{help}, in steps", low=1),
         f"{name}_epochs": Field(defaults.get("epochs", float), f"{help}, in epochs", low=0),
-        f"{name}_percent": Field(
-            defaults.get("percent", float), f"{help}, in % of training", low=0, high=100
-        ),
+        f"{name}_percent": Field(defaults.get("percent", float), f"{help}, in % of training", low=0, high=100),
     }
 
 
@@ -53,9 +53,7 @@ FIELDS: dict[str, Field] = {
     "data.image_size": Field(32, "side of the square images, pixels", low=8, high=1024),
     "data.split": Field("stratified", "by single image, by group, or the official test set", choices=SPLITS),
     "data.test_fraction": Field(0.2, "share of the rows held out for the test", low=0.01, high=0.9),
-    "data.val_fraction": Field(
-        0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9
-    ),
+    "data.val_fraction": Field(0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9),
     "data.positive": Field("", "one class against the rest; empty: all classes"),
     "data.seed": Field(0, "seed of the split", low=0),
     "data.flip": Field(True, "augment by random horizontal flips"),
@@ -105,9 +103,7 @@ FIELDS: dict[str, Field] = {
     ),
     **_duration("train.eval", "validation every so often", percent=10.0),
     **_duration("train.checkpoint", "checkpoint every so often", percent=10.0),
-    "train.steps_per_call": Field(
-        int, "steps in one call of the device (unset: an epoch; 8 on a CPU)", low=1
-    ),
+    "train.steps_per_call": Field(int, "steps in one call of the device (unset: an epoch; 8 on a CPU)", low=1),
 }
 
 # A method is a composition of a regrouping, a sampler and a loss.
@@ -128,7 +124,7 @@ METHODS: dict[str, dict[str, str]] = {
 }
 
 
-def method_config(method: str, changes: Mapping[str, Any]) -> ConfigDict:
+def method_config(method: str, changes: Mapping[str, Any]) -> Config:
     """The defaults with `changes` (field -> value) and then the method's own choices, locked."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -146,14 +142,14 @@ def method_config(method: str, changes: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(tree).lock()
 
 
-def value_of(config: ConfigDict, name: str) -> Any:
+def value_of(config: Config, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
         value = value[part]
     return value
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Raise UserError at the first setting that is not among its choices or is out of range."""
     for name, field in FIELDS.items():
         value = value_of(config, name)
@@ -170,12 +166,10 @@ def validate(config: ConfigDict) -> None:
                 f"config.{name}={value} is out of range: it must be {' and '.join(filter(None, (low, high)))}"
             )
     if config.regroup.rule == "target" and config.regroup.threshold < 1:
-        raise UserError(
-            "config.regroup.rule=target needs config.regroup.threshold of at least 1, the rows aimed at"
-        )
+        raise UserError("config.regroup.rule=target needs config.regroup.threshold of at least 1, the rows aimed at")
 
 
-def duration(config: ConfigDict, name: str, *, total_steps: int, steps_per_epoch: int) -> int | None:
+def duration(config: Config, name: str, *, total_steps: int, steps_per_epoch: int) -> int | None:
     """The duration called `name` (e.g. "train.eval") in steps, at least 1; None where it is unset.
 
     Steps overrule epochs, and epochs a percentage; a percentage is rounded up to whole epochs where the

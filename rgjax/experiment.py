@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from rgjax import data, metrics, provenance
 from rgjax.balance.samplers import SAMPLERS
-from rgjax.config import duration
+from rgjax.config import Config, duration
 from rgjax.encoders import encode
 from rgjax.errors import UserError
-from rgjax.losses import LOSSES, ClassStats, adjust_logits
+from rgjax.losses import LOSSES, ClassStats, Loss, adjust_logits
 from rgjax.models.resnet import ResNet
 from rgjax.regroup import AGGREGATIONS, Regrouping, aggregate, regroup
 from rgjax.storage import digest, write_json, write_npz
@@ -26,7 +25,7 @@ from rgjax.training.loop import Plan, fit
 from rgjax.training.program import Hyper, TrainData, init_state, make_predict, make_run_steps
 
 
-def run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict:
+def run(config: Config, workdir: Path, say: Callable[[str], None]) -> dict:
     """Run, or go on with, the experiment that `config` describes, and return what stands in `result.json`.
 
     A finished workdir returns its result at once. Raises UserError for what the user can mend.
@@ -36,16 +35,15 @@ def run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict:
     started = time.perf_counter()
 
     dataset = load_data(config)
-    say(
-        f"{dataset.name}: {len(dataset.train)} train, {len(dataset.val)} val, {len(dataset.test)} test images"
-    )
+    say(f"{dataset.name}: {len(dataset.train)} train, {len(dataset.val)} val, {len(dataset.test)} test images")
+    regrouping, clusters = make_groups(config, dataset)
+    say(describe_groups(regrouping, dataset))
+    provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(clusters))
     write_npz(
         workdir / "split.npz",
         **{part: getattr(dataset, part) for part in ("train", "val", "test")},
         seed=np.array(config.data.seed),
     )
-
-    regrouping, clusters = make_groups(config, dataset)
     write_npz(
         workdir / "regrouping.npz",
         rows=dataset.train,
@@ -53,10 +51,8 @@ def run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict:
         parent=regrouping.parent,
         class_names=np.array(dataset.class_names),
     )
-    say(describe_groups(regrouping, dataset))
 
     pool = SAMPLERS[config.sampler](dataset.labels[dataset.train], clusters, config.data.seed)
-    provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(clusters))
     logits, timing = train_and_predict(config, workdir, dataset, regrouping, pool)
 
     write_npz(
@@ -89,7 +85,7 @@ def run(config: ConfigDict, workdir: Path, say: Callable[[str], None]) -> dict:
     return result
 
 
-def load_data(config: ConfigDict) -> data.Dataset:
+def load_data(config: Config) -> data.Dataset:
     dataset = data.load(
         config.data.name,
         image_size=config.data.image_size,
@@ -109,7 +105,7 @@ def load_data(config: ConfigDict) -> data.Dataset:
     return dataset
 
 
-def make_groups(config: ConfigDict, dataset: data.Dataset) -> tuple[Regrouping, np.ndarray]:
+def make_groups(config: Config, dataset: data.Dataset) -> tuple[Regrouping, np.ndarray]:
     """The label map that is trained on, and the clusters [N_train] that a cluster-stratified sampler draws from."""
     labels = dataset.labels[dataset.train]
     by_sampler = config.sampler == "rusc"
@@ -136,57 +132,17 @@ def make_groups(config: ConfigDict, dataset: data.Dataset) -> tuple[Regrouping, 
     return trained_on, grouping.pseudo_labels
 
 
-def train_and_predict(config, workdir: Path, dataset, regrouping, pool) -> tuple[dict[str, np.ndarray], dict]:
+def train_and_predict(
+    config: Config, workdir: Path, dataset: data.Dataset, regrouping: Regrouping, pool: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict]:
     """Pseudo-class logits [n, K] of the validation and test images after the last step, and the timing."""
-    on_cpu = jax.default_backend() == "cpu"
     train = config.train
-    rows_per_epoch = len(pool) if train.epoch_size == "sampler" else len(dataset.train)
-    steps_per_epoch = max(1, rows_per_epoch // train.batch_size)
-    total_steps = train.steps or train.epochs * steps_per_epoch
-    steps = partial(duration, config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    plan = Plan(
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        steps_per_call=train.steps_per_call or (8 if on_cpu else steps_per_epoch),
-        eval_every=steps("train.eval") or total_steps,
-        checkpoint_every=steps("train.checkpoint") or total_steps,
-        batch_size=train.batch_size,
-    )
-
-    stats = ClassStats(regrouping.counts)
-    if config.loss.stats == "class":
-        stats = ClassStats(np.bincount(regrouping.parent[regrouping.pseudo_labels])[regrouping.parent])
+    plan = make_plan(config, len(pool) if train.epoch_size == "sampler" else len(dataset.train))
+    stats = ClassStats(regrouping.class_counts if config.loss.stats == "class" else regrouping.counts)
     posthoc = config.loss.name == "la" and config.loss.posthoc
     loss = LOSSES["ce" if posthoc else config.loss.name]
-    uniform = np.ones(len(stats.counts), np.float32)
-    drw_start = steps("loss.drw_start")
-    class_weights = stats.inverse_weights if config.loss.name == "wce" else uniform
-    hyper = Hyper(
-        lr=np.float32(train.lr),
-        momentum=np.float32(train.momentum),
-        weight_decay=np.float32(train.weight_decay),
-        warmup_steps=np.int32(steps("train.warmup") or 0),
-        total_steps=np.int32(total_steps),
-        flip=np.float32(0.5 if config.data.flip else 0.0),
-        rotation=np.float32(config.data.rotation),
-        loss=loss.arguments(config.loss, stats),
-        class_weights=class_weights,
-        drw_weights=class_weights if drw_start is None else stats.effective_weights(),
-        drw_start=np.int32(total_steps if drw_start is None else drw_start),
-    )
-
-    head = config.model.head
-    model = ResNet(
-        config.model.name,
-        regrouping.num_pseudo_classes,
-        stem=config.model.stem,
-        head=loss.head if head == "auto" else head,
-        width=config.model.width,
-        dtype=jnp.float32
-        if config.model.dtype == "float32" or (config.model.dtype == "auto" and on_cpu)
-        else jnp.bfloat16,
-        rngs=nnx.Rngs(config.seed),
-    )
+    hyper = make_hyper(config, plan, loss, stats)
+    model = make_model(config, regrouping.num_pseudo_classes, loss.head)
     graph, state = init_state(model, train.optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, train_s = checkpoints.restore(state)
@@ -200,7 +156,7 @@ def train_and_predict(config, workdir: Path, dataset, regrouping, pool) -> tuple
         loss.function,
         optimizer=train.optimizer,
         batch_size=train.batch_size,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=plan.steps_per_epoch,
     )
     compiling = time.perf_counter()
     compiled = run_steps.lower(state, jnp.int32(1), on_device, hyper, key).compile()
@@ -210,9 +166,7 @@ def train_and_predict(config, workdir: Path, dataset, regrouping, pool) -> tuple
     def predict_part(state, part):
         logits = predict(state.params, state.batch_stats, on_device.inputs, getattr(dataset, part))
         logits = logits * np.float32(loss.scale(config.loss))
-        return (
-            np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau))) if posthoc else logits
-        )
+        return np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau))) if posthoc else logits
 
     def evaluate(state):
         logits = aggregated(predict_part(state, "val"), regrouping, config.regroup.aggregate)
@@ -238,13 +192,66 @@ def train_and_predict(config, workdir: Path, dataset, regrouping, pool) -> tuple
         )
     finally:
         checkpoints.close()
-    done = total_steps - first_step
+    done = plan.total_steps - first_step
     timing = {
         "compile_s": round(compile_s, 3),
         "train_s": round(train_s, 3),
         "examples_per_s": round(done * train.batch_size / (train_s - before_s), 2) if done else None,
     }
     return {part: predict_part(state, part) for part in ("val", "test")}, timing
+
+
+def make_plan(config: Config, rows_per_epoch: int) -> Plan:
+    train = config.train
+    steps_per_epoch = max(1, rows_per_epoch // train.batch_size)
+    total_steps = train.steps or train.epochs * steps_per_epoch
+    steps = partial(duration, config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return Plan(
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        steps_per_call=train.steps_per_call or (8 if on_cpu() else steps_per_epoch),
+        warmup=steps("train.warmup") or 0,
+        drw_start=steps("loss.drw_start"),
+        eval_every=steps("train.eval") or total_steps,
+        checkpoint_every=steps("train.checkpoint") or total_steps,
+        batch_size=train.batch_size,
+    )
+
+
+def make_hyper(config: Config, plan: Plan, loss: Loss, stats: ClassStats) -> Hyper:
+    weights = stats.inverse_weights if config.loss.name == "wce" else np.ones(len(stats.counts), np.float32)
+    return Hyper(
+        lr=np.float32(config.train.lr),
+        momentum=np.float32(config.train.momentum),
+        weight_decay=np.float32(config.train.weight_decay),
+        warmup_steps=np.int32(plan.warmup),
+        total_steps=np.int32(plan.total_steps),
+        flip=np.float32(0.5 if config.data.flip else 0.0),
+        rotation=np.float32(config.data.rotation),
+        loss=loss.arguments(config.loss, stats),
+        class_weights=weights,
+        drw_weights=weights if plan.drw_start is None else stats.effective_weights(),
+        drw_start=np.int32(plan.total_steps if plan.drw_start is None else plan.drw_start),
+    )
+
+
+def make_model(config: Config, outputs: int, head_of_loss: str) -> ResNet:
+    head, dtype = config.model.head, config.model.dtype
+    if dtype == "auto":
+        dtype = "float32" if on_cpu() else "bfloat16"
+    return ResNet(
+        config.model.name,
+        outputs,
+        stem=config.model.stem,
+        head=head_of_loss if head == "auto" else head,
+        width=config.model.width,
+        dtype=jnp.dtype(dtype),
+        rngs=nnx.Rngs(config.seed),
+    )
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def score(logits, part: str, how: str, dataset, regrouping, seed: int) -> dict:

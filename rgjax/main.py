@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rgjax import config as settings
 from rgjax import experiment
+from rgjax.config import Config
 from rgjax.errors import UserError
 from rgjax.storage import cache_dir, digest, write_json
 
@@ -37,12 +38,12 @@ def main(argv: list[str]) -> None:
     print(f"\nall files: {workdir}")
 
 
-def default_workdir(config: ConfigDict) -> Path:
+def default_workdir(config: Config) -> Path:
     name = "_".join(filter(None, (config.data.name, config.data.positive)))
     return Path("runs") / f"{name}-{config.method}-{digest(config.to_json(sort_keys=True))[:8]}"
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
+def claim(workdir: Path, config: Config) -> None:
     """Write config.json into a new workdir; refuse one that holds a run with other settings."""
     path = workdir / "config.json"
     ours = json.loads(config.to_json())
@@ -64,7 +65,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def found(config: ConfigDict, name: str):
+def found(config: Config, name: str):
     try:
         return settings.value_of(config, name)
     except (KeyError, TypeError):
@@ -83,16 +84,10 @@ def readable(result: dict) -> str:
     ]
     for name, ap in test["ap"].items():
         counts = f"{result['train_counts'][name]:>8}{test['counts'][name]:>8}"
-        lines.append(
-            f"  {name:<16}{counts}{percent(ap):>8}{interval(test['ap_ci'][name]):>18}{percent(test['chance_ap'][name]):>9}"
-        )
-    lines.append(f"  {'macro AP':<32}{percent(test['macro_ap']):>8}{interval(test['macro_ap_ci']):>18}")
-    lines.append(
-        f"  {'balanced accuracy':<32}{percent(test['ba']):>8}{interval(test['ba_ci']):>18}{percent(1 / result['num_classes']):>9}"
-    )
-    both = ", ".join(
-        f"{how}: BA {percent(s['ba'])}, macro AP {percent(s['macro_ap'])}" for how, s in other.items()
-    )
+        lines.append(f"  {name:<16}{counts}{figures(ap, test['ap_ci'][name], test['chance_ap'][name])}")
+    lines.append(f"  {'macro AP':<32}{figures(test['macro_ap'], test['macro_ap_ci'])}")
+    lines.append(f"  {'balanced accuracy':<32}{figures(test['ba'], test['ba_ci'], 1 / result['num_classes'])}")
+    both = ", ".join(f"{how}: BA {percent(s['ba'])}, macro AP {percent(s['macro_ap'])}" for how, s in other.items())
     timing = result["timing"]
     lines += [
         "",
@@ -108,8 +103,10 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def interval(bounds: list | None) -> str:
-    return "-" if not bounds or bounds[0] is None else f"[{percent(bounds[0])}, {percent(bounds[1])}]"
+def figures(value: float | None, bounds: list | None, chance: float | None = None) -> str:
+    """A value, its interval and its chance level, as columns."""
+    spread = "-" if not bounds or bounds[0] is None else f"[{percent(bounds[0])}, {percent(bounds[1])}]"
+    return f"{percent(value):>8}{spread:>18}" + ("" if chance is None else f"{percent(chance):>9}")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -145,13 +142,9 @@ def unknown_field(field: str) -> UserError:
     """The nearest field is looked for by the whole name and by its last part."""
     leaves = {name.rpartition(".")[2]: name for name in settings.FIELDS}
     near = difflib.get_close_matches(field, list(settings.FIELDS), n=1)
-    near = near or [
-        leaves[leaf] for leaf in difflib.get_close_matches(field.rpartition(".")[2], list(leaves), n=1)
-    ]
+    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(field.rpartition(".")[2], list(leaves), n=1)]
     guess = f" (did you mean '{near[0]}'?)" if near else ""
-    siblings = [
-        n for n in settings.FIELDS if n.partition(".")[0] == field.partition(".")[0]
-    ] or settings.FIELDS
+    siblings = [n for n in settings.FIELDS if n.partition(".")[0] == field.partition(".")[0]] or settings.FIELDS
     return UserError(f"unknown field 'config.{field}'{guess}; valid: {', '.join(siblings)}")
 
 

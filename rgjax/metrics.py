@@ -75,11 +75,7 @@ def bootstrap_intervals(logits, labels, *, resamples: int = 1000, level: float =
             weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), len(weights))
         recalls = [(weights[:, labels == c] @ correct[labels == c]) / (labels == c).sum() for c in classes]
         bas.append(np.mean(recalls, axis=0))
-        aps.append(
-            np.stack(
-                [_weighted_ap(scores[:, c], labels == c, weights) for c in range(scores.shape[1])], axis=1
-            )
-        )
+        aps.append(np.stack([_weighted_ap(scores[:, c], labels == c, weights) for c in range(scores.shape[1])], axis=1))
     ap, ends = np.concatenate(aps), [(1 - level) / 2, (1 + level) / 2]
     return {
         "ba": np.quantile(np.concatenate(bas), ends),

@@ -1,5 +1,6 @@
 """Where a run comes from: code, versions, devices and the fingerprints of what went in."""
 
+import json
 import platform
 import subprocess
 from importlib.metadata import version
@@ -7,13 +8,22 @@ from pathlib import Path
 
 import jax
 
+from rgjax.errors import UserError
 from rgjax.storage import write_json
 
 _PACKAGES = ("rgjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "pillow")
 
 
 def write(path: Path, **fingerprints: str) -> None:
-    """Write the provenance of this process and of its inputs, named by `fingerprints`."""
+    """Write the provenance of this process and of its inputs, named by `fingerprints`.
+
+    Raises UserError where the run was begun with other inputs, as it could not go on with these.
+    """
+    if path.exists():
+        before = json.loads(path.read_text())["fingerprints"]
+        changed = [name for name, value in fingerprints.items() if before.get(name) != value]
+        if changed:
+            raise UserError(f"{path.parent} was begun with another {' and '.join(changed)}: use another --workdir")
     write_json(
         path,
         {
@@ -30,9 +40,7 @@ def write(path: Path, **fingerprints: str) -> None:
 def _git_state() -> dict[str, str | bool] | None:
     def git(*command: str) -> str:
         root = Path(__file__).parent
-        return subprocess.run(
-            ["git", *command], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

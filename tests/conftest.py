@@ -1,7 +1,12 @@
-"""Strict JAX, a private cache, and no word to the network."""
+"""Strict JAX, a private cache, and a small HAM10000 download."""
+
+import csv
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -14,3 +19,33 @@ def private_cache(tmp_path_factory):
     patch.setenv("RGJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture
+def shared_data():
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data sets in {folder}, which are not in the repository")
+    return folder
+
+
+@pytest.fixture
+def ham_download(tmp_path):
+    """A folder laid out as the public download: 84 images of 42 lesions, the classes' sizes 24 to 6."""
+    folder = tmp_path / "ham"
+    rng = np.random.default_rng(0)
+    sizes = {"nv": 24, "mel": 16, "bkl": 14, "bcc": 10, "akiec": 8, "vasc": 6, "df": 6}
+    rows = []
+    for dx, size in sizes.items():
+        for i in range(size):
+            number = len(rows)
+            path = folder / f"HAM10000_images_part_{1 + number % 2}" / f"ISIC_{number:07d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(path)
+            lesion = f"HAM_{dx}_{i // 2}"
+            rows.append([lesion, path.stem, dx, "histo", "" if number == 3 else "80.0", "male", "scalp"])
+    with open(folder / "HAM10000_metadata.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"])
+        writer.writerows(rows)
+    return folder

@@ -65,9 +65,7 @@ def test_bad_values_are_named(field, value, says):
 
 
 def test_an_unknown_method_or_field_suggests_the_nearest():
-    with pytest.raises(
-        UserError, match=r"unknown method 'rg_wcee' \(did you mean 'rg_wce'\?\); valid: ce, wce"
-    ):
+    with pytest.raises(UserError, match=r"unknown method 'rg_wcee' \(did you mean 'rg_wce'\?\); valid: ce, wce"):
         method_config("rg_wcee", {})
     with pytest.raises(UserError, match=r"did you mean 'train.epochs'"):
         method_config("rg", {"train.epoch": 3})

@@ -68,9 +68,7 @@ def test_the_files_of_a_run_tell_its_result(tmp_path):
 def test_one_cluster_a_class_is_ce_bit_for_bit(tmp_path):
     run("ce", tmp_path / "ce")
     run("rg", tmp_path / "rg", **{"regroup.threshold": 5000})
-    for ours, theirs in zip(
-        predictions(tmp_path / "rg").items(), predictions(tmp_path / "ce").items(), strict=True
-    ):
+    for ours, theirs in zip(predictions(tmp_path / "rg").items(), predictions(tmp_path / "ce").items(), strict=True):
         np.testing.assert_array_equal(ours[1], theirs[1])
 
 
@@ -112,8 +110,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     def rows(name):
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         return [
-            {k: v for k, v in json.loads(line).items() if k in ("step", "val_ba", "val_macro_ap")}
-            for line in lines
+            {k: v for k, v in json.loads(line).items() if k in ("step", "val_ba", "val_macro_ap")} for line in lines
         ]
 
     assert rows("whole") == rows("cut")
@@ -144,7 +141,5 @@ def test_posthoc_adjustment_subtracts_the_prior(tmp_path):
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"config\.train\.batch_size=5000 is larger than the training set of \d+"
-    ):
+    with pytest.raises(UserError, match=r"config\.train\.batch_size=5000 is larger than the training set of \d+"):
         run("ce", tmp_path, **{"train.batch_size": 5000})

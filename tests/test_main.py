@@ -28,9 +28,7 @@ def command(*arguments):
 
 def run(*arguments, cwd=ROOT):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run(command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def refused(*arguments):
@@ -53,9 +51,7 @@ def test_a_run_prints_a_readable_result_and_a_second_call_does_nothing(tmp_path)
     assert again.stdout == first.stdout
     assert (tmp_path / "w" / "result.json").stat().st_mtime_ns == modified
     result = json.loads((tmp_path / "w" / "result.json").read_text())
-    assert {"dataset", "method", "seed", "num_classes", "num_pseudo_classes", "val", "test", "timing"} <= set(
-        result
-    )
+    assert {"dataset", "method", "seed", "num_classes", "num_pseudo_classes", "val", "test", "timing"} <= set(result)
 
     other = refused("--config=configs/digits.py:rg", *SMALL, "--config.seed=7", f"--workdir={tmp_path / 'w'}")
     assert "holds a run with config.seed=0, not 7" in other
@@ -77,9 +73,7 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
     checkpoints = tmp_path / "cut" / "checkpoints"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if checkpoints.exists() and any(
-            p.name.isdigit() and int(p.name) >= 10 for p in checkpoints.iterdir()
-        ):
+        if checkpoints.exists() and any(p.name.isdigit() and int(p.name) >= 10 for p in checkpoints.iterdir()):
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

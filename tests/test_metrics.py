@@ -17,9 +17,7 @@ def test_every_figure_equals_scikit_learn_with_and_without_ties(seed, n, levels)
     for c in range(3):
         ap = reference.average_precision_score(labels == c, scores[:, c])
         assert metrics.average_precision(scores, labels)[c] == pytest.approx(ap, abs=1e-12)
-        assert metrics.auroc(scores, labels)[c] == pytest.approx(
-            reference.roc_auc_score(labels == c, scores[:, c])
-        )
+        assert metrics.auroc(scores, labels)[c] == pytest.approx(reference.roc_auc_score(labels == c, scores[:, c]))
     assert metrics.balanced_accuracy(labels, guess, 3) == pytest.approx(
         reference.balanced_accuracy_score(labels, guess)
     )

@@ -5,6 +5,7 @@ import jax
 import pytest
 
 from rgjax import provenance
+from rgjax.errors import UserError
 
 
 def test_provenance_names_code_versions_and_inputs(tmp_path):
@@ -23,3 +24,11 @@ def test_provenance_outside_a_checkout(tmp_path, monkeypatch, error):
     monkeypatch.setattr(subprocess, "run", fail)
     provenance.write(tmp_path / "p.json")
     assert json.loads((tmp_path / "p.json").read_text())["git"] is None
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    path = tmp_path / "w" / "provenance.json"
+    provenance.write(path, data="abc", regrouping="d")
+    provenance.write(path, data="abc", regrouping="d")
+    with pytest.raises(UserError, match="was begun with another data: use another --workdir"):
+        provenance.write(path, data="xyz", regrouping="d")

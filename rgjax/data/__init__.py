@@ -28,9 +28,7 @@ def load(
     source = importlib.import_module(f"rgjax.data.{name}").load(
         image_size=image_size, manual_dir=manual_dir, data_dir=data_dir
     )
-    train, val, test = split(
-        source, split_kind, seed=seed, test_fraction=test_fraction, val_fraction=val_fraction
-    )
+    train, val, test = split(source, split_kind, seed=seed, test_fraction=test_fraction, val_fraction=val_fraction)
     dataset = Dataset(
         name=name,
         inputs=source.inputs,

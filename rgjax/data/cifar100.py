@@ -3,6 +3,7 @@
 import tarfile
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,8 +33,9 @@ class Cifar100(cifar.Cifar100, skip_registration=True):
                 assert member is not None, name
                 return member.read()
 
+            features: Any = self.info.features
             for key, file in zip(info.label_keys, info.label_files, strict=True):
-                self.info.features[key].names = read(file).decode().split()
+                features[key].names = read(file).decode().split()
             train, test = read(info.train_files[0]), read(info.test_files[0])
         return {
             "train": self._generate_examples("train_", train),
@@ -67,11 +69,12 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
             f"{builder.info.homepage} into a folder and give it by --config.data.manual_dir=FOLDER, or a folder "
             "with prepared data by --config.data.data_dir=FOLDER"
         ) from error
+    features: Any = builder.info.features
     arrays = materialise(builder, image_size, id_column="id", group_column="id")
     return Source(
         inputs=arrays["inputs"],
         labels=arrays["labels"],
-        class_names=tuple(builder.info.features["label"].names),
+        class_names=tuple(features["label"].names),
         groups=arrays["groups"],
         ids=arrays["ids"],
         official_test=arrays["test"],

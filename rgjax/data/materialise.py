@@ -47,9 +47,7 @@ def materialise(
         inputs = np.empty((total, image_size, image_size, 3), np.uint8)
         columns: dict[str, list] = {"labels": [], "ids": [], "groups": [], "test": []}
         unreadable = []
-        for row, (name, example) in enumerate(
-            tqdm(_examples(builder, splits), "decode", total, unit="image")
-        ):
+        for row, (name, example) in enumerate(tqdm(_examples(builder, splits), "decode", total, unit="image")):
             identity = example[id_column].decode()
             try:
                 inputs[row] = _decode(example["image"], image_size)

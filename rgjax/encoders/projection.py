@@ -34,8 +34,7 @@ def projection(inputs: np.ndarray, *, seed: int) -> np.ndarray:
     batches = np.resize(np.arange(len(inputs)), -(-len(inputs) // _BATCH) * _BATCH).reshape(-1, _BATCH)
     state = nnx.merge_state(state, calibrate(state, inputs[batches[0]]))
     features = [
-        np.asarray(encode(state, inputs[rows]))
-        for rows in tqdm(batches, desc="encode", unit="batch", disable=None)
+        np.asarray(encode(state, inputs[rows])) for rows in tqdm(batches, desc="encode", unit="batch", disable=None)
     ]
     return np.concatenate(features)[: len(inputs)]
 

@@ -73,10 +73,7 @@ def _patches(x, kh, kw, stride):
     for axis, k in ((2, kw), (1, kh)):
         count = (x.shape[axis] - k) // stride + 1
         x = jnp.concatenate(
-            [
-                lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis)
-                for i in range(k)
-            ],
+            [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis) for i in range(k)],
             axis=3,
         )
     return x
@@ -115,10 +112,7 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     for axis in (1, 2):
         count = (x.shape[axis] - window) // stride + 1
-        slices = [
-            lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis)
-            for i in range(window)
-        ]
+        slices = [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis) for i in range(window)]
         x = slices[0]
         for other in slices[1:]:
             x = jnp.maximum(x, other)

@@ -74,9 +74,7 @@ class CosineHead(nnx.Module):
     """Cosines between features and class directions, in [-1, 1]: the head that LDAM (Cao et al. 2019) trains."""
 
     def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(
-            jax.random.uniform(rngs.params(), (features, classes), jnp.float32, minval=-1.0)
-        )
+        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (features, classes), jnp.float32, minval=-1.0))
 
     def __call__(self, x):
         return _unit(x.astype(jnp.float32), axis=1) @ _unit(self.kernel[...], axis=0)

@@ -33,6 +33,11 @@ class Regrouping:
         return int(self.parent.max()) + 1
 
     @property
+    def class_counts(self) -> np.ndarray:
+        """Rows [K] of the class that each pseudo-class belongs to."""
+        return np.bincount(self.parent[self.pseudo_labels])[self.parent]
+
+    @property
     def counts(self) -> np.ndarray:
         return np.bincount(self.pseudo_labels, minlength=len(self.parent))
 
@@ -49,9 +54,7 @@ def cluster_counts(counts: np.ndarray, rule: str, threshold: int) -> np.ndarray:
     return np.clip(groups, 1, counts)
 
 
-def regroup(
-    features, labels, num_classes: int, *, rule, threshold, clustering, seed, n_init=10
-) -> Regrouping:
+def regroup(features, labels, num_classes: int, *, rule, threshold, clustering, seed, n_init=10) -> Regrouping:
     """Split each class by K-means on `features` [N, D], or at random; clusters that stay empty are dropped."""
     if clustering == "none":
         return Regrouping.identity(labels, num_classes)

@@ -18,6 +18,8 @@ class Plan:
     total_steps: int
     steps_per_epoch: int
     steps_per_call: int
+    warmup: int
+    drw_start: int | None
     eval_every: int
     checkpoint_every: int
     batch_size: int
@@ -25,9 +27,7 @@ class Plan:
     def next_stop(self, step: int) -> int:
         """Where a call that starts at `step` must end: the next epoch, evaluation or checkpoint at the latest."""
         marks = (self.steps_per_epoch, self.eval_every, self.checkpoint_every)
-        return min(
-            self.total_steps, step + self.steps_per_call, *((step // mark + 1) * mark for mark in marks)
-        )
+        return min(self.total_steps, step + self.steps_per_call, *((step // mark + 1) * mark for mark in marks))
 
 
 def fit(

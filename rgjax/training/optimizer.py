@@ -17,9 +17,7 @@ def cosine_decay(step: jax.Array, *, peak, warmup_steps, total_steps) -> jax.Arr
 
 def _sgd(lr, momentum, weight_decay):
     # As torch's SGD: the decay joins the gradient before the momentum.
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.trace(momentum), optax.scale_by_learning_rate(lr)
-    )
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum), optax.scale_by_learning_rate(lr))
 
 
 OPTIMIZERS = {"sgd": _sgd}

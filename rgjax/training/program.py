@@ -90,13 +90,9 @@ def make_run_steps(
 
     def step(state: TrainState, rows, data: TrainData, hyper: Hyper, key):
         labels = data.labels[rows]
-        images = augment(
-            jax.random.fold_in(key, state.step), data.inputs[data.rows[rows]], hyper.rotation, hyper.flip
-        )
+        images = augment(jax.random.fold_in(key, state.step), data.inputs[data.rows[rows]], hyper.rotation, hyper.flip)
         (value, (logits, batch_stats)), grads = gradients(state, normalise(images), labels, hyper)
-        rate = cosine_decay(
-            state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
-        )
+        rate = cosine_decay(state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps)
         tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)

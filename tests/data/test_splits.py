@@ -1,20 +1,27 @@
 import numpy as np
 import pytest
 
-from rgjax.data import load
+from rgjax.data.dataset import Source
 from rgjax.data.splits import split
 from rgjax.errors import UserError
 
 
+def parts(kind, labels, groups=None, official_test=None, seed=0):
+    rows = np.arange(len(labels))
+    source = Source(
+        inputs=rows, labels=labels, class_names=tuple("abcdefg"[: labels.max() + 1]),
+        groups=rows if groups is None else groups, ids=rows, official_test=official_test, fingerprint="",
+    )  # fmt: skip
+    return split(source, kind, seed=seed, test_fraction=0.2, val_fraction=0.2)
+
+
 def test_stratified_counts_are_the_authors():
-    labels = np.repeat(np.arange(7), [6705, 1113, 1099, 514, 327, 142, 115])
-    train, _, test = split(
-        "stratified", labels, labels, list("abcdefg"), seed=0, test_fraction=0.2, val_fraction=0.2
-    )
+    sizes = np.array([6705, 1113, 1099, 514, 327, 142, 115])
+    labels = np.repeat(np.arange(7), sizes)
+    train, _, test = parts("stratified", labels)
+    expected = np.floor(0.8 * np.floor(0.8 * sizes + 1e-9) + 1e-9)
+    assert np.bincount(labels[train]).tolist() == expected.tolist()
     assert np.bincount(labels[train])[0] == 4291
-    assert np.bincount(labels[train]).tolist() == [
-        int(0.8 * int(0.8 * n + 1e-9) + 1e-9) for n in np.bincount(labels)
-    ]
     assert np.bincount(labels[test]).tolist() == [1341, 223, 220, 103, 66, 29, 23]
 
 
@@ -22,31 +29,32 @@ def test_stratified_counts_are_the_authors():
 def test_groups_stay_together(seed):
     groups = np.random.default_rng(seed).integers(0, 60, 200)
     labels = groups % 3
-    parts = split("grouped", labels, groups, list("abc"), seed=seed, test_fraction=0.2, val_fraction=0.2)
-    assert sorted(np.concatenate(parts)) == list(range(200))
-    sets = [set(groups[part]) for part in parts]
+    split_rows = parts("grouped", labels, groups, seed=seed)
+    assert sorted(np.concatenate(split_rows)) == list(range(200))
+    sets = [set(groups[part]) for part in split_rows]
     assert len(set.union(*sets)) == sum(map(len, sets))
-    assert all(set(labels[part]) == {0, 1, 2} for part in parts)
+    assert all(set(labels[part]) == {0, 1, 2} for part in split_rows)
+
+
+def test_the_official_test_set_is_kept_and_the_rest_dealt_out():
+    labels = np.tile([0, 0, 0, 1], 50)
+    official = np.arange(200) >= 160
+    train, val, test = parts("official", labels, official_test=official)
+    np.testing.assert_array_equal(test, np.arange(160, 200))
+    assert np.bincount(labels[train]).tolist() == [96, 32]
+    assert np.bincount(labels[val]).tolist() == [24, 8]
+    with pytest.raises(UserError, match="has no official test set; use stratified, grouped"):
+        parts("official", labels)
+
+
+def test_another_seed_is_another_split():
+    labels = np.repeat([0, 1], 50)
+    assert (parts("stratified", labels, seed=1)[0] != parts("stratified", labels, seed=2)[0]).any()
 
 
 def test_a_class_that_is_too_small_is_named():
-    with pytest.raises(UserError, match="class 'b' has 2"):
-        split(
-            "stratified", np.repeat([0, 1], [9, 2]), None, "ab", seed=0, test_fraction=0.2, val_fraction=0.2
-        )
-
-
-def test_digits_and_their_binary_view():
-    view = load(
-        "digits",
-        image_size=16,
-        split_kind="stratified",
-        positive="8",
-        seed=0,
-        test_fraction=0.2,
-        val_fraction=0.2,
-    )
-    assert view.inputs.shape == (1797, 16, 16, 3)
-    assert np.bincount(view.labels).tolist() == [1797 - 174, 174]
-    with pytest.raises(UserError, match="no class 'eight'"):
-        view.one_vs_rest("eight")
+    labels = np.repeat([0, 1], [9, 2])
+    with pytest.raises(UserError, match="class 'b' has 2 images"):
+        parts("stratified", labels)
+    with pytest.raises(UserError, match="class 'b' has 1 groups"):
+        parts("grouped", np.repeat([0, 1], [9, 4]), groups=np.array([*range(9), 9, 9, 9, 9]))

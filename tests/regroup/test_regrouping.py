@@ -36,9 +36,7 @@ def test_aggregation():
     logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32) * 30
     parent = np.array([0, 0, 0, 1])
     np.testing.assert_array_equal(aggregate(logits, parent, 2, "max")[:, 0], logits[:, :3].max(axis=1))
-    np.testing.assert_allclose(
-        aggregate(logits, parent, 2, "sum")[:, 0], logsumexp(logits[:, :3], axis=1), rtol=1e-5
-    )
+    np.testing.assert_allclose(aggregate(logits, parent, 2, "sum")[:, 0], logsumexp(logits[:, :3], axis=1), rtol=1e-5)
     for how in ("max", "sum"):
         identity = Regrouping.identity(np.arange(4), 4)
         np.testing.assert_array_equal(aggregate(logits, identity.parent, 4, how), logits)

@@ -30,7 +30,14 @@ def run(plan, start=0, loss=2.0):
 
 
 PLAN = Plan(
-    total_steps=23, steps_per_epoch=10, steps_per_call=4, eval_every=10, checkpoint_every=7, batch_size=2
+    total_steps=23,
+    steps_per_epoch=10,
+    steps_per_call=4,
+    warmup=0,
+    drw_start=None,
+    eval_every=10,
+    checkpoint_every=7,
+    batch_size=2,
 )
 
 

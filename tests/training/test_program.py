@@ -108,9 +108,7 @@ def test_the_loop_holds_no_callback_and_no_convolution(name):
     graph, state, data, hyper = setup()
     hyper = hyper._replace(
         loss=jax.device_put(
-            LOSSES[name].arguments(
-                {"gamma": 2.0, "tau": 1.0, "max_m": 0.5, "s": 30.0}, ClassStats(np.array([5, 6, 7]))
-            )
+            LOSSES[name].arguments({"gamma": 2.0, "tau": 1.0, "max_m": 0.5, "s": 30.0}, ClassStats(np.array([5, 6, 7])))
         )
     )
     run = program(graph, LOSSES[name].function)

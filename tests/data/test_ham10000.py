@@ -1,0 +1,136 @@
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rgjax.data import load as load_dataset
+from rgjax.data import materialise
+from rgjax.data.ham10000 import CLASSES, load, read_download
+from rgjax.errors import UserError
+
+
+def load_from(folder, size=16):
+    return load(image_size=size, manual_dir=str(folder), data_dir=str(folder.parent / "prepared"))
+
+
+def image_file(folder, number):
+    return next(folder.glob(f"*/ISIC_{number:07d}.jpg"))
+
+
+def test_the_builder_gives_what_the_files_hold(ham_download):
+    source = load_from(ham_download)
+    assert "tensorflow" not in sys.modules
+    assert source.inputs.shape == (84, 16, 16, 3)
+    assert np.bincount(source.labels).tolist() == [24, 16, 14, 10, 8, 6, 6]
+    assert len(set(source.groups)) == 42
+    for row in (0, 50):
+        with Image.open(image_file(ham_download, int(source.ids[row].removeprefix("ISIC_")))) as image:
+            expected = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(source.inputs[row], expected)
+    metadata = (ham_download / "HAM10000_metadata.csv").read_text()
+    for lesion, identity, label in zip(source.groups, source.ids, source.labels, strict=True):
+        assert f"{lesion},{identity},{CLASSES[label]}," in metadata
+
+
+def test_a_second_load_decodes_nothing(ham_download, monkeypatch):
+    first = load_from(ham_download)
+    monkeypatch.setattr(materialise, "_decode", None)
+    second = load_from(ham_download)
+    np.testing.assert_array_equal(first.inputs, second.inputs)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_a_changed_image_is_noticed(ham_download):
+    first = load_from(ham_download)
+    Image.new("RGB", (40, 30), "red").save(image_file(ham_download, 5))
+    second = load_from(ham_download)
+    assert second.fingerprint != first.fingerprint
+    assert (second.inputs[list(second.ids).index("ISIC_0000005")] != first.inputs[0]).any()
+
+
+def test_lesions_stay_together(ham_download):
+    common = {
+        "seed": 0,
+        "test_fraction": 0.2,
+        "val_fraction": 0.2,
+        "positive": "mel",
+        "split_kind": "grouped",
+    }
+    data = load_dataset("ham10000", image_size=16, manual_dir=str(ham_download), data_dir=str(ham_download), **common)
+    assert data.class_names == ("rest", "mel")
+    lesions = dict(line.split(",")[1::-1] for line in (ham_download / "HAM10000_metadata.csv").read_text().splitlines())
+    train, val, test = ({lesions[i] for i in data.ids[part]} for part in (data.train, data.val, data.test))
+    assert not (train & val or train & test or val & test)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+def test_the_metadata_may_be_tab_separated_or_begin_with_a_mark(ham_download, encoding):
+    old = ham_download / "HAM10000_metadata.csv"
+    text = old.read_text().replace(",", "\t")
+    old.unlink()
+    (ham_download / "HAM10000_metadata").write_text(text, encoding=encoding)
+    assert len(read_download(ham_download)[0]) == 84
+
+
+def refused(folder):
+    with pytest.raises(UserError) as error:
+        load_from(folder)
+    return str(error.value)
+
+
+def test_a_missing_folder_is_named_with_the_way_out(tmp_path):
+    says = refused(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in says
+    assert "doi:10.7910/DVN/DBW86T" in says
+    assert "--config.data.manual_dir" in says
+
+
+def test_missing_metadata_is_named(tmp_path):
+    assert "has no HAM10000_metadata" in refused(tmp_path)
+
+
+def test_images_that_are_missing_are_counted_and_five_named(ham_download):
+    for number in range(7):
+        image_file(ham_download, number).unlink()
+    says = refused(ham_download)
+    assert "7 of 84 images of the metadata are not in" in says
+    assert "ISIC_0000000, ISIC_0000001, ISIC_0000002, ISIC_0000003, ISIC_0000004, ..." in says
+    assert "ISIC_0000005" not in says
+
+
+def test_unreadable_images_are_named(ham_download):
+    truncated, empty, text = (image_file(ham_download, number) for number in (3, 4, 5))
+    truncated.write_bytes(truncated.read_bytes()[:400])
+    empty.write_bytes(b"")
+    text.write_text("no image")
+    says = refused(ham_download)
+    assert "3 of 84 images cannot be read" in says
+    assert all(str(path) in says for path in (truncated, empty, text))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.replace("lesion_id", "lesion"), "has no column lesion_id"),
+        (lambda text: text.replace(",mel,", ",melanoma,", 1), "line 26: unknown dx 'melanoma'; valid: nv"),
+        (lambda text: text + text.splitlines()[1] + "\n", "names 1 images more than once: ISIC_0000000"),
+        (lambda text: text.splitlines()[0] + "\n", "has no rows"),
+        (lambda text: "", "has no column"),
+    ],
+)
+def test_bad_metadata_is_named(ham_download, change, says):
+    path = ham_download / "HAM10000_metadata.csv"
+    path.write_text(change(path.read_text()))
+    assert says in refused(ham_download)
+
+
+def test_metadata_that_is_no_text_is_named(ham_download):
+    (ham_download / "HAM10000_metadata.csv").write_bytes(b"\xff\xfe\x00lesion")
+    assert "is not text in UTF-8" in refused(ham_download)
+
+
+def test_the_real_download(tmp_path, shared_data):
+    source = load(image_size=16, manual_dir=str(shared_data / "ham10000"), data_dir=str(tmp_path))
+    assert np.bincount(source.labels).tolist() == [6705, 1113, 1099, 514, 327, 142, 115]
+    assert len(set(source.groups)) == 7470
