@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from rgjax import data, metrics, provenance
 from rgjax.balance.samplers import SAMPLERS
@@ -246,7 +245,7 @@ def make_model(config: Config, outputs: int, head_of_loss: str) -> ResNet:
         head=head_of_loss if head == "auto" else head,
         width=config.model.width,
         dtype=jnp.dtype(dtype),
-        rngs=nnx.Rngs(config.seed),
+        rng=np.random.default_rng(config.seed),
     )
 
 

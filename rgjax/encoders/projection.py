@@ -18,7 +18,7 @@ def projection(inputs: np.ndarray, *, seed: int) -> np.ndarray:
     The convolutions stay as they were drawn; each normalisation takes its statistics from the first images,
     because without that the untrained network passes on little but overall brightness.
     """
-    graph, state = nnx.split(ResNet("resnet18", 1, rngs=nnx.Rngs(seed)))
+    graph, state = nnx.split(ResNet("resnet18", 1, rng=np.random.default_rng(seed)))
 
     @jax.jit
     def calibrate(state, images):

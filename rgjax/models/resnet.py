@@ -1,6 +1,7 @@
 """ResNet-18 and ResNet-34 (He et al. 2016) in torchvision's topology."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rgjax.models.conv import max_pool
@@ -13,14 +14,14 @@ STEMS = ("imagenet", "cifar")
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions and a shortcut, projected where the shape changes."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv(c_in, c_out, 3, stride, rngs=rngs)
+    def __init__(self, c_in: int, c_out: int, stride: int, *, rng: np.random.Generator):
+        self.conv1 = Conv(c_in, c_out, 3, stride, rng=rng)
         self.bn1 = BatchNorm(c_out)
-        self.conv2 = Conv(c_out, c_out, 3, 1, rngs=rngs)
+        self.conv2 = Conv(c_out, c_out, 3, 1, rng=rng)
         self.bn2 = BatchNorm(c_out)
         self.projects = stride != 1 or c_in != c_out
         if self.projects:
-            self.shortcut_conv = Conv(c_in, c_out, 1, stride, rngs=rngs)
+            self.shortcut_conv = Conv(c_in, c_out, 1, stride, rng=rng)
             self.shortcut_bn = BatchNorm(c_out)
 
     def __call__(self, x, train: bool):
@@ -46,19 +47,19 @@ class ResNet(nnx.Module):
         head: str = "linear",
         width: int = 64,
         dtype=jnp.float32,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
     ):
         self.stem, self.dtype = stem, dtype
-        self.conv1 = Conv(3, width, *((7, 2) if stem == "imagenet" else (3, 1)), rngs=rngs)
+        self.conv1 = Conv(3, width, *((7, 2) if stem == "imagenet" else (3, 1)), rng=rng)
         self.bn1 = BatchNorm(width)
         blocks, c_in = [], width
         for stage, depth in enumerate(STAGES[name]):
             c_out = width * 2**stage
             for i in range(depth):
-                blocks.append(BasicBlock(c_in, c_out, 2 if stage and i == 0 else 1, rngs=rngs))
+                blocks.append(BasicBlock(c_in, c_out, 2 if stage and i == 0 else 1, rng=rng))
                 c_in = c_out
         self.blocks = nnx.List(blocks)
-        self.head = HEADS[head](c_in, classes, rngs=rngs)
+        self.head = HEADS[head](c_in, classes, rng=rng)
 
     def features(self, x, train: bool = False):
         """Penultimate activations [B, 8 * width], averaged over the map, in float32."""

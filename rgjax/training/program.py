@@ -64,7 +64,7 @@ class Totals(NamedTuple):
 def init_state(model: nnx.Module, optimizer: str) -> tuple[nnx.GraphDef, TrainState]:
     """The network's structure, and its state before the first step."""
     graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    opt_state = OPTIMIZERS[optimizer](0.0, 0.0, 0.0).init(params)
+    opt_state = jax.jit(OPTIMIZERS[optimizer](0.0, 0.0, 0.0).init)(params)
     return graph, TrainState(params, batch_stats, opt_state, jnp.zeros((), jnp.int32))
 
 

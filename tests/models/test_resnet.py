@@ -17,11 +17,11 @@ def count(module) -> int:
 
 @pytest.mark.parametrize(("name", "total"), [("resnet34", 21_797_672), ("resnet18", 11_689_512)])
 def test_parameter_count_of_torchvision(name, total):
-    assert count(ResNet(name, 1000, rngs=nnx.Rngs(0))) == total
+    assert count(ResNet(name, 1000, rng=np.random.default_rng(0))) == total
 
 
 def test_parameter_counts_of_resnet34_layer_by_layer():
-    model = ResNet("resnet34", 1000, rngs=nnx.Rngs(0))
+    model = ResNet("resnet34", 1000, rng=np.random.default_rng(0))
     assert count(model.conv1) == 9_408
     stages = [model.blocks[:3], model.blocks[3:7], model.blocks[7:13], model.blocks[13:]]
     assert [sum(map(count, stage)) for stage in stages] == [221_952, 1_116_416, 6_822_400, 13_114_368]
@@ -31,7 +31,7 @@ def test_parameter_counts_of_resnet34_layer_by_layer():
 def test_activations_equal_those_recorded_from_torch():
     """tests/models/record_resnet.py made the file: torch's own layers, put together in torchvision's topology."""
     golden = np.load(Path(__file__).with_name("resnet18_torch.npz"))
-    model = ResNet("resnet18", 5, width=8, rngs=nnx.Rngs(0))
+    model = ResNet("resnet18", 5, width=8, rng=np.random.default_rng(0))
     fill(model)
     for train, name in ((True, "train"), (False, "eval")):
         logits = model(jnp.asarray(golden["images"]), train=train)
@@ -64,7 +64,7 @@ def fill(model) -> None:
 def test_bfloat16_stays_near_float32_and_returns_float32(stem, head):
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     logits = {
-        dtype: ResNet("resnet18", 3, stem=stem, head=head, width=8, dtype=dtype, rngs=nnx.Rngs(0))(images)
+        dtype: ResNet("resnet18", 3, stem=stem, head=head, width=8, dtype=dtype, rng=np.random.default_rng(0))(images)
         for dtype in (jnp.float32, jnp.bfloat16)
     }
     assert logits[jnp.bfloat16].dtype == jnp.float32

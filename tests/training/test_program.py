@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from rgjax.losses import LOSSES, ClassStats, cross_entropy
 from rgjax.models.resnet import ResNet
@@ -27,7 +26,7 @@ def setup(classes=3, **changes):
         loss={}, class_weights=ones, drw_weights=ones, drw_start=8,
     )  # fmt: skip
     hyper = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), hyper)
-    graph, state = init_state(ResNet("resnet18", classes, width=4, rngs=nnx.Rngs(0)), "sgd")
+    graph, state = init_state(ResNet("resnet18", classes, width=4, rng=np.random.default_rng(0)), "sgd")
     return graph, state, data, hyper._replace(**changes)
 
 
