@@ -22,9 +22,6 @@ class Cifar100(cifar.Cifar100, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         info = self._cifar_info
-        if not (dl_manager.manual_dir / Path(info.url).name).exists():
-            # TFDS itself would try a server that cannot be reached for minutes.
-            urllib.request.urlopen(info.url, timeout=20).close()
         archive = dl_manager.download(info.url)
         with tarfile.open(archive) as files:
 
@@ -61,8 +58,12 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
     """All images at `image_size` with their fine labels, prepared in `data_dir` from a download or from the
     archive in `manual_dir`. Raises UserError where neither is to be had."""
     builder = Cifar100(data_dir=data_dir or None, file_format="array_record")
+    folder, url = Path(manual_dir).expanduser(), builder._cifar_info.url
     try:
-        prepare(builder, Path(manual_dir).expanduser() if manual_dir else None)
+        if not builder.data_path.exists() and not (folder / Path(url).name).exists():
+            # TFDS itself would go on for minutes with a server that it cannot reach.
+            urllib.request.urlopen(url, timeout=20).close()
+        prepare(builder, folder if manual_dir else None)
     except (OSError, NonMatchingChecksumError, tarfile.TarError) as error:
         raise UserError(
             f"CIFAR-100 cannot be prepared ({str(error).splitlines()[0]}): put cifar-100-binary.tar.gz from "
