@@ -14,7 +14,7 @@ def get_config(method: str = "rg"):
             "data.positive": "8",
             "data.image_size": 32,
             "data.flip": False,  # a mirrored digit is no digit
-            "train.epochs": 12,
+            "train.epochs": 6,
             "train.batch_size": 64,
             "train.lr": 0.02,
         },
