@@ -5,6 +5,7 @@ The files in `configs/` name what differs from these defaults; the command line 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
@@ -147,6 +148,18 @@ def value_of(config: Config, name: str) -> Any:
     for part in name.split("."):
         value = value[part]
     return value
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What makes a run this run: the value of every field, but for those that say where things lie.
+
+    `config` may also be the content of a config.json of an older version: what it lacks is None.
+    """
+
+    def held(name: str) -> Any:
+        return reduce(lambda tree, part: (tree or {}).get(part), name.split("."), config)
+
+    return {name: held(name) for name in FIELDS if name not in ("data.manual_dir", "data.data_dir")}
 
 
 def validate(config: Config) -> None:

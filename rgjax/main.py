@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from rgjax import config as settings
 from rgjax import experiment
@@ -40,36 +40,25 @@ def main(argv: list[str]) -> None:
 
 def default_workdir(config: Config) -> Path:
     name = "_".join(filter(None, (config.data.name, config.data.positive)))
-    return Path("runs") / f"{name}-{config.method}-{digest(config.to_json(sort_keys=True))[:8]}"
+    return Path("runs") / f"{name}-{config.method}-{digest(json.dumps(settings.identity(config)))[:8]}"
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Write config.json into a new workdir; refuse one that holds a run with other settings."""
+    """Write config.json into the workdir; refuse one where a run with other settings has begun."""
     path = workdir / "config.json"
-    ours = json.loads(config.to_json())
+    ours = settings.identity(config)
     try:
-        if not path.exists():
-            write_json(path, ours)
-            return
-        theirs = json.loads(path.read_text())
+        if (workdir / "provenance.json").exists():
+            theirs = settings.identity(json.loads(path.read_text()))
+            if name := next((name for name in ours if ours[name] != theirs[name]), None):
+                raise UserError(
+                    f"{workdir} holds a run with config.{name}={theirs[name]}, not {ours[name]}: use another --workdir"
+                )
+        write_json(path, json.loads(config.to_json()))
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: remove it or use another --workdir") from error
-    if theirs != ours:
-        held = ConfigDict(theirs)
-        name = next((n for n in settings.FIELDS if found(held, n) != found(config, n)), "?")
-        raise UserError(
-            f"{workdir} holds a run with config.{name}={found(held, name)}, not {found(config, name)}: "
-            "use another --workdir"
-        )
-
-
-def found(config: Config, name: str):
-    try:
-        return settings.value_of(config, name)
-    except (KeyError, TypeError):
-        return None
 
 
 def readable(result: dict) -> str:

@@ -1,6 +1,7 @@
 """Strict JAX, a private cache, and a small HAM10000 download."""
 
 import csv
+import os
 from pathlib import Path
 
 import jax
@@ -14,9 +15,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="session")
 def private_cache(tmp_path_factory):
-    """Tests neither read nor fill the user's cache."""
+    """Tests neither read nor fill the user's cache; the parallel ones share theirs, compiled programs included."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"
     patch = pytest.MonkeyPatch()
-    patch.setenv("RGJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("RGJAX_CACHE", str(folder))
+    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     yield
     patch.undo()
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rgjax.config import FIELDS, METHODS, describe, duration, method_config, validate, value_of
+from rgjax.config import FIELDS, METHODS, describe, duration, identity, method_config, validate, value_of
 from rgjax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -82,6 +82,13 @@ def test_durations():
     assert steps(percent=50.0) == 510  # whole epochs
     assert steps(percent=0.1) == 30
     assert duration(method_config("rg", {}), "train.warmup", total_steps=10, steps_per_epoch=5) is None
+
+
+def test_where_the_data_lie_makes_no_other_run():
+    here, there = (method_config("rg", {"data.manual_dir": folder}) for folder in ("/here", "/there"))
+    assert identity(here) == identity(there)
+    assert identity(here) != identity(method_config("rg", {"data.seed": 1}))
+    assert identity({"seed": 3})["train.lr"] is None
 
 
 def test_help_lists_every_field_and_method():

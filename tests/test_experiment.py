@@ -14,7 +14,7 @@ SMALL = {
     "data.positive": "8",
     "data.image_size": 16,
     "data.flip": False,
-    "model.name": "resnet18",
+    "model.name": "resnet10",
     "model.width": 8,
     "train.epochs": 2,
     "train.batch_size": 64,
@@ -80,6 +80,17 @@ def test_ten_classes_and_random_groups(tmp_path):
     assert result["num_pseudo_classes"] == 20
 
 
+@pytest.mark.parametrize(("method", "positive"), [("rg_ldam", ""), ("rusc", "mel")])
+def test_seven_lesions_and_one_against_the_rest(method, positive, ham_download, tmp_path):
+    result = run(method, tmp_path / "w", **{
+        "data.name": "ham10000", "data.split": "grouped", "data.positive": positive, "train.batch_size": 16,
+        "data.manual_dir": str(ham_download), "data.data_dir": str(tmp_path / "prepared"), "train.steps": 2,
+    })  # fmt: skip
+    assert result["dataset"] == ("ham10000_mel" if positive else "ham10000")
+    assert result["num_classes"] == (2 if positive else 7)
+    assert sum(result["test"]["counts"].values()) == result["test"]["n"]
+
+
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     result = run("ce", tmp_path)
     monkeypatch.setattr(experiment, "load_data", None)
@@ -116,6 +127,13 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     assert rows("whole") == rows("cut")
 
 
+@pytest.fixture(scope="module")
+def ce_of_three_steps(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("ce")
+    run("ce", workdir, **{"train.steps": 3})
+    return predictions(workdir)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -125,18 +143,16 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     ],
     ids=lambda c: c["loss.name"],
 )
-def test_neutral_hyper_parameters_are_ce(changes, tmp_path):
-    run("ce", tmp_path / "ce", **{"train.steps": 3})
-    run("ce", tmp_path / "other", **{"train.steps": 3, **changes})
-    expected = predictions(tmp_path / "ce")["test_logits"]
-    np.testing.assert_allclose(predictions(tmp_path / "other")["test_logits"], expected, rtol=1e-3, atol=1e-4)
+def test_neutral_hyper_parameters_are_ce(changes, tmp_path, ce_of_three_steps):
+    run("ce", tmp_path, **{"train.steps": 3, **changes})
+    expected = ce_of_three_steps["test_logits"]
+    np.testing.assert_allclose(predictions(tmp_path)["test_logits"], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_posthoc_adjustment_subtracts_the_prior(tmp_path):
-    run("ce", tmp_path / "ce", **{"train.steps": 3})
-    run("la", tmp_path / "la", **{"train.steps": 3, "loss.posthoc": True})
-    shift = predictions(tmp_path / "ce")["val_logits"] - predictions(tmp_path / "la")["val_logits"]
-    prior = np.bincount(predictions(tmp_path / "ce")["val_labels"]) / len(shift)
+def test_posthoc_adjustment_subtracts_the_prior(tmp_path, ce_of_three_steps):
+    run("la", tmp_path, **{"train.steps": 3, "loss.posthoc": True})
+    shift = ce_of_three_steps["val_logits"] - predictions(tmp_path)["val_logits"]
+    prior = np.bincount(ce_of_three_steps["val_labels"]) / len(shift)
     np.testing.assert_allclose(shift, np.broadcast_to(np.log(prior), shift.shape), atol=0.05)
 
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--config.data.image_size=16",
-    "--config.model.name=resnet18",
+    "--config.model.name=resnet10",
     "--config.model.width=8",
     "--config.train.epochs=2",
     "--config.train.batch_size=64",
@@ -121,7 +121,25 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path):
     assert says in refused(*arguments, f"--workdir={tmp_path / 'w'}")
 
 
+def test_a_download_that_is_missing_or_damaged_is_one_line(ham_download, tmp_path):
+    def says(folder):
+        return refused(
+            "--config=configs/ham10000.py",
+            f"--config.data.manual_dir={folder}",
+            f"--config.data.data_dir={tmp_path / 'prepared'}",
+            f"--workdir={tmp_path / 'w'}",
+        )
+
+    assert "--config.data.manual_dir=FOLDER" in says(tmp_path / "nowhere")
+    image = next(ham_download.glob("*/ISIC_0000003.jpg"))
+    image.write_bytes(image.read_bytes()[:300])
+    assert f"1 of 84 images cannot be read, download them again: {image}" in says(ham_download)
+    image.unlink()
+    assert "1 of 84 images of the metadata are not in" in says(ham_download)
+
+
 def test_a_damaged_workdir_is_named(tmp_path):
+    (tmp_path / "provenance.json").write_text("{}")
     (tmp_path / "config.json").write_text('{"seed"')
     assert "config.json is damaged" in refused("--config=configs/digits.py", f"--workdir={tmp_path}")
 

@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-34 (He et al. 2016) in torchvision's topology."""
+"""ResNet-10, -18 and -34 (He et al. 2016) in torchvision's topology; torchvision itself begins at 18."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,7 @@ from flax import nnx
 from rgjax.models.conv import max_pool
 from rgjax.models.layers import HEADS, BatchNorm, Conv
 
-STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+STAGES = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 STEMS = ("imagenet", "cifar")
 
 

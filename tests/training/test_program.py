@@ -26,7 +26,7 @@ def setup(classes=3, **changes):
         loss={}, class_weights=ones, drw_weights=ones, drw_start=8,
     )  # fmt: skip
     hyper = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), hyper)
-    graph, state = init_state(ResNet("resnet18", classes, width=4, rng=np.random.default_rng(0)), "sgd")
+    graph, state = init_state(ResNet("resnet10", classes, width=4, rng=np.random.default_rng(0)), "sgd")
     return graph, state, data, hyper._replace(**changes)
 
 
@@ -74,7 +74,7 @@ def test_training_learns_the_labels(prepared):
     _, state, data, hyper, run = prepared
     hyper = hyper._replace(rotation=jnp.float32(0), flip=jnp.float32(0), total_steps=jnp.int32(80))
     losses, state = [], copy(state)
-    for _ in range(40):
+    for _ in range(20):
         state, totals = run(state, jnp.int32(4), data, hyper, jax.random.key(0))
         losses.append(float(totals.loss) / 4)
     assert losses[-1] < 0.7 * losses[0]
