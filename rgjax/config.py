@@ -104,7 +104,7 @@ FIELDS: dict[str, Field] = {
     ),
     **_duration("train.eval", "validation every so often", percent=10.0),
     **_duration("train.checkpoint", "checkpoint every so often", percent=10.0),
-    "train.steps_per_call": Field(int, "steps in one call of the device (unset: an epoch; 8 on a CPU)", low=1),
+    "train.steps_per_call": Field(int, "steps in one call of the device (unset: about three seconds of them)", low=1),
 }
 
 # A method is a composition of a regrouping, a sampler and a loss.

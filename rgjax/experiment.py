@@ -208,7 +208,7 @@ def make_plan(config: Config, rows_per_epoch: int) -> Plan:
     return Plan(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        steps_per_call=train.steps_per_call or (8 if on_cpu() else steps_per_epoch),
+        steps_per_call=train.steps_per_call,
         warmup=steps("train.warmup") or 0,
         drw_start=steps("loss.drw_start"),
         eval_every=steps("train.eval") or total_steps,

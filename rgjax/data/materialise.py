@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tqdm import tqdm
 
 from rgjax.errors import UserError, first_few
+from rgjax.progress import progress
 from rgjax.storage import cache_dir, cached_arrays, digest
 
 
@@ -47,7 +47,7 @@ def materialise(
         inputs = np.empty((total, image_size, image_size, 3), np.uint8)
         columns: dict[str, list] = {"labels": [], "ids": [], "groups": [], "test": []}
         unreadable = []
-        for row, (name, example) in enumerate(tqdm(_examples(builder, splits), "decode", total, unit="image")):
+        for row, (name, example) in enumerate(progress(_examples(builder, splits), "decode", total, unit="image")):
             identity = example[id_column].decode()
             try:
                 inputs[row] = _decode(example["image"], image_size)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from rgjax.data.augment import normalise
 from rgjax.models.resnet import ResNet
+from rgjax.progress import progress
 
 _BATCH = 128
 
@@ -33,9 +33,7 @@ def projection(inputs: np.ndarray, *, seed: int) -> np.ndarray:
 
     batches = np.resize(np.arange(len(inputs)), -(-len(inputs) // _BATCH) * _BATCH).reshape(-1, _BATCH)
     state = nnx.merge_state(state, calibrate(state, inputs[batches[0]]))
-    features = [
-        np.asarray(encode(state, inputs[rows])) for rows in tqdm(batches, desc="encode", unit="batch", disable=None)
-    ]
+    features = [np.asarray(encode(state, inputs[rows])) for rows in progress(batches, "encode", unit="batch")]
     return np.concatenate(features)[: len(inputs)]
 
 

@@ -5,19 +5,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-from tqdm import tqdm
 
 from rgjax.errors import UserError
+from rgjax.progress import progress
 from rgjax.training.program import Totals, TrainState
+
+_CALL_SECONDS = 3.0  # long enough that calls cost nothing, short enough to watch and to interrupt
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The lengths of a training, in steps."""
+    """The lengths of a training, in steps; `steps_per_call` None stands for as many as take a few seconds."""
 
     total_steps: int
     steps_per_epoch: int
-    steps_per_call: int
+    steps_per_call: int | None
     warmup: int
     drw_start: int | None
     eval_every: int
@@ -27,7 +29,7 @@ class Plan:
     def next_stop(self, step: int) -> int:
         """Where a call that starts at `step` must end: the next epoch, evaluation or checkpoint at the latest."""
         marks = (self.steps_per_epoch, self.eval_every, self.checkpoint_every)
-        return min(self.total_steps, step + self.steps_per_call, *((step // mark + 1) * mark for mark in marks))
+        return min(self.total_steps, *((step // mark + 1) * mark for mark in marks))
 
 
 def fit(
@@ -47,13 +49,15 @@ def fit(
     """
     step = int(state.step)
     loss_sum, correct, since = 0.0, 0, 0
-    with tqdm(total=plan.total_steps, initial=step, unit="step", desc="train", mininterval=1.0) as bar:
+    steps_per_call = plan.steps_per_call or 1
+    with progress(what="train", total=plan.total_steps, unit="step", done=step) as bar:
         while step < plan.total_steps:
-            count = plan.next_stop(step) - step
+            count = min(steps_per_call, plan.next_stop(step) - step)
             start = time.perf_counter()
             state, totals = jax.block_until_ready(run_steps(state, count))
             seconds = time.perf_counter() - start
             train_s += seconds
+            steps_per_call = plan.steps_per_call or max(1, int(_CALL_SECONDS * count / seconds))
             step += count
             loss, hits = float(totals.loss), int(totals.correct)
             if not abs(loss) < float("inf"):
@@ -62,11 +66,12 @@ def fit(
                     "or the loss's scale"
                 )
             loss_sum, correct, since = loss_sum + loss, correct + hits, since + count
-            bar.update(count)
             bar.set_postfix_str(
                 f"epoch {step / plan.steps_per_epoch:.1f}, loss {loss / count:.3f}, "
-                f"{count * plan.batch_size / seconds:.0f} examples/s"
+                f"{count * plan.batch_size / seconds:.0f} examples/s",
+                refresh=False,
             )
+            bar.update(count)
             if step % plan.eval_every == 0 or step == plan.total_steps:
                 row = {
                     "step": step,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax.numpy as jnp
 import pytest
 
@@ -50,6 +52,10 @@ def test_calls_never_cross_an_epoch_an_evaluation_or_a_checkpoint():
     assert rows[0]["train_loss"] == pytest.approx(2.0)
     assert rows[0]["train_accuracy"] == pytest.approx(0.5)
     assert rows[0]["val_ba"] == 0.5
+
+
+def test_calls_lengthen_to_fill_their_time():
+    assert run(replace(PLAN, steps_per_call=None))[1][:3] == [(0, 1), (1, 6), (7, 3)]
 
 
 def test_a_resumed_run_makes_the_same_stops_from_where_it_was():
