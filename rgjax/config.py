@@ -165,7 +165,10 @@ def identity(config: Config) -> dict[str, Any]:
 def validate(config: Config) -> None:
     """Raise UserError at the first setting that is not among its choices or is out of range."""
     for name, field in FIELDS.items():
-        value = value_of(config, name)
+        try:
+            value = value_of(config, name)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the config has no field '{name}': make it by rgjax.config.method_config") from error
         if value is None:
             continue
         if field.choices is not None and value not in field.choices:

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -122,6 +123,8 @@ def parse(argv: list[str]) -> list[str]:
         raise
     except flags.Error as error:
         raise UserError(str(error).splitlines()[0]) from error
+    except Exception as error:  # the file is the user's own program
+        raise UserError(f"{config_file} cannot be read: {type(error).__name__}: {error}") from error
     if rest[1:]:
         raise UserError(f"unexpected argument '{rest[1]}'; --help lists what is understood")
     return rest
@@ -137,14 +140,22 @@ def unknown_field(field: str) -> UserError:
     return UserError(f"unknown field 'config.{field}'{guess}; valid: {', '.join(siblings)}")
 
 
+def refuse(reason: str) -> NoReturn:
+    print(f"rgjax: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
 def cli() -> None:
     """Run `main`; exit 2 with one line for what the user can mend, 130 for an interruption."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         app.run(main, flags_parser=parse)
     except UserError as error:
-        print(f"rgjax: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        refuse(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print("\nrgjax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -138,6 +138,20 @@ def test_a_download_that_is_missing_or_damaged_is_one_line(ham_download, tmp_pat
     assert "1 of 84 images of the metadata are not in" in says(ham_download)
 
 
+def test_a_config_file_of_ones_own_that_is_broken_is_named(tmp_path):
+    own = tmp_path / "own.py"
+    for text, says in (
+        ("x = 1", "no attribute 'get_config'"),
+        ("def get_config(:", "SyntaxError"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'seed': 1})",
+            "the config has no field 'method'",
+        ),
+    ):
+        own.write_text(text)
+        assert says in refused(f"--config={own}")
+
+
 def test_a_damaged_workdir_is_named(tmp_path):
     (tmp_path / "provenance.json").write_text("{}")
     (tmp_path / "config.json").write_text('{"seed"')
@@ -147,3 +161,10 @@ def test_a_damaged_workdir_is_named(tmp_path):
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be used" in refused("--config=configs/digits.py", f"--workdir={tmp_path / 'file' / 'w'}")
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "file"))
+    says = refused("--config=configs/digits.py:rg", *SMALL, f"--workdir={tmp_path / 'w'}")
+    assert f"{tmp_path / 'file'}" in says
