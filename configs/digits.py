@@ -12,6 +12,7 @@ def get_config(method: str = "rg"):
         {
             "data.name": "digits",
             "data.positive": "8",
+            "encoder.name": "projection",  # nothing to download
             "data.image_size": 32,
             "data.flip": False,  # a mirrored digit is no digit
             "train.epochs": 6,

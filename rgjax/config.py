@@ -13,14 +13,17 @@ from ml_collections.config_dict import placeholder
 
 from rgjax.balance.samplers import SAMPLERS
 from rgjax.data import SOURCES
+from rgjax.data.phrasebank import AGREEMENTS
 from rgjax.data.splits import SPLITS
-from rgjax.encoders import ENCODERS
+from rgjax.encoders.bert import POOLINGS
 from rgjax.errors import UserError, unknown
 from rgjax.losses import LOSSES
 from rgjax.models.layers import HEADS
 from rgjax.models.resnet import STAGES, STEMS
 from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
 from rgjax.training.optimizer import OPTIMIZERS
+
+ENCODERS = ("auto", "clip", "bert", "projection", "checkpoint")
 
 Config: TypeAlias = Any  # a ConfigDict: its fields are known at run time alone
 
@@ -51,6 +54,8 @@ FIELDS: dict[str, Field] = {
     "data.name": Field("digits", "data set", choices=SOURCES),
     "data.manual_dir": Field("", "folder of your own download of the data"),
     "data.data_dir": Field("", "folder of prepared data sets; empty: TFDS's"),
+    "data.agreement": Field("50agree", "phrasebank: share of annotators who agree", choices=AGREEMENTS),
+    "data.max_length": Field(64, "tokens at which sentences are cut", low=3, high=8192),
     "data.image_size": Field(32, "side of the square images, pixels", low=8, high=1024),
     "data.split": Field("stratified", "by single image, by group, or the official test set", choices=SPLITS),
     "data.test_fraction": Field(0.2, "share of the rows held out for the test", low=0.01, high=0.9),
@@ -59,7 +64,16 @@ FIELDS: dict[str, Field] = {
     "data.seed": Field(0, "seed of the split", low=0),
     "data.flip": Field(True, "augment by random horizontal flips"),
     "data.rotation": Field(15.0, "augment by random rotations of up to this many degrees", low=0, high=180),
-    "encoder.name": Field("projection", "features that the groups are made from", choices=ENCODERS),
+    "encoder.name": Field(
+        "auto", "features that the groups are made from; auto: clip for images, bert for text", choices=ENCODERS
+    ),
+    "encoder.checkpoint": Field(
+        "",
+        "clip, bert: folder or hub name of the weights (empty: openai/clip-vit-base-patch32, bert-base-uncased); "
+        "checkpoint: workdir of a finished run",
+    ),
+    "encoder.pooling": Field("mean", "bert: mean of the tokens, or the first, [CLS]", choices=POOLINGS),
+    "encoder.unit_length": Field(True, "clip: scale the features to length 1"),
     "encoder.seed": Field(0, "seed of the untrained network of 'projection'", low=0),
     "regroup.clustering": Field("kmeans", "how classes are split; none: not at all", choices=CLUSTERINGS),
     "regroup.rule": Field(
@@ -82,7 +96,9 @@ FIELDS: dict[str, Field] = {
         choices=("pseudo", "class"),
     ),
     **_duration("loss.drw_start", "deferred re-weighting: where it sets in (unset: off)"),
-    "model.name": Field("resnet34", "network", choices=STAGES),
+    "model.name": Field("resnet34", "network", choices=(*STAGES, "bert")),
+    "model.checkpoint": Field("", "bert: folder or hub name of the weights (empty: bert-base-uncased)"),
+    "model.dropout": Field(0.1, "bert: dropout of hidden states and attention", low=0, high=0.9),
     "model.stem": Field("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", choices=STEMS),
     "model.head": Field("auto", "auto: cosine for ldam, else linear", choices=("auto", *HEADS)),
     "model.width": Field(64, "channels of the first stage", low=1, high=1024),
@@ -94,7 +110,7 @@ FIELDS: dict[str, Field] = {
     "train.batch_size": Field(256, "rows a step", low=2),
     "train.optimizer": Field("sgd", "optimiser", choices=OPTIMIZERS),
     "train.lr": Field(0.01, "peak learning rate, decayed to 0 by a cosine", low=0, high=100),
-    "train.momentum": Field(0.9, "sgd: momentum", low=0, high=0.9999),
+    "train.momentum": Field(0.9, "sgd: momentum; adamw: beta1", low=0, high=0.9999),
     "train.weight_decay": Field(5e-4, "weight decay, of all parameters", low=0, high=1),
     **_duration("train.warmup", "linear warm-up (unset: none)"),
     "train.epoch_size": Field(
@@ -185,11 +201,12 @@ def validate(config: Config) -> None:
         raise UserError("config.regroup.rule=target needs config.regroup.threshold of at least 1, the rows aimed at")
 
 
-def duration(config: Config, name: str, *, total_steps: int, steps_per_epoch: int) -> int | None:
+def duration(
+    config: Config, name: str, *, total_steps: int, steps_per_epoch: int, whole_epochs: bool = False
+) -> int | None:
     """The duration called `name` (e.g. "train.eval") in steps, at least 1; None where it is unset.
 
-    Steps overrule epochs, and epochs a percentage; a percentage is rounded up to whole epochs where the
-    training is longer than one, so that a short run is not spent on evaluations.
+    Steps overrule epochs, and epochs a percentage, which is rounded up to whole epochs if so wished.
     """
     steps, epochs, percent = (value_of(config, f"{name}_{unit}") for unit in ("steps", "epochs", "percent"))
     if steps is not None:
@@ -197,8 +214,8 @@ def duration(config: Config, name: str, *, total_steps: int, steps_per_epoch: in
     if epochs is not None:
         return max(1, round(epochs * steps_per_epoch))
     if percent is not None:
-        whole_epochs = -(-int(percent / 100 * total_steps) // steps_per_epoch)
-        return max(1, whole_epochs) * steps_per_epoch
+        steps = int(percent / 100 * total_steps)
+        return max(1, -(-steps // steps_per_epoch)) * steps_per_epoch if whole_epochs else max(1, steps)
     return None
 
 

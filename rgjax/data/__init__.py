@@ -1,33 +1,33 @@
 """Data sets by name."""
 
 import importlib
+import inspect
 
 from rgjax.data.dataset import Dataset as Dataset
 from rgjax.data.splits import split
 
 # Each is a module of this package with a `load`; imported when asked for, as TFDS takes its time.
-SOURCES = ("digits", "ham10000", "cifar100")
+SOURCES = ("digits", "ham10000", "cifar100", "phrasebank")
 
 
 def load(
     name: str,
     *,
-    image_size: int,
-    manual_dir: str,
-    data_dir: str,
     split_kind: str,
     positive: str,
     seed: int,
     test_fraction: float,
     val_fraction: float,
+    **options,
 ) -> Dataset:
     """The data set `name`, split on its original labels, and then seen as `positive` against the rest if given.
 
-    `manual_dir` is where the user's download lies, `data_dir` where prepared data sets go (TFDS's if empty).
+    Of the `options` each source takes those that it needs: `manual_dir`, where the user's download lies, `data_dir`,
+    where prepared data sets go (TFDS's if empty), `image_size`, `agreement`.
     """
-    source = importlib.import_module(f"rgjax.data.{name}").load(
-        image_size=image_size, manual_dir=manual_dir, data_dir=data_dir
-    )
+    load_source = importlib.import_module(f"rgjax.data.{name}").load
+    taken = inspect.signature(load_source).parameters.keys() & options.keys()
+    source = load_source(**{option: options[option] for option in taken})
     train, val, test = split(source, split_kind, seed=seed, test_fraction=test_fraction, val_fraction=val_fraction)
     dataset = Dataset(
         name=name,

@@ -11,9 +11,9 @@ from rgjax.errors import unknown
 class Source:
     """All rows of a data set, before any split.
 
-    `inputs` uint8 [N, H, W, 3]; `labels` int32 [N]; rows of one of the `groups` [N] (a lesion) belong together;
-    `ids` [N] names each row; `official_test` bool [N], or None where there is no official test set;
-    `fingerprint` stands for the content.
+    `inputs` uint8 images [N, H, W, 3] or sentences [N]; `labels` int32 [N]; rows of one of the `groups` [N] (a
+    lesion, a sentence) belong together; `ids` [N] names each row; `official_test` bool [N], or None where there is
+    no official test set; `fingerprint` stands for the content.
     """
 
     inputs: np.ndarray
@@ -38,6 +38,11 @@ class Dataset:
     val: np.ndarray
     test: np.ndarray
     fingerprint: str
+
+    @property
+    def kind(self) -> str:
+        """What its rows are: "images" or "sentences"."""
+        return "sentences" if self.inputs.dtype.kind == "U" else "images"
 
     def one_vs_rest(self, positive: str) -> "Dataset":
         """The binary view: 1 for the class `positive`, 0 for the rest."""

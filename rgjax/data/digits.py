@@ -8,8 +8,8 @@ from rgjax.data.dataset import Source
 from rgjax.storage import digest
 
 
-def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source:
-    """Images uint8 [1797, S, S, 3] of ten classes, each its own group; the two folders are not needed."""
+def load(*, image_size: int) -> Source:
+    """Images uint8 [1797, S, S, 3] of ten classes, each its own group."""
     images, labels = load_digits(return_X_y=True)
     grey = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     size = (image_size, image_size)

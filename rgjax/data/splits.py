@@ -32,7 +32,7 @@ def split(source: Source, kind: str, *, seed: int, test_fraction: float, val_fra
     for c, name in enumerate(source.class_names):
         members = rng.permutation(np.flatnonzero((source.labels[first] == c) & ~held_out[first]))
         if len(members) < needed:
-            what = "groups" if kind == "grouped" else "images"
+            what = "groups" if kind == "grouped" else "rows"
             raise UserError(
                 f"class '{name}' has {len(members)} {what}: a split into {needed} parts needs {needed} or more"
             )

@@ -1,18 +1,21 @@
 """Encoders: what turns training inputs into the features that classes are clustered on."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
-from rgjax.encoders.projection import projection
 from rgjax.storage import cache_dir, cached_arrays, digest
 
-ENCODERS = {"projection": projection}
+
+class Encoder(NamedTuple):
+    """`encode` turns inputs [N, ...] into features [N, D] float32; `fingerprint` stands for weights and settings."""
+
+    fingerprint: str
+    encode: Callable[[np.ndarray], np.ndarray]
 
 
-def encode(name: str, inputs: np.ndarray, *, fingerprint: str, **settings) -> np.ndarray:
-    """Features [N, D] float32 of `inputs` [N, ...] by the encoder `name`, kept on disk by content.
-
-    `fingerprint` stands for the content of `inputs`; `settings` go to the encoder.
-    """
-    key = digest("features-v1", name, fingerprint, repr(sorted(settings.items())))
-    path = cache_dir() / "features" / f"{key}.npz"
-    return cached_arrays(path, lambda: {"features": ENCODERS[name](inputs, **settings)})["features"]
+def features(encoder: Encoder, inputs: np.ndarray, fingerprint: str) -> np.ndarray:
+    """Features [N, D] float32 of `inputs` [N, ...], whose content `fingerprint` stands for; kept on disk by content."""
+    path = cache_dir() / "features" / f"{digest('features-v2', encoder.fingerprint, fingerprint)}.npz"
+    return cached_arrays(path, lambda: {"features": encoder.encode(inputs)})["features"]

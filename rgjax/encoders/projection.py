@@ -1,44 +1,55 @@
 """Features of an untrained network: the paper's random projection (RP), an ablation of the pretrained encoders."""
 
+from collections.abc import Callable
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.data.augment import normalise
+from rgjax.batches import in_batches, over_devices
+from rgjax.data.augment import prepare_images
+from rgjax.encoders import Encoder
 from rgjax.models.resnet import ResNet
-from rgjax.progress import progress
+from rgjax.storage import digest
 
-_BATCH = 128
+_BATCH = 128  # a device
 
 
-def projection(inputs: np.ndarray, *, seed: int) -> np.ndarray:
-    """Penultimate activations [N, 512] float32 of a randomly initialised ResNet18 for uint8 images [N, H, W, 3].
+def projection(*, seed: int) -> Encoder:
+    """The encoder of uint8 images [N, H, W, 3] by a randomly initialised ResNet18: penultimate activations [N, 512].
 
     The convolutions stay as they were drawn; each normalisation takes its statistics from the first images,
     because without that the untrained network passes on little but overall brightness.
     """
-    graph, state = nnx.split(ResNet("resnet18", 1, rng=np.random.default_rng(seed)))
 
-    @jax.jit
-    def calibrate(state, images):
-        model = nnx.merge(graph, state, copy=True)
-        model.features(_prepared(images), train=True)
-        stats = nnx.state(model, nnx.BatchStat)
-        return jax.tree.map(_batch_statistic, stats, nnx.state(nnx.merge(graph, state), nnx.BatchStat))
+    def encode(images: np.ndarray) -> np.ndarray:
+        graph, state = nnx.split(ResNet("resnet18", 1, rng=np.random.default_rng(seed)))
 
-    @jax.jit
-    def encode(state, images):
-        return nnx.merge(graph, state, copy=True).features(_prepared(images))
+        @jax.jit
+        def calibrate(state, batch):
+            model = nnx.merge(graph, state, copy=True)
+            model.features(prepare_images(batch), train=True)
+            stats = nnx.state(model, nnx.BatchStat)
+            return jax.tree.map(_batch_statistic, stats, nnx.state(nnx.merge(graph, state), nnx.BatchStat))
 
-    batches = np.resize(np.arange(len(inputs)), -(-len(inputs) // _BATCH) * _BATCH).reshape(-1, _BATCH)
-    state = nnx.merge_state(state, calibrate(state, inputs[batches[0]]))
-    features = [np.asarray(encode(state, inputs[rows])) for rows in progress(batches, "encode", unit="batch")]
-    return np.concatenate(features)[: len(inputs)]
+        first = np.resize(np.arange(len(images)), _BATCH)
+        state = nnx.merge_state(state, calibrate(state, images[first]))
+        return encode_images(lambda state, x: nnx.merge(graph, state, copy=True).features(x), state, images)
+
+    return Encoder(digest("projection-v1", seed), encode)
 
 
-def _prepared(images):
-    return normalise(jnp.asarray(images).astype(jnp.float32))
+def encode_images(forward: Callable, params, images: np.ndarray) -> np.ndarray:
+    """`forward(params, normalised images) -> [B, D]` of all uint8 images [N, H, W, 3]: [N, D]."""
+    order = in_batches(np.arange(len(images)), _BATCH * jax.device_count())
+    found = over_devices(
+        lambda params, batch: forward(params, prepare_images(batch)),
+        params,
+        (images[rows] for rows in order),
+        what="encode",
+        total=len(order),
+    )
+    return found[: len(images)]
 
 
 def _batch_statistic(after, before):

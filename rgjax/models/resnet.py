@@ -70,5 +70,6 @@ class ResNet(nnx.Module):
             x = block(x, train)
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
-    def __call__(self, x, train: bool = False):
+    def __call__(self, x, *, train: bool = False, key=None):
+        """`key` is what networks with dropout need; this one has none."""
         return self.head(self.features(x, train))

@@ -20,4 +20,11 @@ def _sgd(lr, momentum, weight_decay):
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum), optax.scale_by_learning_rate(lr))
 
 
-OPTIMIZERS = {"sgd": _sgd}
+def _adamw(lr, momentum, weight_decay):
+    """Adam with decoupled decay (Loshchilov & Hutter 2019); `momentum` is its beta1."""
+    return optax.chain(
+        optax.scale_by_adam(b1=momentum), optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(lr)
+    )
+
+
+OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}

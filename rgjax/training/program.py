@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx, struct
 
 from rgjax.balance.samplers import epoch_rows
-from rgjax.data.augment import augment, normalise
 from rgjax.losses import weighted_mean
 from rgjax.training.optimizer import OPTIMIZERS, cosine_decay
 
@@ -26,10 +25,11 @@ class TrainState:
 
 
 class TrainData(NamedTuple):
-    """What training reads, on the device: `inputs` [M, H, W, 3] uint8 of the whole data set, the `rows` [N] of it
-    that are trained on, their (pseudo-)labels `labels` [N], and the sampler's `pool` [P] of positions in 0..N-1."""
+    """What training reads, on the device: `inputs` of the whole data set, an array [M, ...] or several of that length,
+    the `rows` [N] of it that are trained on, their (pseudo-)labels `labels` [N], and the sampler's `pool` [P] of
+    positions in 0..N-1."""
 
-    inputs: jax.Array
+    inputs: Any
     rows: jax.Array
     labels: jax.Array
     pool: jax.Array
@@ -46,8 +46,7 @@ class Hyper(NamedTuple):
     weight_decay: Any
     warmup_steps: Any
     total_steps: Any
-    flip: Any
-    rotation: Any
+    augmentation: dict[str, Any]
     loss: dict[str, Any]
     class_weights: Any
     drw_weights: Any
@@ -68,20 +67,28 @@ def init_state(model: nnx.Module, optimizer: str) -> tuple[nnx.GraphDef, TrainSt
     return graph, TrainState(params, batch_stats, opt_state, jnp.zeros((), jnp.int32))
 
 
+def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: int) -> jax.Array:
+    """Positions int32 [steps, batch_size] that the steps of `epoch` are trained on, with `key` the training's."""
+    epoch_key, _ = jax.random.split(key)
+    return epoch_rows(jax.random.fold_in(epoch_key, epoch), pool, steps * batch_size).reshape(steps, batch_size)
+
+
 def make_run_steps(
-    graph: nnx.GraphDef, loss: Callable, *, optimizer: str, batch_size: int, steps_per_epoch: int
+    graph: nnx.GraphDef, loss: Callable, prepare: Callable, *, optimizer: str, batch_size: int, steps_per_epoch: int
 ) -> jax.stages.Wrapped:
     """The jitted `(state, count, data, hyper, key) -> (state, Totals)` that trains for `count` steps of one epoch.
 
     All randomness is folded from `key` by epoch and by step, so neither an interruption nor another number
     of steps in a call changes a single bit. The number of steps is traced: any count runs the same program.
-    `loss(logits [B, K], labels [B], **hyper.loss) -> [B]`; the state is donated.
+    `prepare(inputs, key, **hyper.augmentation)` makes a batch of the data the network's input, and the network is
+    called as `(batch, train=True, key=key) -> logits [B, K]`. `loss(logits, labels [B], **hyper.loss) -> [B]`.
+    The state is donated.
     """
 
-    def gradients(state: TrainState, images, labels, hyper: Hyper):
+    def gradients(state: TrainState, batch, labels, hyper: Hyper, key):
         def objective(params):
             model = nnx.merge(graph, params, state.batch_stats, copy=True)
-            logits = model(images, train=True)
+            logits = model(batch, train=True, key=key)
             weights = jnp.where(state.step >= hyper.drw_start, hyper.drw_weights, hyper.class_weights)[labels]
             value = weighted_mean(loss(logits, labels, **hyper.loss), weights)
             return value, (logits, nnx.state(model, nnx.BatchStat))
@@ -90,8 +97,9 @@ def make_run_steps(
 
     def step(state: TrainState, rows, data: TrainData, hyper: Hyper, key):
         labels = data.labels[rows]
-        images = augment(jax.random.fold_in(key, state.step), data.inputs[data.rows[rows]], hyper.rotation, hyper.flip)
-        (value, (logits, batch_stats)), grads = gradients(state, normalise(images), labels, hyper)
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = prepare(take(data.inputs, data.rows[rows]), augment_key, **hyper.augmentation)
+        (value, (logits, batch_stats)), grads = gradients(state, batch, labels, hyper, dropout_key)
         rate = cosine_decay(state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps)
         tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -101,14 +109,13 @@ def make_run_steps(
 
     @partial(jax.jit, donate_argnums=0)
     def run_steps(state: TrainState, count, data: TrainData, hyper: Hyper, key):
-        epoch_key, step_key = jax.random.split(key)
         epoch, first = state.step // steps_per_epoch, state.step % steps_per_epoch
-        order = epoch_rows(jax.random.fold_in(epoch_key, epoch), data.pool, steps_per_epoch * batch_size)
+        order = draw_epoch(key, epoch, data.pool, steps_per_epoch, batch_size)
+        _, step_key = jax.random.split(key)
 
         def body(i, carry):
             state, totals = carry
-            rows = jax.lax.dynamic_slice_in_dim(order, (first + i) * batch_size, batch_size)
-            state, new = step(state, rows, data, hyper, step_key)
+            state, new = step(state, order[first + i], data, hyper, step_key)
             return state, jax.tree.map(jnp.add, totals, new)
 
         zero = Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
@@ -117,17 +124,35 @@ def make_run_steps(
     return run_steps
 
 
-def make_predict(graph: nnx.GraphDef, batch_size: int) -> Callable:
-    """`(params, batch_stats, inputs, rows [n]) -> logits [n, K]` float32 NumPy; the last batch is padded and cut."""
+def make_predict(graph: nnx.GraphDef, prepare: Callable) -> Callable:
+    """`(params, batch_stats, inputs, batches [n, B]) -> logits [n * B, K]` float32 NumPy."""
 
     @jax.jit
     def forward(params, batch_stats, inputs, rows):
         model = nnx.merge(graph, params, batch_stats, copy=True)
-        return model(normalise(inputs[rows].astype(jnp.float32)))
+        return model(prepare(take(inputs, rows)))
 
-    def predict(params, batch_stats, inputs, rows: np.ndarray) -> np.ndarray:
-        padded = np.resize(rows, -(-len(rows) // batch_size) * batch_size).reshape(-1, batch_size)
-        batches = [forward(params, batch_stats, inputs, batch) for batch in padded]
-        return np.concatenate([np.asarray(logits) for logits in batches])[: len(rows)]
+    def predict(params, batch_stats, inputs, batches: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.asarray(forward(params, batch_stats, inputs, rows)) for rows in batches])
 
     return predict
+
+
+def largest_batch(
+    sizes: np.ndarray, pool: np.ndarray, key: jax.Array, *, epochs: int, steps_per_epoch: int, batch_size: int
+) -> int:
+    """The largest sum of `sizes` [N] (tokens of the training rows, say) in any batch that a training will draw."""
+
+    @jax.jit
+    def largest(sizes, pool, key):
+        def of_epoch(epoch):
+            return sizes[draw_epoch(key, epoch, pool, steps_per_epoch, batch_size)].sum(axis=1).max()
+
+        return jax.lax.map(of_epoch, jnp.arange(epochs, dtype=jnp.int32)).max()
+
+    return int(largest(sizes, pool, key))
+
+
+def take(inputs, rows):
+    """The `rows` of an array or of each of several arrays."""
+    return jax.tree.map(lambda array: array[rows], inputs)

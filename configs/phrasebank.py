@@ -1,0 +1,25 @@
+"""Financial PhraseBank (Malo et al. 2014), three sentiments: the paper's Table 3, by fine-tuning BERT.
+
+python -m rgjax.main --config=configs/phrasebank.py[:METHOD] [--config.data.manual_dir=DOWNLOAD]
+
+The paper is silent on how it fine-tunes; these are the settings of the BERT paper's own fine-tuning.
+"""
+
+from rgjax.config import method_config
+
+
+def get_config(method: str = "rg"):
+    return method_config(
+        method,
+        {
+            "data.name": "phrasebank",
+            "data.split": "grouped",  # by sentence: a few come twice
+            "model.name": "bert",
+            "train.optimizer": "adamw",
+            "train.lr": 2e-5,
+            "train.weight_decay": 0.01,
+            "train.batch_size": 32,
+            "train.epochs": 4,
+            "train.warmup_percent": 10.0,
+        },
+    )

@@ -1,0 +1,100 @@
+"""Financial PhraseBank: sentences of financial news, judged neutral, positive or negative (Malo et al. 2014)."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from rgjax.data.dataset import Source
+from rgjax.errors import UserError, unknown
+from rgjax.storage import digest
+
+CLASSES = ("neutral", "positive", "negative")
+AGREEMENTS = {
+    "50agree": "Sentences_50Agree.txt",
+    "66agree": "Sentences_66Agree.txt",
+    "75agree": "Sentences_75Agree.txt",
+    "allagree": "Sentences_AllAgree.txt",
+}
+_REPOSITORY, _ARCHIVE = "takala/financial_phrasebank", "data/FinancialPhraseBank-v1.0.zip"
+_FOLDER = "FinancialPhraseBank-v1.0"
+_WAY_OUT = (
+    f"get {Path(_ARCHIVE).name} from huggingface.co/datasets/{_REPOSITORY} and give the folder that it or its "
+    "unpacked files lie in by --config.data.manual_dir=FOLDER"
+)
+
+
+def load(*, agreement: str = "50agree", manual_dir: str = "") -> Source:
+    """The sentences on whose label at least half (66 %, 75 %, all) of the annotators agree, by the file in
+    `manual_dir` or the hub's archive. Equal sentences are one group. Raises UserError for what cannot be read."""
+    content, where = _content(AGREEMENTS[agreement], manual_dir)
+    sentences, names = parse(content, where)
+    inputs = np.array(sentences)
+    labels = np.array([CLASSES.index(name) for name in names], np.int32)
+    return Source(
+        inputs=inputs,
+        labels=labels,
+        class_names=CLASSES,
+        groups=inputs,
+        ids=np.arange(len(labels)).astype(str),
+        official_test=None,
+        fingerprint=digest(inputs, labels),
+    )
+
+
+def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
+    """Sentences and labels of lines `SENTENCE@LABEL`; UTF-8, or Latin-1 as the original. Blank lines are skipped."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    sentences, labels = [], []
+    for row, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        if "\0" in line:
+            raise UserError(f"{where}, row {row}: this is no text in UTF-8 or Latin-1")
+        sentence, separator, label = (part.strip() for part in line.rpartition("@"))
+        if not separator:
+            raise UserError(f"{where}, row {row}: there is no '@' before a label")
+        if label not in CLASSES:
+            raise unknown(f"label in {where}, row {row}:", label, CLASSES)
+        if not sentence:
+            raise UserError(f"{where}, row {row}: the sentence is empty")
+        sentences.append(sentence)
+        labels.append(label)
+    if not sentences:
+        raise UserError(f"{where} holds no sentences")
+    return sentences, labels
+
+
+def _content(name: str, manual_dir: str) -> tuple[bytes, str]:
+    if not manual_dir:
+        return _from_archive(_download(), name)
+    folder = Path(manual_dir).expanduser()
+    for path in (folder / name, folder / _FOLDER / name):
+        if path.is_file():
+            return path.read_bytes(), str(path)
+    archive = folder / Path(_ARCHIVE).name
+    if archive.is_file():
+        return _from_archive(archive, name)
+    raise UserError(f"Financial PhraseBank: {folder} has neither {name} nor {archive.name}; {_WAY_OUT}")
+
+
+def _from_archive(archive: Path, name: str) -> tuple[bytes, str]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive.read_bytes())) as files:
+            return files.read(f"{_FOLDER}/{name}"), f"{archive}:{name}"
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise UserError(f"{archive} cannot be read ({error}); {_WAY_OUT}") from error
+
+
+def _download() -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(_REPOSITORY, _ARCHIVE, repo_type="dataset"))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UserError(f"Financial PhraseBank cannot be downloaded ({type(error).__name__}); {_WAY_OUT}") from error

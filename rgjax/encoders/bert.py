@@ -1,0 +1,55 @@
+"""Sentence features of BERT (Devlin et al. 2019)."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rgjax.batches import in_batches, over_devices
+from rgjax.encoders import Encoder
+from rgjax.models.pretrained import Checkpoint, report_unused
+from rgjax.models.tokenizer import Tokens, tokenise
+from rgjax.models.transformer import Bert, bert_config, first_tokens, mean_tokens, pack
+from rgjax.storage import digest
+
+DEFAULT = "bert-base-uncased"
+POOLINGS = {"mean": mean_tokens, "cls": first_tokens}
+_BATCH = 32  # a device
+_BUCKET = 16  # tokens
+
+
+def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int, say: Callable[[str], None]) -> Encoder:
+    """The encoder of sentences [N] by a BERT checkpoint, in float32."""
+    config = bert_config(checkpoint)
+
+    def encode(sentences: np.ndarray) -> np.ndarray:
+        tensors = checkpoint.tensors()
+        graph, params = nnx.split(Bert(tensors, config))
+        report_unused(tensors, checkpoint.name, say)
+
+        def forward(params, packed):
+            return POOLINGS[pooling](nnx.merge(graph, params)(packed), packed)
+
+        return encode_tokens(forward, params, tokenise(checkpoint, config, sentences, max_length))
+
+    return Encoder(digest("bert-v1", checkpoint.fingerprint(), pooling, max_length), encode)
+
+
+def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int = _BUCKET) -> np.ndarray:
+    """`forward(params, Packed) -> [B, D]` of all sentences [N, D] float32; those of like length go together, padded
+    to a multiple of `bucket` tokens."""
+    order = in_batches(np.argsort(tokens.lengths, kind="stable"), _BATCH * jax.device_count())
+    longest = tokens.ids.shape[1]
+
+    def batch(rows):
+        width = min(longest, -(-int(tokens.lengths[rows].max()) // bucket) * bucket)
+        return Tokens(tokens.ids[rows, :width], tokens.lengths[rows])
+
+    def packed(params, batch):
+        return forward(params, pack(batch.ids, batch.lengths, batch.ids.size))
+
+    found = over_devices(packed, params, map(batch, order), what="encode", total=len(order))
+    features = np.empty((len(tokens.lengths), found.shape[1]), np.float32)
+    features[order.ravel()] = found
+    return features

@@ -1,0 +1,53 @@
+"""Image embeddings of CLIP (Radford et al. 2021), preprocessed as its authors do."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from rgjax.batches import in_batches, over_devices
+from rgjax.encoders import Encoder
+from rgjax.models.pretrained import Checkpoint, report_unused
+from rgjax.models.transformer import ClipVision, clip_config
+from rgjax.storage import digest
+
+DEFAULT = "openai/clip-vit-base-patch32"
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_BATCH = 64  # a device
+
+
+def clip(checkpoint: Checkpoint, *, unit_length: bool, say: Callable[[str], None]) -> Encoder:
+    """The encoder of uint8 images [N, H, W, 3] by a CLIP checkpoint: float32, of length 1 if so wished."""
+    config = clip_config(checkpoint)
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        tensors = checkpoint.tensors()
+        graph, params = nnx.split(ClipVision(tensors, config))
+        report_unused(tensors, checkpoint.name, say)
+
+        def forward(params, batch):
+            mean, std = (jnp.array(v, jnp.float32).reshape(1, 1, 1, 3) for v in (_MEAN, _STD))
+            embeddings = nnx.merge(graph, params)((batch.astype(jnp.float32) / 255 - mean) / std)
+            return embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True) if unit_length else embeddings
+
+        order = in_batches(np.arange(len(images)), _BATCH * jax.device_count())
+        batches = (preprocess(images[rows], config["image_size"]) for rows in order)
+        return over_devices(forward, params, batches, what="encode", total=len(order))[: len(images)]
+
+    return Encoder(digest("clip-v1", checkpoint.fingerprint(), unit_length), encode)
+
+
+def preprocess(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [N, size, size, 3] as CLIPImageProcessor makes them with Pillow: the shorter side to `size` (bicubic),
+    the centre cut out. On the host, where Pillow's rounding is exact; it costs less than a tenth of the network."""
+    height, width = images.shape[1:3]
+    short = min(height, width)
+    new_height, new_width = size * height // short, size * width // short
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    box = np.s_[top : top + size, left : left + size]
+    resized = (Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC) for image in images)
+    return np.stack([np.asarray(image)[box] for image in resized])

@@ -1,0 +1,214 @@
+"""Pretrained checkpoints in Hugging Face form, from a folder or the hub: read without torch, pickle or remote code.
+
+Weights come as safetensors (one file or sharded) or flax_model.msgpack, under torch's names and in torch's layout.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rgjax.errors import UserError, first_few
+
+_SAFETENSORS, _MSGPACK = "model.safetensors", "flax_model.msgpack"
+_INDEX = f"{_SAFETENSORS}.index.json"
+
+
+class Tensors:
+    """A view of a checkpoint's tensors below some prefix; what is taken must be there, in the expected shape.
+
+    A view of several layers (`layers`) gives each tensor of all of them stacked along a new first axis.
+    """
+
+    def __init__(self, readers: dict[str, Callable[[], np.ndarray]], source: Path, prefixes: Sequence[str] = ("",)):
+        self._readers, self._source, self._prefixes, self._stacked = readers, source, prefixes, False
+        self._taken: set[str] = set()
+
+    def at(self, name: str) -> "Tensors":
+        return self._view([f"{prefix}{name}." for prefix in self._prefixes], self._stacked)
+
+    def layers(self, name: str, count: int) -> "Tensors":
+        (prefix,) = self._prefixes
+        return self._view([f"{prefix}{name}.{i}." for i in range(count)], True)
+
+    def below(self, name: str) -> "Tensors":
+        """The view whose `name` is in the checkpoint, under whatever prefix (`bert.`, `vision_model.`, none)."""
+        found = [key.removesuffix(name) for key in self._readers if key.endswith(name)]
+        return self._view([min(found, key=len, default="")], False)
+
+    def has(self, name: str) -> bool:
+        return f"{self._prefixes[0]}{name}" in self._readers
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor `name` as float32 [*shape], with the layers in front where there are several."""
+        arrays = [self._read(prefix + name, shape) for prefix in self._prefixes]
+        return np.stack(arrays) if self._stacked else arrays[0]
+
+    def unused(self) -> list[str]:
+        """The names of the tensors that nothing has taken; position_ids is a mere count that old versions saved."""
+        return sorted(name for name in self._readers.keys() - self._taken if not name.endswith("position_ids"))
+
+    def _view(self, prefixes, stacked):
+        view = Tensors(self._readers, self._source, prefixes)
+        view._stacked, view._taken = stacked, self._taken
+        return view
+
+    def _read(self, name, shape):
+        if name not in self._readers:
+            raise UserError(f"{self._source}: tensor '{name}' is missing; it is there in no form that is known")
+        array = self._readers[name]()
+        if array.shape != shape:
+            raise UserError(f"{self._source}: tensor '{name}' has shape {array.shape}, but config.json says {shape}")
+        self._taken.add(name)
+        return array.astype(np.float32)
+
+
+class Checkpoint:
+    """A checkpoint by the name of a folder or of a hub repository; files are fetched when they are asked for.
+
+    `ways_out` ends the error message for one that cannot be had.
+    """
+
+    def __init__(self, name: str, *, ways_out: str):
+        self.name, self._ways_out = name, ways_out
+        folder = Path(name).expanduser()
+        self._folder = folder if folder.is_dir() else None
+        if self._folder is None and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+            raise UserError(f"checkpoint: there is no folder {name}: give {ways_out}")
+
+    def file(self, name: str) -> Path | None:
+        """The local path of one of its files; None where it has no such file."""
+        if self._folder is not None:
+            path = self._folder / name
+            return path if path.is_file() else None
+        # Imported here: the hub's client takes half a second, and a folder does not need it.
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(hf_hub_download(self.name, name))
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                return None
+            raise UserError(
+                f"checkpoint '{self.name}' is no folder here, and the Hugging Face hub does not give it "
+                f"({type(error).__name__}): give {self._ways_out}"
+            ) from error
+
+    def required(self, name: str) -> Path:
+        path = self.file(name)
+        if path is None:
+            raise UserError(f"checkpoint {self.name} has no {name}: give {self._ways_out}")
+        return path
+
+    def json(self, name: str) -> dict[str, Any]:
+        path = self.required(name)
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{path} is not a JSON object")
+        return value
+
+    def weight_files(self) -> list[Path]:
+        if path := self.file(_SAFETENSORS):
+            return [path]
+        if self.file(_INDEX):
+            shards = self.json(_INDEX).get("weight_map")
+            if not isinstance(shards, dict) or not all(_plain(name) for name in shards.values()):
+                raise UserError(f"{self.required(_INDEX)} has no weight_map of file names")
+            return [self.required(name) for name in sorted(set(shards.values()))]
+        if path := self.file(_MSGPACK):
+            return [path]
+        raise UserError(
+            f"checkpoint {self.name} has no weights ({_SAFETENSORS}, {_INDEX} or {_MSGPACK}; "
+            f"pytorch_model.bin is a pickle and is not read): give {self._ways_out}"
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights and the config."""
+        sha = hashlib.sha256()
+        for path in [self.required("config.json"), *self.weight_files()]:
+            with open(path, "rb") as file:
+                sha.update(hashlib.file_digest(file, "sha256").digest())
+        return sha.hexdigest()[:16]
+
+    def tensors(self) -> Tensors:
+        readers: dict[str, Callable[[], np.ndarray]] = {}
+        files = self.weight_files()
+        for path in files:
+            read = _read_msgpack if path.suffix == ".msgpack" else _read_safetensors
+            readers |= {_modern(name): reader for name, reader in read(path).items()}
+        return Tensors(readers, files[0])
+
+
+def settings(values: dict[str, Any], defaults: dict[str, Any], source: str) -> dict[str, Any]:
+    """The values of a config.json for the keys of `defaults`, which stand in for what it leaves out.
+
+    Raises UserError for a value of another type than its default's, and for a number that is not positive.
+    """
+    found = {name: values.get(name, default) for name, default in defaults.items()}
+    for name, value in found.items():
+        kind = (int, float) if isinstance(defaults[name], float) else type(defaults[name])
+        if not isinstance(value, kind) or isinstance(value, bool) or (not isinstance(value, str) and not value > 0):
+            raise UserError(f"checkpoint {source}: config.json has {name}={value!r}")
+    return found
+
+
+def _plain(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).name == name
+
+
+def _modern(name: str) -> str:
+    """Old BERT checkpoints, bert-base-uncased among them, say gamma and beta."""
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_OLD_NAMES[m[1]]}", name)
+
+
+_OLD_NAMES = {"gamma": "weight", "beta": "bias"}
+
+
+def _read_safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+    # "flax" would make device arrays; "numpy" reads bfloat16 too once jax has registered it.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file = safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged, download it again: {error}") from error
+
+    def reader(name):
+        return lambda: file.get_tensor(name)
+
+    return {name: reader(name) for name in file.keys()}  # noqa: SIM118 (no mapping, though it has keys)
+
+
+def _read_msgpack(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+    """Tensors of a Flax checkpoint under torch's names; its kernels are transposed."""
+    from flax import serialization, traverse_util
+
+    try:
+        tree = serialization.msgpack_restore(path.read_bytes())
+        flat = traverse_util.flatten_dict(tree, sep=".")
+    except Exception as error:  # msgpack raises whatever the damage leads it to
+        raise UserError(f"{path} is damaged, download it again: {type(error).__name__}") from error
+    readers: dict[str, Callable[[], np.ndarray]] = {}
+    for name, value in flat.items():
+        if not isinstance(value, np.ndarray):
+            raise UserError(f"{path}: '{name}' is no tensor")
+        parent, _, leaf = name.rpartition(".")
+        array = value
+        if leaf == "kernel":
+            array = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+        leaf = "weight" if leaf in ("kernel", "scale", "embedding") else leaf
+        readers[f"{parent}.{leaf}" if parent else leaf] = lambda array=array: array
+    return readers
+
+
+def report_unused(tensors: Tensors, name: str, say: Callable[[str], None]) -> None:
+    if unused := tensors.unused():
+        say(f"{name}: {len(unused)} tensors are not used: {first_few(unused)}")

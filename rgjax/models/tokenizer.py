@@ -1,0 +1,59 @@
+"""Sentences to word-piece tokens, by the tokenizer that comes with a checkpoint."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rgjax.errors import UserError
+from rgjax.models.pretrained import Checkpoint
+
+
+class Tokens(NamedTuple):
+    """Sentences as token numbers `ids` int32 [N, T], padded by 0 at the right of their `lengths` int32 [N]."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+
+def tokenise(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarray, max_length: int) -> Tokens:
+    """Tokens of all sentences, [CLS] and [SEP] included, cut at `max_length`; T is the longest of them.
+
+    Reads tokenizer.json, else vocab.txt. Raises UserError where the tokens do not fit the checkpoint's `config`.
+    """
+    if max_length > config["max_position_embeddings"]:
+        raise UserError(
+            f"config.data.max_length={max_length} is more than the {config['max_position_embeddings']} tokens of "
+            f"checkpoint {checkpoint.name}: lower it"
+        )
+    tokenizer = _load(checkpoint)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(sentences.tolist())]
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ids = np.zeros((len(rows), lengths.max()), np.int32)
+    ids[np.arange(ids.shape[1])[None] < lengths[:, None]] = np.concatenate(rows)
+    if ids.max() >= config["vocab_size"]:
+        raise UserError(
+            f"checkpoint {checkpoint.name}: its tokenizer gives token {ids.max()}, but its config.json has only "
+            f"{config['vocab_size']}"
+        )
+    return Tokens(ids, lengths)
+
+
+def _load(checkpoint: Checkpoint):
+    from tokenizers import Tokenizer
+    from tokenizers.implementations import BertWordPieceTokenizer
+
+    path = checkpoint.file("tokenizer.json")
+    try:
+        if path is not None:
+            return Tokenizer.from_file(str(path))
+        path = checkpoint.required("vocab.txt")
+        lowercase = True
+        if checkpoint.file("tokenizer_config.json"):
+            lowercase = bool(checkpoint.json("tokenizer_config.json").get("do_lower_case", True))
+        return BertWordPieceTokenizer(str(path), lowercase=lowercase)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path} is no tokenizer: {error}") from error

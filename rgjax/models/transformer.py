@@ -1,0 +1,399 @@
+"""One transformer encoder for two families: BERT (Devlin et al. 2019) and CLIP's vision tower (Radford et al. 2021).
+
+Modules are built from a checkpoint's tensors by their Hugging Face names, so the constructors are the key map.
+All layers of an encoder are stacked along a first axis and scanned: a third of the leaves and half of the compile
+time of twelve layers in a row. Parameters are float32; `dtype` is what is computed in.
+
+Text is packed: tokens of a batch stand in one row [P, D] without padding, and only attention sees the sentences.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rgjax.errors import UserError, unknown
+from rgjax.models.layers import HEADS
+from rgjax.models.pretrained import Checkpoint, Tensors, settings
+from rgjax.models.tokenizer import Tokens
+
+
+class Packed(NamedTuple):
+    """A batch of B sentences of up to T tokens as one row of P tokens: `ids` [P] and `positions` [P] of the tokens,
+    `slots` [B, T] the place of each in the row, `places` [P] its place in the flat [B * T]. Places out of range
+    stand for padding, at either side. `lengths` [B] int32, all at least 1."""
+
+    ids: jax.Array
+    positions: jax.Array
+    slots: jax.Array
+    places: jax.Array
+    lengths: jax.Array
+
+
+def pack(ids: jax.Array, lengths: jax.Array, budget: int) -> Packed:
+    """Pack right-padded sentences `ids` [B, T] with `lengths` [B] into `budget` tokens; they must not have more."""
+    batch, longest = ids.shape
+    ends = jnp.cumsum(lengths)
+    within = jnp.arange(longest, dtype=jnp.int32)[None]
+    slots = jnp.where(within < lengths[:, None], (ends - lengths)[:, None] + within, budget)
+    token = jnp.arange(budget, dtype=jnp.int32)
+    sentence = jnp.minimum(jnp.searchsorted(ends, token, side="right").astype(jnp.int32), batch - 1)
+    positions = jnp.minimum(token - (ends - lengths)[sentence], longest - 1)
+    places = jnp.where(token < ends[-1], sentence * longest + positions, batch * longest)
+    return Packed(_rows(ids.reshape(-1, 1), places, slots)[:, 0], positions, slots, places, lengths)
+
+
+def prepare_tokens(tokens: Tokens, key=None, *, budget: int) -> Packed:
+    """The network's input from a batch of padded sentences. Text is not augmented: the key is not used."""
+    return pack(tokens.ids, tokens.lengths, budget)
+
+
+@jax.custom_vjp
+def _rows(x, index, inverse):
+    """`x[index]` for x [N, D], zero out of range; `inverse` [N] says where each row of x goes, so that the gradient
+    is a gather too: scattering takes longer than the attention itself on a CPU."""
+    return x.at[index.reshape(-1)].get(mode="fill", fill_value=0)
+
+
+def _rows_forward(x, index, inverse):
+    return _rows(x, index, inverse), (index, inverse)
+
+
+def _rows_backward(saved, dy):
+    index, inverse = saved
+    return _rows(dy, inverse, index), None, None
+
+
+_rows.defvjp(_rows_forward, _rows_backward)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What config.json says of an encoder."""
+
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    activation: str
+    epsilon: float
+
+
+_ACTIVATIONS = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+}
+
+# Names within a layer: query, key, value, output; norm after or before attention; the two of the MLP; its norm.
+_BERT_LAYER = (
+    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    ("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+)
+_CLIP_LAYER = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+    ("layer_norm1", "mlp.fc1", "mlp.fc2", "layer_norm2"),
+)
+
+
+class Dense(nnx.Module):
+    """`x W + b`; several names make one product with their outputs side by side."""
+
+    def __init__(self, tensors: Tensors, names: tuple[str, ...], width: int, outputs: int, *, bias: bool = True):
+        kernels = [np.swapaxes(tensors.take(f"{name}.weight", (outputs, width)), -1, -2) for name in names]
+        self.kernel = nnx.Param(jnp.asarray(np.concatenate(kernels, axis=-1)))
+        biases = [tensors.take(f"{name}.bias", (outputs,)) for name in names if bias]
+        self.bias = nnx.Param(jnp.asarray(np.concatenate(biases, axis=-1))) if bias else None
+
+    def __call__(self, x):
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + _as_row(self.bias[...].astype(x.dtype), y)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation in float32, by the two-pass variance."""
+
+    def __init__(self, tensors: Tensors, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.asarray(tensors.take("weight", (width,))))
+        self.bias = nnx.Param(jnp.asarray(tensors.take("bias", (width,))))
+        self.epsilon = epsilon
+
+    def __call__(self, x):
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (y * _as_row(self.scale[...], y) + _as_row(self.bias[...], y)).astype(x.dtype)
+
+
+class Layers(nnx.Module):
+    """All encoder layers; post-LN with BERT's names, pre-LN with CLIP's."""
+
+    def __init__(self, tensors: Tensors, shape: Shape, *, pre_norm: bool, dropout: float = 0.0):
+        (query, key, value, output), (norm1, mlp1, mlp2, norm2) = _CLIP_LAYER if pre_norm else _BERT_LAYER
+        self.qkv = Dense(tensors, (query, key, value), shape.width, shape.width)
+        self.output = Dense(tensors, (output,), shape.width, shape.width)
+        self.norm1 = LayerNorm(tensors.at(norm1), shape.width, shape.epsilon)
+        self.mlp1 = Dense(tensors, (mlp1,), shape.width, shape.inner)
+        self.mlp2 = Dense(tensors, (mlp2,), shape.inner, shape.width)
+        self.norm2 = LayerNorm(tensors.at(norm2), shape.width, shape.epsilon)
+        self.shape, self.pre_norm, self.dropout = shape, pre_norm, dropout
+
+    def __call__(self, x, packed: Packed | None = None, key=None):
+        """`x` [P, D] of `packed`, or [B, T, D]; a `key` switches dropout on."""
+        graph, stacked = nnx.split(self)
+        keys = None if key is None else jax.random.split(key, self.shape.layers)
+
+        def layer(x, scanned):
+            params, key = scanned
+            return nnx.merge(graph, params)._layer(x, packed, key), None
+
+        return jax.lax.scan(layer, x, (stacked, keys))[0]
+
+    def _layer(self, x, packed, key):
+        keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
+        activation = _ACTIVATIONS[self.shape.activation]
+        if self.pre_norm:
+            x = x + self._attend(self.norm1(x), packed, keys[0])
+            return x + self.mlp2(activation(self.mlp1(self.norm2(x))))
+        x = self.norm1(x + dropout(self._attend(x, packed, keys[0]), self.dropout, keys[1]))
+        return self.norm2(x + dropout(self.mlp2(activation(self.mlp1(x))), self.dropout, keys[2]))
+
+    def _attend(self, x, packed, key):
+        qkv = self.qkv(x)
+        if packed is not None:
+            qkv = _rows(qkv, packed.slots, packed.places).reshape(*packed.slots.shape, -1)
+        batch, longest, _ = qkv.shape
+        query, keys, values = jnp.moveaxis(qkv.reshape(batch, longest, 3, self.shape.heads, -1), 2, 0)
+        lengths = None if packed is None else packed.lengths
+        y = attention(query, keys, values, lengths, self.dropout, key).reshape(batch, longest, -1)
+        if packed is not None:
+            y = _rows(y.reshape(batch * longest, -1), packed.places, packed.slots)
+        return self.output(y)
+
+
+def attention(query, key, value, lengths, rate: float, dropout_key):
+    """Scaled dot-product attention of [B, T, heads, d], each sentence within its length [B] (None: all of T).
+
+    Without dropout it is JAX's own, which a GPU runs as one cuDNN kernel in bfloat16; JAX's has no dropout.
+    """
+    if dropout_key is None or not rate:
+        # cuDNN takes 16-bit floats alone, and refuses the gradient of an odd number of tokens.
+        allowed = query.dtype == jnp.bfloat16 and query.shape[1] % 2 == 0 and query.shape[3] % 8 == 0
+        implementation = "cudnn" if allowed and jax.default_backend() == "gpu" else "xla"
+        return jax.nn.dot_product_attention(
+            query, key, value, key_value_seq_lengths=lengths, implementation=implementation
+        )
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * query.shape[3] ** -0.5
+    if lengths is not None:
+        inside = jnp.arange(key.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
+        scores = jnp.where(inside[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    weights = dropout(jax.nn.softmax(scores), rate, dropout_key).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def dropout(x, rate: float, key):
+    """Inverted dropout, its rate rounded to 1/256; nothing is dropped without a key.
+
+    Four elements share a random word: a word each takes twenty times longer on a CPU, a quarter of the whole step.
+    """
+    dropped = round(rate * 256)
+    if key is None or not dropped:
+        return x
+    words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
+    bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
+    return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), jnp.zeros((), x.dtype))
+
+
+class Bert(nnx.Module):
+    """BERT's embeddings and layers: Packed -> hidden states [P, D] in `dtype`."""
+
+    def __init__(self, tensors: Tensors, config: dict[str, Any], *, dropout: float = 0.0, dtype=jnp.float32):
+        shape, width = _shape(config), config["hidden_size"]
+        tensors = tensors.below("embeddings.word_embeddings.weight")
+        table = tensors.at("embeddings")
+        self.words = nnx.Param(jnp.asarray(table.take("word_embeddings.weight", (config["vocab_size"], width))))
+        positions = table.take("position_embeddings.weight", (config["max_position_embeddings"], width))
+        types = table.take("token_type_embeddings.weight", (config["type_vocab_size"], width))
+        # All tokens are of the first type: its embedding belongs to every position.
+        self.positions = nnx.Param(jnp.asarray(positions + types[0]))
+        self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
+        self.layers = Layers(tensors.layers("encoder.layer", shape.layers), shape, pre_norm=False, dropout=dropout)
+        self.dropout, self.dtype = dropout, dtype
+
+    def __call__(self, packed: Packed, key=None):
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        x = self.norm(self.words[packed.ids] + self.positions[packed.positions])
+        return self.layers(dropout(x.astype(self.dtype), self.dropout, keys[0]), packed, keys[1])
+
+
+def first_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
+    """Hidden states [B, D] of each sentence's first token, [CLS]."""
+    return hidden[packed.slots[:, 0]]
+
+
+def mean_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
+    """Mean hidden state [B, D] of each sentence's tokens, [CLS] and [SEP] included, in float32."""
+    sentences = _rows(hidden, packed.slots, packed.places).reshape(*packed.slots.shape, -1).astype(jnp.float32)
+    return sentences.sum(axis=1) / packed.lengths[:, None].astype(jnp.float32)
+
+
+class BertClassifier(nnx.Module):
+    """BERT with its pooler and a fresh head: Packed -> logits [B, classes] in float32.
+
+    A checkpoint without a pooler gets a fresh one (normal, 0.02), as Hugging Face's sequence classifier has it.
+    """
+
+    def __init__(
+        self,
+        tensors: Tensors,
+        config: dict[str, Any],
+        classes: int,
+        *,
+        head: str = "linear",
+        dropout: float = 0.1,
+        dtype=jnp.float32,
+        rng: np.random.Generator,
+    ):
+        self.bert = Bert(tensors, config, dropout=dropout, dtype=dtype)
+        width, tensors = config["hidden_size"], tensors.below("embeddings.word_embeddings.weight")
+        if tensors.has("pooler.dense.weight"):
+            kernel = tensors.take("pooler.dense.weight", (width, width)).T
+            bias = tensors.take("pooler.dense.bias", (width,))
+        else:
+            kernel = 0.02 * rng.standard_normal((width, width), np.float32)
+            bias = np.zeros(width, np.float32)
+        self.pooler_kernel, self.pooler_bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.asarray(bias))
+        self.head = HEADS[head](width, classes, rng=rng)
+        self.dropout = dropout
+
+    def features(self, packed: Packed, *, key=None):
+        """The pooled [CLS] state [B, D] that the head sees, in float32."""
+        first = first_tokens(self.bert(packed, key), packed).astype(jnp.float32)
+        return jnp.tanh(first @ self.pooler_kernel[...] + self.pooler_bias[...][None])
+
+    def __call__(self, packed: Packed, *, train: bool = False, key=None):
+        keys = tuple(jax.random.split(key)) if train else (None, None)
+        return self.head(dropout(self.features(packed, key=keys[0]), self.dropout, keys[1]))
+
+
+class ClipVision(nnx.Module):
+    """CLIP's vision transformer: images [B, S, S, 3], normalised -> embeddings [B, projection] in float32.
+
+    Without a projection in the checkpoint the embedding is the pooled state itself.
+    """
+
+    def __init__(self, tensors: Tensors, config: dict[str, Any], *, dtype=jnp.float32):
+        shape, width, patch = _shape(config), config["hidden_size"], config["patch_size"]
+        tower = tensors.below("embeddings.class_embedding")
+        table = tower.at("embeddings")
+        self.cls = nnx.Param(jnp.asarray(table.take("class_embedding", (width,))))
+        kernel = table.take("patch_embedding.weight", (width, 3, patch, patch)).transpose(2, 3, 1, 0)
+        self.patches = nnx.Param(jnp.asarray(kernel.reshape(-1, width)))
+        count = (config["image_size"] // patch) ** 2 + 1
+        self.positions = nnx.Param(jnp.asarray(table.take("position_embedding.weight", (count, width))))
+        self.norm_before = LayerNorm(tower.at("pre_layrnorm"), width, shape.epsilon)  # the checkpoints' own spelling
+        self.layers = Layers(tower.layers("encoder.layers", shape.layers), shape, pre_norm=True)
+        self.norm_after = LayerNorm(tower.at("post_layernorm"), width, shape.epsilon)
+        top = tensors.below("visual_projection.weight")
+        self.projection = (
+            Dense(top, ("visual_projection",), width, config["projection_dim"], bias=False)
+            if top.has("visual_projection.weight")
+            else None
+        )
+        self.patch, self.dtype = patch, dtype
+
+    def hidden(self, images):
+        """Hidden states [B, 1 + patches, D] of the last layer, the class token first."""
+        batch, height, width, channels = images.shape
+        grid = images.reshape(batch, height // self.patch, self.patch, width // self.patch, self.patch, channels)
+        patches = grid.swapaxes(2, 3).reshape(batch, -1, self.patches.shape[0]).astype(self.dtype)
+        patches = patches @ self.patches[...].astype(self.dtype)
+        cls = jnp.broadcast_to(self.cls[...].astype(self.dtype), (batch, 1, patches.shape[2]))
+        x = jnp.concatenate([cls, patches], axis=1) + self.positions[...].astype(self.dtype)[None]
+        return self.layers(self.norm_before(x))
+
+    def __call__(self, images):
+        pooled = self.norm_after(self.hidden(images)[:, 0].astype(jnp.float32))
+        return pooled if self.projection is None else self.projection(pooled)
+
+
+def _as_row(values, x):
+    return values.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+_BERT_DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+}
+_CLIP_DEFAULTS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "image_size": 224,
+    "patch_size": 32,
+    "projection_dim": 512,
+}
+
+
+def bert_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of a BERT checkpoint. Raises UserError for one of another architecture."""
+    values = checkpoint.json("config.json")
+    if values.get("model_type") != "bert" or values.get("position_embedding_type", "absolute") != "absolute":
+        raise _other_architecture(checkpoint, values, "BERT (model_type bert, absolute positions)")
+    return _checked(settings(values, _BERT_DEFAULTS, checkpoint.name), checkpoint)
+
+
+def clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of a CLIP checkpoint's vision tower. Raises UserError for one of another architecture."""
+    values = checkpoint.json("config.json")
+    if values.get("model_type") not in ("clip", "clip_vision_model"):
+        raise _other_architecture(checkpoint, values, "CLIP (model_type clip or clip_vision_model)")
+    vision = values.get("vision_config")
+    if isinstance(vision, dict):
+        values = {**vision, **{k: values[k] for k in ("projection_dim",) if k in values}}
+    config = _checked(settings(values, _CLIP_DEFAULTS, checkpoint.name), checkpoint)
+    if config["image_size"] % config["patch_size"]:
+        raise UserError(f"checkpoint {checkpoint.name}: its image_size is no multiple of its patch_size")
+    return config
+
+
+def _other_architecture(checkpoint, values, needed):
+    return UserError(
+        f"checkpoint {checkpoint.name} is of another architecture, {values.get('model_type')!r}: needed is {needed}"
+    )
+
+
+def _checked(config, checkpoint):
+    if config["hidden_act"] not in _ACTIVATIONS:
+        raise unknown(f"hidden_act of checkpoint {checkpoint.name}", config["hidden_act"], _ACTIVATIONS)
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise UserError(f"checkpoint {checkpoint.name}: its hidden_size is no multiple of its num_attention_heads")
+    return config
+
+
+def _shape(config: dict[str, Any]) -> Shape:
+    return Shape(
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        inner=config["intermediate_size"],
+        activation=config["hidden_act"],
+        epsilon=config["layer_norm_eps"],
+    )

@@ -1,0 +1,147 @@
+"""BERT and CLIP against activations and gradients recorded from torch (record_transformers.py)."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rgjax.models.pretrained import Checkpoint
+from rgjax.models.transformer import (
+    Bert,
+    BertClassifier,
+    ClipVision,
+    attention,
+    bert_config,
+    clip_config,
+    dropout,
+    first_tokens,
+    mean_tokens,
+    pack,
+)
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(CHECKPOINTS / "golden.npz") as file:
+        return dict(file)
+
+
+def opened(name):
+    return Checkpoint(str(CHECKPOINTS / name), ways_out="another")
+
+
+def bert(name, **settings):
+    checkpoint = opened(name)
+    return Bert(checkpoint.tensors(), bert_config(checkpoint), **settings)
+
+
+def unpacked(hidden, packed):
+    """Hidden states [B, T, D] of a packed row, and which of them are tokens."""
+    slots = np.asarray(packed.slots)
+    inside = slots < len(hidden)
+    return np.asarray(hidden)[np.where(inside, slots, 0)], inside
+
+
+@pytest.mark.parametrize("name", ["bert", "bert_mlm", "bert_legacy", "bert_sharded", "bert_flax"])
+@pytest.mark.parametrize("budget", [23, 48])
+def test_bert_is_torchs(name, budget, golden):
+    packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), budget)
+    hidden, inside = unpacked(bert(name)(packed), packed)
+    assert inside.sum() == golden["bert_lengths"].sum() == 23
+    np.testing.assert_allclose(hidden[inside], golden["bert_hidden"][inside], atol=TOLERANCE)
+
+
+def test_the_pooler_is_torchs_and_the_gradients_are(golden):
+    checkpoint = opened("bert")
+    model = BertClassifier(checkpoint.tensors(), bert_config(checkpoint), 3, rng=np.random.default_rng(0))
+    packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), 30)
+    np.testing.assert_allclose(model.features(packed), golden["bert_pooled"], atol=TOLERANCE)
+
+    graph, params = nnx.split(model)
+    grads = jax.grad(lambda params: (nnx.merge(graph, params).features(packed) ** 2).sum())(params)
+    words = grads["bert"]["words"][...]
+    query = grads["bert"]["layers"]["qkv"]["kernel"][...][0, :, :24].T
+    np.testing.assert_allclose(words, golden["bert_grad_word"], atol=TOLERANCE)
+    np.testing.assert_allclose(query, golden["bert_grad_query0"], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["clip", "clip_projection", "clip_vision", "clip_flax"])
+def test_clip_is_torchs(name, golden):
+    checkpoint, case = opened(name), name.replace("_flax", "")
+    model = ClipVision(checkpoint.tensors(), clip_config(checkpoint))
+    pixels = jnp.asarray(golden["clip_pixels"])
+    np.testing.assert_allclose(model.hidden(pixels), golden[f"{case}_hidden"], atol=TOLERANCE)
+    embeds = golden[f"{case}_embeds" if f"{case}_embeds" in golden else f"{case}_pooled"]
+    np.testing.assert_allclose(model(pixels), embeds, atol=TOLERANCE)
+
+
+def test_bfloat16_is_near(golden):
+    packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), 23)
+    exact = np.asarray(bert("bert")(packed))
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own attention promotes within
+        rough = np.asarray(bert("bert", dtype=jnp.bfloat16)(packed).astype(jnp.float32))
+    cosines = (exact * rough).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert cosines.min() > 0.999
+
+
+def test_pooling(golden):
+    lengths = golden["bert_lengths"]
+    packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(lengths), 23)
+    hidden = bert("bert")(packed)
+    means = [golden["bert_hidden"][i, :n].mean(axis=0) for i, n in enumerate(lengths)]
+    np.testing.assert_allclose(mean_tokens(hidden, packed), np.stack(means), atol=TOLERANCE)
+    np.testing.assert_allclose(first_tokens(hidden, packed), golden["bert_hidden"][:, 0], atol=TOLERANCE)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 5))
+def test_packing_keeps_every_token_once_and_in_order(lengths, spare):
+    lengths = np.array(lengths, np.int32)
+    ids = np.arange(1, lengths.size * 9 + 1, dtype=np.int32).reshape(-1, 9)
+    packed = pack(jnp.asarray(ids), jnp.asarray(lengths), int(lengths.sum()) + spare)
+    expected = [ids[i, :n] for i, n in enumerate(lengths)]
+    total = lengths.sum()
+    np.testing.assert_array_equal(packed.ids[:total], np.concatenate(expected))
+    np.testing.assert_array_equal(packed.ids[total:], 0)
+    np.testing.assert_array_equal(packed.positions[:total], np.concatenate([np.arange(n) for n in lengths]))
+    slots, inside = np.asarray(packed.slots), np.arange(9) < lengths[:, None]
+    np.testing.assert_array_equal(np.asarray(packed.ids)[slots[inside]], ids[inside])
+    assert (slots[~inside] >= len(packed.ids)).all()
+
+
+def test_attention_with_dropout_is_jaxs_where_nothing_is_dropped():
+    query, key, value = np.random.default_rng(0).standard_normal((3, 2, 5, 3, 4)).astype(np.float32)
+    lengths = jnp.array([5, 2], jnp.int32)
+    plain = attention(query, key, value, lengths, 0.0, None)
+    ours = attention(jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), lengths, 1e-9, jax.random.key(0))
+    np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    x = jnp.ones((1000, 101))
+    y = np.asarray(dropout(x, 0.1, jax.random.key(1)))
+    assert (y == 0).mean() == pytest.approx(26 / 256, abs=0.005)
+    assert y.mean() == pytest.approx(1, abs=0.005)
+    # Neither neighbours nor the elements that share a random word are dropped together.
+    zero = y.reshape(-1) == 0
+    for shift in (1, 2, 3, 4):
+        assert (zero[shift:] & zero[:-shift]).mean() == pytest.approx(zero.mean() ** 2, abs=0.002)
+    assert dropout(x, 0.1, None) is x
+    assert dropout(x, 0.0, jax.random.key(1)) is x
+
+
+def test_dropout_is_on_in_training_alone(golden):
+    checkpoint = opened("bert")
+    model = BertClassifier(checkpoint.tensors(), bert_config(checkpoint), 3, dropout=0.3, rng=np.random.default_rng(0))
+    packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), 23)
+    once, again = (model(packed, train=True, key=jax.random.key(i)) for i in (0, 1))
+    assert not np.allclose(once, again)
+    np.testing.assert_array_equal(model(packed), model(packed))
