@@ -72,15 +72,17 @@ def test_an_unknown_method_or_field_suggests_the_nearest():
 
 
 def test_durations():
-    def steps(**fields):
+    def steps(whole_epochs=False, **fields):
         config = method_config("rg", {f"train.eval_{unit}": value for unit, value in fields.items()})
-        return duration(config, "train.eval", total_steps=1000, steps_per_epoch=30)
+        return duration(config, "train.eval", total_steps=1000, steps_per_epoch=30, whole_epochs=whole_epochs)
 
     assert steps(steps=7, epochs=3.0, percent=50.0) == 7
     assert steps(epochs=2.5) == 75
     assert steps(epochs=0.001) == 1
-    assert steps(percent=50.0) == 510  # whole epochs
-    assert steps(percent=0.1) == 30
+    assert steps(percent=50.0) == 500
+    assert steps(percent=50.0, whole_epochs=True) == 510
+    assert steps(percent=0.01) == 1
+    assert steps(percent=0.1, whole_epochs=True) == 30
     assert duration(method_config("rg", {}), "train.warmup", total_steps=10, steps_per_epoch=5) is None
 
 

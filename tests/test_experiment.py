@@ -14,6 +14,7 @@ SMALL = {
     "data.positive": "8",
     "data.image_size": 16,
     "data.flip": False,
+    "encoder.name": "projection",
     "model.name": "resnet10",
     "model.width": 8,
     "train.epochs": 2,

@@ -125,6 +125,7 @@ def test_a_download_that_is_missing_or_damaged_is_one_line(ham_download, tmp_pat
     def says(folder):
         return refused(
             "--config=configs/ham10000.py",
+            "--config.encoder.name=projection",
             f"--config.data.manual_dir={folder}",
             f"--config.data.data_dir={tmp_path / 'prepared'}",
             f"--workdir={tmp_path / 'w'}",

@@ -5,7 +5,7 @@ from rgjax.data import load
 from rgjax.errors import UserError
 
 DIGITS = {
-    "image_size": 8, "manual_dir": "", "data_dir": "", "split_kind": "stratified", "seed": 0,
+    "image_size": 8, "manual_dir": "", "split_kind": "stratified", "seed": 0,
     "test_fraction": 0.2, "val_fraction": 0.2,
 }  # fmt: skip
 

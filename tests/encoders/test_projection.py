@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 from sklearn.metrics import normalized_mutual_info_score
 
-from rgjax.encoders import encode
+from rgjax.encoders import features
 from rgjax.encoders.projection import projection
 from rgjax.regroup.kmeans import kmeans
 
@@ -15,22 +16,25 @@ def digit_images(n):
 
 def test_features_are_deterministic_and_differ_by_seed():
     images, _ = digit_images(130)  # more than a batch, and not a multiple of it
-    features = projection(images, seed=0)
-    assert features.shape == (130, 512)
-    assert features.dtype == np.float32
-    np.testing.assert_array_equal(features, projection(images, seed=0))
-    assert not np.allclose(features, projection(images, seed=1))
+    encoded = projection(seed=0).encode(images)
+    assert encoded.shape == (130, 512)
+    assert encoded.dtype == np.float32
+    np.testing.assert_array_equal(encoded, projection(seed=0).encode(images))
+    assert not np.allclose(encoded, projection(seed=1).encode(images))
 
 
 def test_clusters_of_the_features_follow_the_digits():
     images, digits = digit_images(600)
-    clusters = kmeans(projection(images, seed=0), 10, seed=0).labels
+    clusters = kmeans(projection(seed=0).encode(images), 10, seed=0).labels
     assert normalized_mutual_info_score(digits, clusters) > 0.3
 
 
 def test_features_are_kept_by_content(monkeypatch, tmp_path):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path))
     images, _ = digit_images(10)
-    first = encode("projection", images, fingerprint="a", seed=0)
-    monkeypatch.setattr("rgjax.encoders.ENCODERS", {})
-    np.testing.assert_array_equal(encode("projection", images, fingerprint="a", seed=0), first)
+    encoder = projection(seed=0)
+    first = features(encoder, images, "a")
+    known = encoder._replace(encode=lambda images: pytest.fail("encoded again"))
+    np.testing.assert_array_equal(features(known, images, "a"), first)
+    other = known._replace(fingerprint="other weights", encode=lambda images: first + 1)
+    np.testing.assert_array_equal(features(other, images, "a"), first + 1)

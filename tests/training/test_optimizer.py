@@ -33,6 +33,23 @@ def test_sgd_is_torchs():
     np.testing.assert_allclose(w, by_hand, rtol=1e-6)
 
 
+def test_adamw_is_torchs():
+    """Two steps by hand (Loshchilov & Hutter 2019, algorithm 2, with the decay scaled by the rate as torch does)."""
+    w = jnp.array([1.0, -2.0])
+    tx = OPTIMIZERS["adamw"](jnp.float32(0.1), jnp.float32(0.8), jnp.float32(0.01))
+    state = tx.init(w)
+    by_hand, mean, square = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+    for step, gradient in enumerate(([0.5, 0.25], [-1.0, 2.0]), start=1):
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
+            updates, state = tx.update(jnp.array(gradient), state, w)
+        w = optax.apply_updates(w, updates)
+        g = np.array(gradient)
+        mean, square = 0.8 * mean + 0.2 * g, 0.999 * square + 0.001 * g * g
+        direction = mean / (1 - 0.8**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        by_hand = by_hand - 0.1 * (direction + 0.01 * by_hand)
+    np.testing.assert_allclose(w, by_hand, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_hyper_parameters_are_traced(name):
     @jax.jit
@@ -41,6 +58,7 @@ def test_hyper_parameters_are_traced(name):
         w = jnp.ones(2)
         return tx.update(w, tx.init(w), w)[0]
 
-    first, second = update(0.1, 0.9, 0.0), update(0.2, 0.9, 0.1)
+    with jax.numpy_dtype_promotion("standard"):
+        first, second = (update(*map(jnp.float32, values)) for values in ((0.1, 0.9, 0.0), (0.2, 0.9, 0.1)))
     assert not np.allclose(first, second)
     assert update._cache_size() == 1

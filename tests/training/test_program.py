@@ -5,9 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rgjax.batches import in_batches
+from rgjax.data.augment import prepare_images
 from rgjax.losses import LOSSES, ClassStats, cross_entropy
 from rgjax.models.resnet import ResNet
-from rgjax.training.program import Hyper, TrainData, init_state, make_predict, make_run_steps
+from rgjax.training.program import (
+    Hyper,
+    TrainData,
+    draw_epoch,
+    init_state,
+    largest_batch,
+    make_predict,
+    make_run_steps,
+)
 
 BATCH, ROWS = 8, 32
 
@@ -22,8 +32,8 @@ def setup(classes=3, **changes):
     )
     ones = np.ones(classes, np.float32)
     hyper = Hyper(
-        lr=0.05, momentum=0.9, weight_decay=1e-4, warmup_steps=0, total_steps=8, flip=0.5, rotation=15.0,
-        loss={}, class_weights=ones, drw_weights=ones, drw_start=8,
+        lr=0.05, momentum=0.9, weight_decay=1e-4, warmup_steps=0, total_steps=8,
+        augmentation={"flip": 0.5, "rotation": 15.0}, loss={}, class_weights=ones, drw_weights=ones, drw_start=8,
     )  # fmt: skip
     hyper = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), hyper)
     graph, state = init_state(ResNet("resnet10", classes, width=4, rng=np.random.default_rng(0)), "sgd")
@@ -31,7 +41,7 @@ def setup(classes=3, **changes):
 
 
 def program(graph, loss=cross_entropy):
-    return make_run_steps(graph, loss, optimizer="sgd", batch_size=BATCH, steps_per_epoch=ROWS // BATCH)
+    return make_run_steps(graph, loss, prepare_images, optimizer="sgd", batch_size=BATCH, steps_per_epoch=ROWS // BATCH)
 
 
 def copy(state):
@@ -72,7 +82,8 @@ def test_no_value_of_a_hyper_parameter_recompiles(prepared):
 
 def test_training_learns_the_labels(prepared):
     _, state, data, hyper, run = prepared
-    hyper = hyper._replace(rotation=jnp.float32(0), flip=jnp.float32(0), total_steps=jnp.int32(80))
+    still = {"rotation": jnp.float32(0), "flip": jnp.float32(0)}
+    hyper = hyper._replace(augmentation=still, total_steps=jnp.int32(80))
     losses, state = [], copy(state)
     for _ in range(20):
         state, totals = run(state, jnp.int32(4), data, hyper, jax.random.key(0))
@@ -118,8 +129,20 @@ def test_the_loop_holds_no_callback_and_no_convolution(name):
 
 def test_prediction_is_exact_whatever_the_batch(prepared):
     graph, state, data, *_ = prepared
+    predict = make_predict(graph, prepare_images)
     rows = np.arange(11, dtype=np.int32)
-    small = make_predict(graph, 4)(state.params, state.batch_stats, data.inputs, rows)
-    large = make_predict(graph, 16)(state.params, state.batch_stats, data.inputs, rows)
+    small, large = (
+        predict(state.params, state.batch_stats, data.inputs, in_batches(rows, size))[:11] for size in (4, 16)
+    )
     assert small.shape == (11, 3)
     np.testing.assert_allclose(small, large, rtol=1e-4, atol=1e-5)
+
+
+def test_the_largest_batch_is_that_of_the_epochs_drawn(prepared):
+    _, _, data, *_ = prepared
+    sizes, pool, key = np.arange(ROWS, dtype=np.int32) ** 2, np.asarray(data.pool), jax.random.key(3)
+    steps = ROWS // BATCH
+    drawn = [draw_epoch(key, epoch, data.pool, steps, BATCH) for epoch in range(3)]
+    assert all(len(np.unique(order)) == ROWS for order in drawn)
+    expected = max(sizes[np.asarray(order)].sum(axis=1).max() for order in drawn)
+    assert largest_batch(sizes, pool, key, epochs=3, steps_per_epoch=steps, batch_size=BATCH) == expected
