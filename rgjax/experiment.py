@@ -25,6 +25,7 @@ from rgjax.encoders.clip import DEFAULT as CLIP
 from rgjax.encoders.clip import clip
 from rgjax.encoders.projection import encode_images, projection
 from rgjax.errors import UserError
+from rgjax.figures import draw_groups
 from rgjax.losses import LOSSES, ClassStats, Loss, adjust_logits
 from rgjax.models.pretrained import Checkpoint, report_unused
 from rgjax.models.resnet import ResNet
@@ -51,7 +52,7 @@ def run(config: Config, workdir: Path, say: Say) -> dict:
     dataset = load_data(config)
     sizes = ", ".join(f"{len(getattr(dataset, part))} {part}" for part in ("train", "val", "test"))
     say(f"{dataset.name}: {sizes} {dataset.kind}")
-    regrouping, clusters = make_groups(config, dataset, say)
+    regrouping, clusters, found = make_groups(config, dataset, say)
     say(describe_groups(regrouping, dataset))
     provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(clusters))
     write_npz(
@@ -66,6 +67,9 @@ def run(config: Config, workdir: Path, say: Say) -> dict:
         parent=regrouping.parent,
         class_names=np.array(dataset.class_names),
     )
+
+    if regrouping.num_pseudo_classes > regrouping.num_classes and not (workdir / "groups" / "sizes.png").exists():
+        draw_groups(workdir / "groups", dataset.inputs[dataset.train], regrouping, found, dataset.class_names)
 
     pool = SAMPLERS[config.sampler](dataset.labels[dataset.train], clusters, config.data.seed)
     logits, timing = train_and_predict(config, workdir, dataset, regrouping, pool, say)
@@ -121,8 +125,9 @@ def load_data(config: Config) -> data.Dataset:
     return dataset
 
 
-def make_groups(config: Config, dataset: data.Dataset, say: Say) -> tuple[Regrouping, np.ndarray]:
-    """The label map that is trained on, and the clusters [N_train] that a cluster-stratified sampler draws from."""
+def make_groups(config: Config, dataset: data.Dataset, say: Say) -> tuple[Regrouping, np.ndarray, np.ndarray | None]:
+    """The label map that is trained on, the clusters [N_train] that a cluster-stratified sampler draws from, and the
+    features [N_train, D] that they were found in, if any."""
     labels = dataset.labels[dataset.train]
     by_sampler = config.sampler == "rusc"
     clustering = "kmeans" if by_sampler else config.regroup.clustering
@@ -141,7 +146,7 @@ def make_groups(config: Config, dataset: data.Dataset, say: Say) -> tuple[Regrou
         n_init=config.regroup.n_init,
     )
     trained_on = Regrouping.identity(labels, len(dataset.class_names)) if by_sampler else grouping
-    return trained_on, grouping.pseudo_labels
+    return trained_on, grouping.pseudo_labels, found
 
 
 def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
@@ -170,7 +175,7 @@ def encoder_of_run(workdir: Path, kind: str, say: Say) -> Encoder:
     """The penultimate features of the network that an earlier run has trained, on data of the same kind."""
     if not (workdir / "result.json").is_file():
         raise UserError(f"config.encoder.checkpoint={workdir} is no workdir of a finished run")
-    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    config: Config = ConfigDict(json.loads((workdir / "config.json").read_text()))
     with np.load(workdir / "predictions.npz") as file:
         outputs = len(file["parent"])
     model = make_model(config, kind, outputs, LOSSES[config.loss.name].head, say)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -30,6 +31,31 @@ def shared_data():
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"needs the real data sets in {folder}, which are not in the repository")
+    return folder
+
+
+@pytest.fixture
+def tiny_bert(tmp_path):
+    """A random BERT checkpoint with a vocabulary of 60 words."""
+    folder = tmp_path / "tiny-bert"
+    shutil.copytree(Path(__file__).parent / "models" / "checkpoints" / "bert", folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "profit", "rose", "fell", "flat", "."]
+    (folder / "vocab.txt").write_text("\n".join([*words, *(f"w{i}" for i in range(60 - len(words)))]))
+    return folder
+
+
+@pytest.fixture
+def phrasebank_download(tmp_path):
+    """A folder with 120 short sentences whose second word tells their label: 72 neutral, 30 positive, 18 negative."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for label, word, count in (("neutral", "flat", 72), ("positive", "rose", 30), ("negative", "fell", 18)):
+        for _ in range(count):
+            rest = " ".join(f"w{i}" for i in rng.integers(0, 50, rng.integers(1, 9)))
+            lines.append(f"profit {word} {rest} .@{label}")
+    folder = tmp_path / "phrasebank"
+    folder.mkdir()
+    (folder / "Sentences_50Agree.txt").write_text("\n".join(rng.permutation(lines)))
     return folder
 
 

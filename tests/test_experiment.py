@@ -2,13 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from rgjax import experiment
 from rgjax.config import METHODS, method_config
 from rgjax.errors import UserError
+from rgjax.storage import write_json
 
 SMALL = {
     "data.positive": "8",
@@ -28,6 +32,7 @@ def run(method, workdir, **changes):
     config = method_config(method, SMALL)
     with config.unlocked():
         config.update_from_flattened_dict(changes)
+    write_json(workdir / "config.json", json.loads(config.to_json()))  # as the command does
     return experiment.run(config, workdir, say=lambda text: None)
 
 
@@ -90,6 +95,118 @@ def test_seven_lesions_and_one_against_the_rest(method, positive, ham_download, 
     assert result["dataset"] == ("ham10000_mel" if positive else "ham10000")
     assert result["num_classes"] == (2 if positive else 7)
     assert sum(result["test"]["counts"].values()) == result["test"]["n"]
+
+
+@pytest.fixture
+def text_settings(tiny_bert, phrasebank_download):
+    return {
+        "data.name": "phrasebank", "data.split": "grouped", "data.positive": "", "data.max_length": 12,
+        "data.manual_dir": str(phrasebank_download), "encoder.name": "bert", "encoder.checkpoint": str(tiny_bert),
+        "model.name": "bert", "model.checkpoint": str(tiny_bert), "train.optimizer": "adamw", "train.lr": 0.01,
+        "train.batch_size": 16, "train.epochs": 25, "train.warmup_percent": 10.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["ldam", "rg_wce"])
+def test_sentences_are_trained_in_the_same_room(method, text_settings, tmp_path):
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
+        result = run(method, tmp_path / "w", **text_settings)
+    assert result["num_classes"] == 3
+    assert result["num_pseudo_classes"] == (7 if method == "rg_wce" else 3)
+    assert result["test"]["ba"] > 0.6  # the second word tells the label; chance is 1/3
+    assert (tmp_path / "w" / "groups" / "0-neutral.md").exists() == (method == "rg_wce")
+
+
+def test_the_network_of_a_run_is_an_encoder(text_settings, tmp_path):
+    with jax.numpy_dtype_promotion("standard"):
+        run("ce", tmp_path / "first", **text_settings)
+        again = {"encoder.name": "checkpoint", "encoder.checkpoint": str(tmp_path / "first"), "train.steps": 1}
+        result = run("rg", tmp_path / "second", **text_settings | again)
+    assert result["num_pseudo_classes"] == 7
+    run("ce", tmp_path / "digits", **{"train.steps": 1})
+    again["encoder.checkpoint"] = str(tmp_path / "digits")
+    assert run("rg", tmp_path / "images", **again)["num_pseudo_classes"] > 2
+    with pytest.raises(UserError, match="does not read sentences"):
+        run("rg", tmp_path / "third", **text_settings | again)
+    again["encoder.checkpoint"] = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is no workdir of a finished run"):
+        run("rg", tmp_path / "fourth", **text_settings | again)
+
+
+def test_real_images_through_a_clip_of_full_size(shared_data, tmp_path, monkeypatch):
+    """Random weights in the shape of ViT-B/32 on 200 real images: features, groups, pictures, and a cache hit."""
+    few = tmp_path / "ham"
+    few.mkdir()
+    with open(shared_data / "ham10000" / "HAM10000_metadata.csv") as file:
+        header, *lines = file.read().splitlines()
+    by_class = {}
+    for line in lines:
+        by_class.setdefault(line.split(",")[2], []).append(line)
+    kept = [line for name, rows in sorted(by_class.items()) for line in rows[: 110 if name == "nv" else 15]]
+    (few / "HAM10000_metadata.csv").write_text("\n".join([header, *kept]))
+    images = {path.stem: path for path in (shared_data / "ham10000").glob("*/*.jpg")}
+    for line in kept:
+        image = images[line.split(",")[1]]
+        (few / image.name).symlink_to(image)
+    write_clip(tmp_path / "clip")
+    changes = {
+        "data.name": "ham10000", "data.positive": "", "data.image_size": 64, "data.manual_dir": str(few),
+        "data.data_dir": str(tmp_path / "prepared"), "data.split": "grouped", "train.batch_size": 16, "train.steps": 2,
+        "encoder.name": "auto", "encoder.checkpoint": str(tmp_path / "clip"),
+    }  # fmt: skip
+    result = run("rg", tmp_path / "first", **changes)
+    assert sum(result["train_counts"].values()) + result["val"]["n"] + result["test"]["n"] == 200
+    assert result["num_pseudo_classes"] > 7
+    with Image.open(tmp_path / "first" / "groups" / "0-nv.png") as sheet:
+        assert sheet.height > 300
+    monkeypatch.setattr("rgjax.encoders.clip.ClipVision", None)  # the features are read from the cache
+    run("rg", tmp_path / "second", **changes)
+    with np.load(tmp_path / "first" / "regrouping.npz") as a, np.load(tmp_path / "second" / "regrouping.npz") as b:
+        np.testing.assert_array_equal(a["pseudo_labels"], b["pseudo_labels"])
+
+
+def write_clip(folder):
+    """A CLIP vision tower in the shape of openai/clip-vit-base-patch32, its weights random."""
+    width, rng, tensors = 768, np.random.default_rng(0), {}
+
+    def draw(name, *shape, at=0.0):
+        tensors[name] = (at + 0.02 * rng.standard_normal(shape, np.float32)).astype(np.float32)
+
+    for name in (
+        "pre_layrnorm",
+        "post_layernorm",
+        *(f"encoder.layers.{i}.layer_norm{j}" for i in range(12) for j in (1, 2)),
+    ):
+        draw(f"vision_model.{name}.weight", width, at=1.0)
+        draw(f"vision_model.{name}.bias", width)
+    draw("vision_model.embeddings.class_embedding", width)
+    draw("vision_model.embeddings.position_embedding.weight", 50, width)
+    draw("vision_model.embeddings.patch_embedding.weight", width, 3, 32, 32)
+    for i in range(12):
+        shapes = {"mlp.fc1": (3072, width), "mlp.fc2": (width, 3072)}
+        shapes |= {f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
+        for name, shape in shapes.items():
+            draw(f"vision_model.encoder.layers.{i}.{name}.weight", *shape)
+            draw(f"vision_model.encoder.layers.{i}.{name}.bias", shape[0])
+    draw("visual_projection.weight", 512, width)
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    write_json(folder / "config.json", {"model_type": "clip", "vision_config": {}, "projection_dim": 512})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model.name": "resnet10"}, "config.model.name=resnet10 does not read sentences: use"),
+        ({"encoder.name": "clip"}, "config.encoder.name=clip cannot encode sentences: use bert, checkpoint"),
+        ({"data.max_length": 21}, "config.data.max_length=21 is more than the 20 tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_does_not_go_together_is_refused(changes, says, text_settings, tmp_path):
+    with pytest.raises(UserError) as error:
+        run("rg", tmp_path / "w", **text_settings | changes)
+    assert says in str(error.value)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):

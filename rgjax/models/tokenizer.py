@@ -42,7 +42,7 @@ def tokenise(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarr
 
 def _load(checkpoint: Checkpoint):
     from tokenizers import Tokenizer
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
     path = checkpoint.file("tokenizer.json")
     try:

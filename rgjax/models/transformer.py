@@ -34,8 +34,9 @@ class Packed(NamedTuple):
     lengths: jax.Array
 
 
-def pack(ids: jax.Array, lengths: jax.Array, budget: int) -> Packed:
+def pack(ids: jax.Array | np.ndarray, lengths: jax.Array | np.ndarray, budget: int) -> Packed:
     """Pack right-padded sentences `ids` [B, T] with `lengths` [B] into `budget` tokens; they must not have more."""
+    ids, lengths = jnp.asarray(ids), jnp.asarray(lengths)
     batch, longest = ids.shape
     ends = jnp.cumsum(lengths)
     within = jnp.arange(longest, dtype=jnp.int32)[None]
@@ -278,7 +279,7 @@ class BertClassifier(nnx.Module):
         return jnp.tanh(first @ self.pooler_kernel[...] + self.pooler_bias[...][None])
 
     def __call__(self, packed: Packed, *, train: bool = False, key=None):
-        keys = tuple(jax.random.split(key)) if train else (None, None)
+        keys = tuple(jax.random.split(key)) if train and key is not None else (None, None)
         return self.head(dropout(self.features(packed, key=keys[0]), self.dropout, keys[1]))
 
 
