@@ -52,8 +52,12 @@ def run(config: Config, workdir: Path, say: Say) -> dict:
     dataset = load_data(config)
     sizes = ", ".join(f"{len(getattr(dataset, part))} {part}" for part in ("train", "val", "test"))
     say(f"{dataset.name}: {sizes} {dataset.kind}")
+    inputs = network_inputs(config, dataset.inputs)
     regrouping, clusters, found = make_groups(config, dataset, say)
     say(describe_groups(regrouping, dataset))
+    model = make_model(config, regrouping.num_pseudo_classes, say)
+
+    # All that a user may have to mend is read by now: from here on the workdir is this run's.
     provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(clusters))
     write_npz(
         workdir / "split.npz",
@@ -72,7 +76,7 @@ def run(config: Config, workdir: Path, say: Say) -> dict:
         draw_groups(workdir / "groups", dataset.inputs[dataset.train], regrouping, found, dataset.class_names)
 
     pool = SAMPLERS[config.sampler](dataset.labels[dataset.train], clusters, config.data.seed)
-    logits, timing = train_and_predict(config, workdir, dataset, regrouping, pool, say)
+    logits, timing = train_and_predict(config, workdir, dataset, inputs, regrouping, pool, model)
 
     write_npz(
         workdir / "predictions.npz",
@@ -156,7 +160,7 @@ def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
     if name == "auto":
         name = by_kind[kind][0]
     if name == "checkpoint":
-        return encoder_of_run(Path(checkpoint), kind, say)
+        return encoder_of_run(Path(checkpoint), say)
     if name not in by_kind[kind]:
         others = ", ".join((*by_kind[kind], "checkpoint"))
         raise UserError(f"config.encoder.name={name} cannot encode {kind}: use {others}")
@@ -171,14 +175,14 @@ def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
     return bert(weights, pooling=config.encoder.pooling, max_length=config.data.max_length, say=say)
 
 
-def encoder_of_run(workdir: Path, kind: str, say: Say) -> Encoder:
+def encoder_of_run(workdir: Path, say: Say) -> Encoder:
     """The penultimate features of the network that an earlier run has trained, on data of the same kind."""
     if not (workdir / "result.json").is_file():
         raise UserError(f"config.encoder.checkpoint={workdir} is no workdir of a finished run")
     config: Config = ConfigDict(json.loads((workdir / "config.json").read_text()))
     with np.load(workdir / "predictions.npz") as file:
         outputs = len(file["parent"])
-    model = make_model(config, kind, outputs, LOSSES[config.loss.name].head, say)
+    model = make_model(config, outputs, say)
     graph, state = init_state(model, config.train.optimizer)
     state, _ = Checkpoints(workdir / "checkpoints").restore(state)
     params = jax.device_get((state.params, state.batch_stats))
@@ -193,17 +197,21 @@ def encoder_of_run(workdir: Path, kind: str, say: Say) -> Encoder:
 
 
 def train_and_predict(
-    config: Config, workdir: Path, dataset: data.Dataset, regrouping: Regrouping, pool: np.ndarray, say: Say
+    config: Config,
+    workdir: Path,
+    dataset: data.Dataset,
+    inputs: np.ndarray | Tokens,
+    regrouping: Regrouping,
+    pool: np.ndarray,
+    model: ResNet | BertClassifier,
 ) -> tuple[dict[str, np.ndarray], dict]:
     """Pseudo-class logits [n, K] of the validation and test rows after the last step, and the timing."""
     train = config.train
     plan = make_plan(config, len(pool) if train.epoch_size == "sampler" else len(dataset.train))
     stats = ClassStats(regrouping.class_counts if config.loss.stats == "class" else regrouping.counts)
     posthoc = config.loss.name == "la" and config.loss.posthoc
-    loss = LOSSES["ce" if posthoc else config.loss.name]
+    loss = loss_of(config)
     hyper = make_hyper(config, plan, loss, stats)
-    model = make_model(config, dataset.kind, regrouping.num_pseudo_classes, loss.head, say)
-    inputs = network_inputs(config, dataset.inputs)
     graph, state = init_state(model, train.optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, train_s = checkpoints.restore(state)
@@ -315,16 +323,18 @@ def make_hyper(config: Config, plan: Plan, loss: Loss, stats: ClassStats) -> Hyp
     )
 
 
-def make_model(config: Config, kind: str, outputs: int, head_of_loss: str, say: Say) -> ResNet | BertClassifier:
-    """The network before training, for inputs of that kind."""
-    model, text = config.model, config.model.name == "bert"
-    head = head_of_loss if model.head == "auto" else model.head
+def loss_of(config: Config) -> Loss:
+    """What is trained by: post-hoc logit adjustment trains by cross-entropy."""
+    return LOSSES["ce" if config.loss.name == "la" and config.loss.posthoc else config.loss.name]
+
+
+def make_model(config: Config, outputs: int, say: Say) -> ResNet | BertClassifier:
+    """The network before training."""
+    model = config.model
+    head = loss_of(config).head if model.head == "auto" else model.head
     dtype = jnp.dtype(("float32" if on_cpu() else "bfloat16") if model.dtype == "auto" else model.dtype)
     rng = np.random.default_rng(config.seed)
-    if text != (kind == "sentences"):
-        fitting = "resnet34" if text else "bert"
-        raise UserError(f"config.model.name={model.name} does not read {kind}: use --config.model.name={fitting}")
-    if not text:
+    if model.name != "bert":
         return ResNet(model.name, outputs, stem=model.stem, head=head, width=model.width, dtype=dtype, rng=rng)
     checkpoint = bert_checkpoint(config)
     tensors = checkpoint.tensors()
@@ -341,9 +351,14 @@ def bert_checkpoint(config: Config) -> Checkpoint:
 
 def network_inputs(config: Config, inputs: np.ndarray) -> np.ndarray | Tokens:
     """Rows of a data set as the network's program reads them: images as they are, sentences as tokens."""
-    if config.model.name != "bert":
+    text, name = inputs.ndim == 1, config.model.name
+    if text != (name == "bert"):
+        kind, fitting = ("sentences", "bert") if text else ("images", "resnet34")
+        raise UserError(f"config.model.name={name} does not read {kind}: use --config.model.name={fitting}")
+    if not text:
         return inputs
     checkpoint = bert_checkpoint(config)
+    checkpoint.weight_files()
     return tokenise(checkpoint, bert_config(checkpoint), inputs, config.data.max_length)
 
 

@@ -53,7 +53,8 @@ def claim(workdir: Path, config: Config) -> None:
             theirs = settings.identity(json.loads(path.read_text()))
             if name := next((name for name in ours if ours[name] != theirs[name]), None):
                 raise UserError(
-                    f"{workdir} holds a run with config.{name}={theirs[name]}, not {ours[name]}: use another --workdir"
+                    f"{workdir} holds a run with config.{name}={theirs[name]!r}, not {ours[name]!r}: "
+                    "use another --workdir"
                 )
         write_json(path, json.loads(config.to_json()))
     except OSError as error:

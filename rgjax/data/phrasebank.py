@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rgjax import hub
 from rgjax.data.dataset import Source
 from rgjax.errors import UserError, unknown
 from rgjax.storage import digest
@@ -91,10 +92,8 @@ def _from_archive(archive: Path, name: str) -> tuple[bytes, str]:
 
 
 def _download() -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return Path(hf_hub_download(_REPOSITORY, _ARCHIVE, repo_type="dataset"))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(f"Financial PhraseBank cannot be downloaded ({type(error).__name__}); {_WAY_OUT}") from error
+        hub.list_files(_REPOSITORY, "dataset")
+        return hub.fetch(_REPOSITORY, _ARCHIVE, "dataset")
+    except hub.OutOfReach as error:
+        raise UserError(f"Financial PhraseBank cannot be downloaded ({error}); {_WAY_OUT}") from error

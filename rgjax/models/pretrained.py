@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rgjax import hub
 from rgjax.errors import UserError, first_few
 
 _SAFETENSORS, _MSGPACK = "model.safetensors", "flax_model.msgpack"
@@ -75,6 +76,7 @@ class Checkpoint:
 
     def __init__(self, name: str, *, ways_out: str):
         self.name, self._ways_out = name, ways_out
+        self._in_repository: set[str] | None = None
         folder = Path(name).expanduser()
         self._folder = folder if folder.is_dir() else None
         if self._folder is None and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
@@ -85,18 +87,14 @@ class Checkpoint:
         if self._folder is not None:
             path = self._folder / name
             return path if path.is_file() else None
-        # Imported here: the hub's client takes half a second, and a folder does not need it.
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
         try:
-            return Path(hf_hub_download(self.name, name))
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                return None
+            if self._in_repository is None:
+                self._in_repository = hub.list_files(self.name)
+            return hub.fetch(self.name, name) if name in self._in_repository else None
+        except hub.OutOfReach as error:
             raise UserError(
-                f"checkpoint '{self.name}' is no folder here, and the Hugging Face hub does not give it "
-                f"({type(error).__name__}): give {self._ways_out}"
+                f"checkpoint '{self.name}' is no folder here, and the Hugging Face hub does not give it ({error}): "
+                f"give {self._ways_out}"
             ) from error
 
     def required(self, name: str) -> Path:

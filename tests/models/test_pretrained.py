@@ -130,7 +130,7 @@ def test_a_config_of_nonsense_is_named(copy, changes, expected):
     assert expected in says(copy)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 200, 30_000])
+@pytest.mark.parametrize("keep", [0, 200, 30_000])
 def test_a_truncated_file_is_named(copy, keep):
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
@@ -153,7 +153,6 @@ def test_other_damage_is_named(copy, tmp_path):
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_with_both_ways_out(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     checkpoint = Checkpoint("someone/some-model", ways_out="a local folder or another encoder")
     with pytest.raises(UserError, match=r"'someone/some-model' is no folder here.*a local folder or another encoder"):
