@@ -58,7 +58,8 @@ def run(config: Config, workdir: Path, say: Say) -> dict:
     model = make_model(config, regrouping.num_pseudo_classes, say)
 
     # All that a user may have to mend is read by now: from here on the workdir is this run's.
-    provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(clusters))
+    weights = {"weights": bert_checkpoint(config).fingerprint()} if config.model.name == "bert" else {}
+    provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(clusters), **weights)
     write_npz(
         workdir / "split.npz",
         **{part: getattr(dataset, part) for part in ("train", "val", "test")},
