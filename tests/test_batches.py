@@ -36,7 +36,8 @@ from rgjax.encoders.bert import encode_tokens
 from rgjax.encoders.clip import clip
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import Tokens
-from rgjax.models.transformer import Bert, bert_config, mean_tokens
+from rgjax.models.packing import mean_tokens
+from rgjax.models.transformer import Bert, bert_config
 
 rng = np.random.default_rng(0)
 lengths = rng.integers(1, 18, 150, np.int32)

@@ -8,9 +8,10 @@ from flax import nnx
 
 from rgjax.batches import in_batches, over_devices
 from rgjax.encoders import Encoder
+from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint, report_unused
 from rgjax.models.tokenizer import Tokens, tokenise
-from rgjax.models.transformer import Bert, bert_config, first_tokens, mean_tokens, pack
+from rgjax.models.transformer import Bert, bert_config
 from rgjax.storage import digest
 
 DEFAULT = "bert-base-uncased"

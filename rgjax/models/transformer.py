@@ -4,12 +4,12 @@ Modules are built from a checkpoint's tensors by their Hugging Face names, so th
 All layers of an encoder are stacked along a first axis and scanned: a third of the leaves and half of the compile
 time of twelve layers in a row. Parameters are float32; `dtype` is what is computed in.
 
-Text is packed: tokens of a batch stand in one row [P, D] without padding, and only attention sees the sentences.
+Text is packed (packing.py): hidden states are [P, D], without padding.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,58 +18,8 @@ from flax import nnx
 
 from rgjax.errors import UserError, unknown
 from rgjax.models.layers import HEADS
+from rgjax.models.packing import Packed, first_tokens, gather_rows
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
-from rgjax.models.tokenizer import Tokens
-
-
-class Packed(NamedTuple):
-    """A batch of B sentences of up to T tokens as one row of P tokens: `ids` [P] and `positions` [P] of the tokens,
-    `slots` [B, T] the place of each in the row, `places` [P] its place in the flat [B * T]. Places out of range
-    stand for padding, at either side. `lengths` [B] int32, all at least 1."""
-
-    ids: jax.Array
-    positions: jax.Array
-    slots: jax.Array
-    places: jax.Array
-    lengths: jax.Array
-
-
-def pack(ids: jax.Array | np.ndarray, lengths: jax.Array | np.ndarray, budget: int) -> Packed:
-    """Pack right-padded sentences `ids` [B, T] with `lengths` [B] into `budget` tokens; they must not have more."""
-    ids, lengths = jnp.asarray(ids), jnp.asarray(lengths)
-    batch, longest = ids.shape
-    ends = jnp.cumsum(lengths)
-    within = jnp.arange(longest, dtype=jnp.int32)[None]
-    slots = jnp.where(within < lengths[:, None], (ends - lengths)[:, None] + within, budget)
-    token = jnp.arange(budget, dtype=jnp.int32)
-    sentence = jnp.minimum(jnp.searchsorted(ends, token, side="right").astype(jnp.int32), batch - 1)
-    positions = jnp.minimum(token - (ends - lengths)[sentence], longest - 1)
-    places = jnp.where(token < ends[-1], sentence * longest + positions, batch * longest)
-    return Packed(_rows(ids.reshape(-1, 1), places, slots)[:, 0], positions, slots, places, lengths)
-
-
-def prepare_tokens(tokens: Tokens, key=None, *, budget: int) -> Packed:
-    """The network's input from a batch of padded sentences. Text is not augmented: the key is not used."""
-    return pack(tokens.ids, tokens.lengths, budget)
-
-
-@jax.custom_vjp
-def _rows(x, index, inverse):
-    """`x[index]` for x [N, D], zero out of range; `inverse` [N] says where each row of x goes, so that the gradient
-    is a gather too: scattering takes longer than the attention itself on a CPU."""
-    return x.at[index.reshape(-1)].get(mode="fill", fill_value=0)
-
-
-def _rows_forward(x, index, inverse):
-    return _rows(x, index, inverse), (index, inverse)
-
-
-def _rows_backward(saved, dy):
-    index, inverse = saved
-    return _rows(dy, inverse, index), None, None
-
-
-_rows.defvjp(_rows_forward, _rows_backward)
 
 
 @dataclass(frozen=True)
@@ -168,13 +118,13 @@ class Layers(nnx.Module):
     def _attend(self, x, packed, key):
         qkv = self.qkv(x)
         if packed is not None:
-            qkv = _rows(qkv, packed.slots, packed.places).reshape(*packed.slots.shape, -1)
+            qkv = gather_rows(qkv, packed.slots)
         batch, longest, _ = qkv.shape
         query, keys, values = jnp.moveaxis(qkv.reshape(batch, longest, 3, self.shape.heads, -1), 2, 0)
         lengths = None if packed is None else packed.lengths
         y = attention(query, keys, values, lengths, self.dropout, key).reshape(batch, longest, -1)
         if packed is not None:
-            y = _rows(y.reshape(batch * longest, -1), packed.places, packed.slots)
+            y = gather_rows(y.reshape(batch * longest, -1), packed.places)
         return self.output(y)
 
 
@@ -231,17 +181,6 @@ class Bert(nnx.Module):
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = self.norm(self.words[packed.ids] + self.positions[packed.positions])
         return self.layers(dropout(x.astype(self.dtype), self.dropout, keys[0]), packed, keys[1])
-
-
-def first_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
-    """Hidden states [B, D] of each sentence's first token, [CLS]."""
-    return hidden[packed.slots[:, 0]]
-
-
-def mean_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
-    """Mean hidden state [B, D] of each sentence's tokens, [CLS] and [SEP] included, in float32."""
-    sentences = _rows(hidden, packed.slots, packed.places).reshape(*packed.slots.shape, -1).astype(jnp.float32)
-    return sentences.sum(axis=1) / packed.lengths[:, None].astype(jnp.float32)
 
 
 class BertClassifier(nnx.Module):

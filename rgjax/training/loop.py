@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from rgjax.errors import UserError
 from rgjax.progress import progress
-from rgjax.training.program import Totals, TrainState
+from rgjax.training.program import Totals, TrainState, draw_epoch
 
 _CALL_SECONDS = 3.0  # long enough that calls cost nothing, short enough to watch and to interrupt
 
@@ -30,6 +32,20 @@ class Plan:
         """Where a call that starts at `step` must end: the next epoch, evaluation or checkpoint at the latest."""
         marks = (self.steps_per_epoch, self.eval_every, self.checkpoint_every)
         return min(self.total_steps, *((step // mark + 1) * mark for mark in marks))
+
+
+def largest_batch(sizes: np.ndarray, pool: np.ndarray, key: jax.Array, plan: Plan) -> int:
+    """The largest sum of `sizes` [N] (tokens of the training rows, say) in any batch that a training will draw."""
+    epochs = -(-plan.total_steps // plan.steps_per_epoch)
+
+    @jax.jit
+    def largest(sizes, pool, key):
+        def of_epoch(epoch):
+            return sizes[draw_epoch(key, epoch, pool, plan.steps_per_epoch, plan.batch_size)].sum(axis=1).max()
+
+        return jax.lax.map(of_epoch, jnp.arange(epochs, dtype=jnp.int32)).max()
+
+    return int(largest(sizes, pool, key))
 
 
 def fit(

@@ -138,21 +138,6 @@ def make_predict(graph: nnx.GraphDef, prepare: Callable) -> Callable:
     return predict
 
 
-def largest_batch(
-    sizes: np.ndarray, pool: np.ndarray, key: jax.Array, *, epochs: int, steps_per_epoch: int, batch_size: int
-) -> int:
-    """The largest sum of `sizes` [N] (tokens of the training rows, say) in any batch that a training will draw."""
-
-    @jax.jit
-    def largest(sizes, pool, key):
-        def of_epoch(epoch):
-            return sizes[draw_epoch(key, epoch, pool, steps_per_epoch, batch_size)].sum(axis=1).max()
-
-        return jax.lax.map(of_epoch, jnp.arange(epochs, dtype=jnp.int32)).max()
-
-    return int(largest(sizes, pool, key))
-
-
 def take(inputs, rows):
     """The `rows` of an array or of each of several arrays."""
     return jax.tree.map(lambda array: array[rows], inputs)

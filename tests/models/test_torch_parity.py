@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rgjax.models.packing import mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.transformer import BertClassifier, ClipVision, bert_config, clip_config, mean_tokens, pack
+from rgjax.models.transformer import BertClassifier, ClipVision, bert_config, clip_config
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

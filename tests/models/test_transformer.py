@@ -10,19 +10,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.transformer import (
-    Bert,
-    BertClassifier,
-    ClipVision,
-    attention,
-    bert_config,
-    clip_config,
-    dropout,
-    first_tokens,
-    mean_tokens,
-    pack,
-)
+from rgjax.models.transformer import Bert, BertClassifier, ClipVision, attention, bert_config, clip_config, dropout
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TOLERANCE = 1e-5

@@ -1,11 +1,13 @@
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rgjax.errors import UserError
-from rgjax.training.loop import Plan, fit
-from rgjax.training.program import Totals, TrainState
+from rgjax.training.loop import Plan, fit, largest_batch
+from rgjax.training.program import Totals, TrainState, draw_epoch
 
 
 def at(step: int) -> TrainState:
@@ -71,3 +73,11 @@ def test_a_finished_state_trains_no_more():
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_hint():
     with pytest.raises(UserError, match=r"between steps 0 and 4: lower config\.train\.lr"):
         run(PLAN, loss=float("nan"))
+
+
+def test_the_largest_batch_is_that_of_the_epochs_drawn():
+    sizes, pool, key = np.arange(32, dtype=np.int32) ** 2, np.arange(32, dtype=np.int32), jax.random.key(3)
+    plan = replace(PLAN, total_steps=10, steps_per_epoch=4, batch_size=8)
+    drawn = [np.asarray(draw_epoch(key, epoch, jnp.asarray(pool), 4, 8)) for epoch in range(3)]
+    assert all(len(np.unique(order)) == 32 for order in drawn)
+    assert largest_batch(sizes, pool, key, plan) == max(sizes[order].sum(axis=1).max() for order in drawn)

@@ -12,9 +12,7 @@ from rgjax.models.resnet import ResNet
 from rgjax.training.program import (
     Hyper,
     TrainData,
-    draw_epoch,
     init_state,
-    largest_batch,
     make_predict,
     make_run_steps,
 )
@@ -136,13 +134,3 @@ def test_prediction_is_exact_whatever_the_batch(prepared):
     )
     assert small.shape == (11, 3)
     np.testing.assert_allclose(small, large, rtol=1e-4, atol=1e-5)
-
-
-def test_the_largest_batch_is_that_of_the_epochs_drawn(prepared):
-    _, _, data, *_ = prepared
-    sizes, pool, key = np.arange(ROWS, dtype=np.int32) ** 2, np.asarray(data.pool), jax.random.key(3)
-    steps = ROWS // BATCH
-    drawn = [draw_epoch(key, epoch, data.pool, steps, BATCH) for epoch in range(3)]
-    assert all(len(np.unique(order)) == ROWS for order in drawn)
-    expected = max(sizes[np.asarray(order)].sum(axis=1).max() for order in drawn)
-    assert largest_batch(sizes, pool, key, epochs=3, steps_per_epoch=steps, batch_size=BATCH) == expected

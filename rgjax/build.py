@@ -1,0 +1,184 @@
+"""From the settings to the parts of a run: data, encoder, network, loss, plan and hyper-parameters."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from rgjax import data
+from rgjax.config import Config, duration
+from rgjax.encoders import Encoder
+from rgjax.encoders.bert import DEFAULT as BERT
+from rgjax.encoders.bert import bert, encode_tokens
+from rgjax.encoders.clip import DEFAULT as CLIP
+from rgjax.encoders.clip import clip
+from rgjax.encoders.projection import encode_images, projection
+from rgjax.errors import UserError
+from rgjax.losses import LOSSES, ClassStats, Loss
+from rgjax.models.packing import prepare_tokens
+from rgjax.models.pretrained import Checkpoint, report_unused
+from rgjax.models.resnet import ResNet
+from rgjax.models.tokenizer import Tokens, tokenise
+from rgjax.models.transformer import BertClassifier, bert_config
+from rgjax.storage import digest
+from rgjax.training.checkpoints import Checkpoints
+from rgjax.training.loop import Plan
+from rgjax.training.program import Hyper, init_state
+
+Say: TypeAlias = Callable[[str], None]
+
+
+def load_data(config: Config) -> data.Dataset:
+    dataset = data.load(
+        config.data.name,
+        image_size=config.data.image_size,
+        manual_dir=config.data.manual_dir,
+        data_dir=config.data.data_dir,
+        agreement=config.data.agreement,
+        split_kind=config.data.split,
+        positive=config.data.positive,
+        seed=config.data.seed,
+        test_fraction=config.data.test_fraction,
+        val_fraction=config.data.val_fraction,
+    )
+    if config.train.batch_size > len(dataset.train):
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} is larger than the training set of "
+            f"{len(dataset.train)} {dataset.kind}: lower it"
+        )
+    return dataset
+
+
+def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
+    """The encoder of the config; its weights are fetched and read only when features are computed."""
+    name, checkpoint = config.encoder.name, config.encoder.checkpoint
+    by_kind = {"images": ("clip", "projection"), "sentences": ("bert",)}
+    if name == "auto":
+        name = by_kind[kind][0]
+    if name == "checkpoint":
+        return encoder_of_run(Path(checkpoint), say)
+    if name not in by_kind[kind]:
+        others = ", ".join((*by_kind[kind], "checkpoint"))
+        raise UserError(f"config.encoder.name={name} cannot encode {kind}: use {others}")
+    if name == "projection":
+        return projection(seed=config.encoder.seed)
+    other = "projection" if kind == "images" else "checkpoint"
+    ways_out = f"a local folder (--config.encoder.checkpoint=FOLDER) or another encoder (--config.encoder.name={other})"
+    if name == "clip":
+        weights = Checkpoint(checkpoint or CLIP, ways_out=ways_out)
+        return clip(weights, unit_length=config.encoder.unit_length, say=say)
+    weights = Checkpoint(checkpoint or BERT, ways_out=ways_out)
+    return bert(weights, pooling=config.encoder.pooling, max_length=config.data.max_length, say=say)
+
+
+def encoder_of_run(workdir: Path, say: Say) -> Encoder:
+    """The penultimate features of the network that an earlier run has trained, on data of the same kind."""
+    if not (workdir / "result.json").is_file():
+        raise UserError(f"config.encoder.checkpoint={workdir} is no workdir of a finished run")
+    config: Config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    with np.load(workdir / "predictions.npz") as file:
+        outputs = len(file["parent"])
+    model = make_model(config, outputs, say)
+    graph, state = init_state(model, config.train.optimizer)
+    state, _ = Checkpoints(workdir / "checkpoints").restore(state)
+    params = jax.device_get((state.params, state.batch_stats))
+
+    def encode(inputs: np.ndarray) -> np.ndarray:
+        rows = network_inputs(config, inputs)
+        if isinstance(rows, Tokens):
+            return encode_tokens(lambda params, packed: nnx.merge(graph, *params).features(packed), params, rows)
+        return encode_images(lambda params, x: nnx.merge(graph, *params, copy=True).features(x), params, rows)
+
+    return Encoder(digest("run-v1", *map(np.asarray, jax.tree.leaves(params))), encode)
+
+
+def make_plan(config: Config, rows_per_epoch: int) -> Plan:
+    train = config.train
+    steps_per_epoch = max(1, rows_per_epoch // train.batch_size)
+    total_steps = train.steps or train.epochs * steps_per_epoch
+    steps = partial(duration, config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return Plan(
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        steps_per_call=train.steps_per_call,
+        warmup=steps("train.warmup") or 0,
+        drw_start=steps("loss.drw_start"),
+        eval_every=steps("train.eval", whole_epochs=True) or total_steps,
+        checkpoint_every=steps("train.checkpoint", whole_epochs=True) or total_steps,
+        batch_size=train.batch_size,
+    )
+
+
+def make_hyper(config: Config, plan: Plan, loss: Loss, stats: ClassStats) -> Hyper:
+    weights = stats.inverse_weights if config.loss.name == "wce" else np.ones(len(stats.counts), np.float32)
+    augmentation = {}
+    if config.model.name != "bert":
+        flip, rotation = 0.5 if config.data.flip else 0.0, config.data.rotation
+        augmentation = {"flip": np.float32(flip), "rotation": np.float32(rotation)}
+    return Hyper(
+        lr=np.float32(config.train.lr),
+        momentum=np.float32(config.train.momentum),
+        weight_decay=np.float32(config.train.weight_decay),
+        warmup_steps=np.int32(plan.warmup),
+        total_steps=np.int32(plan.total_steps),
+        augmentation=augmentation,
+        loss=loss.arguments(config.loss, stats),
+        class_weights=weights,
+        drw_weights=weights if plan.drw_start is None else stats.effective_weights(),
+        drw_start=np.int32(plan.total_steps if plan.drw_start is None else plan.drw_start),
+    )
+
+
+def loss_of(config: Config) -> Loss:
+    """What is trained by: post-hoc logit adjustment trains by cross-entropy."""
+    return LOSSES["ce" if config.loss.name == "la" and config.loss.posthoc else config.loss.name]
+
+
+def make_model(config: Config, outputs: int, say: Say) -> ResNet | BertClassifier:
+    """The network before training."""
+    model = config.model
+    head = loss_of(config).head if model.head == "auto" else model.head
+    dtype = jnp.dtype(("float32" if on_cpu() else "bfloat16") if model.dtype == "auto" else model.dtype)
+    rng = np.random.default_rng(config.seed)
+    if model.name != "bert":
+        return ResNet(model.name, outputs, stem=model.stem, head=head, width=model.width, dtype=dtype, rng=rng)
+    checkpoint = bert_checkpoint(config)
+    tensors = checkpoint.tensors()
+    network = BertClassifier(
+        tensors, bert_config(checkpoint), outputs, head=head, dropout=model.dropout, dtype=dtype, rng=rng
+    )
+    report_unused(tensors, checkpoint.name, say)
+    return network
+
+
+def bert_checkpoint(config: Config) -> Checkpoint:
+    return Checkpoint(config.model.checkpoint or BERT, ways_out="a local folder (--config.model.checkpoint=FOLDER)")
+
+
+def network_inputs(config: Config, inputs: np.ndarray) -> np.ndarray | Tokens:
+    """Rows of a data set as the network's program reads them: images as they are, sentences as tokens."""
+    text, name = inputs.ndim == 1, config.model.name
+    if text != (name == "bert"):
+        kind, fitting = ("sentences", "bert") if text else ("images", "resnet34")
+        raise UserError(f"config.model.name={name} does not read {kind}: use --config.model.name={fitting}")
+    if not text:
+        return inputs
+    checkpoint = bert_checkpoint(config)
+    checkpoint.weight_files()
+    return tokenise(checkpoint, bert_config(checkpoint), inputs, config.data.max_length)
+
+
+def packing(tokens: int) -> Callable:
+    """The preparation of batches of at most `tokens`; rounded up, so that seeds and methods mostly share a program."""
+    return partial(prepare_tokens, budget=-(-int(tokens) // 64) * 64)
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
