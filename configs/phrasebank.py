@@ -2,7 +2,8 @@
 
 python -m rgjax.main --config=configs/phrasebank.py[:METHOD] [--config.data.manual_dir=DOWNLOAD]
 
-The paper is silent on how it fine-tunes; these are the settings of the BERT paper's own fine-tuning.
+The paper is silent on how it fine-tunes; rate, batch, epochs and warm-up are the BERT paper's usual ones. Unlike
+there the rate falls by a cosine, the decay touches all parameters, and gradients are not clipped.
 """
 
 from rgjax.config import method_config

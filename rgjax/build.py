@@ -25,9 +25,9 @@ from rgjax.losses import LOSSES, ClassStats, Loss
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.pretrained import Checkpoint, report_unused
 from rgjax.models.resnet import ResNet
-from rgjax.models.tokenizer import Tokens, tokenise
+from rgjax.models.tokenizer import FILES, Tokens, tokenise
 from rgjax.models.transformer import BertClassifier, bert_config
-from rgjax.storage import digest
+from rgjax.storage import digest, local
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.loop import Plan
 from rgjax.training.program import Hyper, init_state
@@ -63,7 +63,7 @@ def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
     if name == "auto":
         name = by_kind[kind][0]
     if name == "checkpoint":
-        return encoder_of_run(Path(checkpoint), say)
+        return encoder_of_run(local(checkpoint), kind, say)
     if name not in by_kind[kind]:
         others = ", ".join((*by_kind[kind], "checkpoint"))
         raise UserError(f"config.encoder.name={name} cannot encode {kind}: use {others}")
@@ -78,16 +78,26 @@ def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
     return bert(weights, pooling=config.encoder.pooling, max_length=config.data.max_length, say=say)
 
 
-def encoder_of_run(workdir: Path, say: Say) -> Encoder:
+def encoder_of_run(workdir: Path, kind: str, say: Say) -> Encoder:
     """The penultimate features of the network that an earlier run has trained, on data of the same kind."""
-    if not (workdir / "result.json").is_file():
-        raise UserError(f"config.encoder.checkpoint={workdir} is no workdir of a finished run")
-    config: Config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    with np.load(workdir / "predictions.npz") as file:
-        outputs = len(file["parent"])
-    model = make_model(config, outputs, say)
-    graph, state = init_state(model, config.train.optimizer)
-    state, _ = Checkpoints(workdir / "checkpoints").restore(state)
+    try:
+        if not (workdir / "result.json").is_file() or not (workdir / "checkpoints").is_dir():
+            raise UserError("it is no workdir of a finished run, with its checkpoint")
+        config: Config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        trained_on = "sentences" if config.model.name == "bert" else "images"
+        if trained_on != kind:
+            raise UserError(f"it was trained on {trained_on}, not {kind}")
+        with np.load(workdir / "predictions.npz") as file:
+            outputs = len(file["parent"])
+        graph, state = init_state(make_model(config, outputs, say), config.train.optimizer)
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        state, _ = checkpoints.restore(state)
+        checkpoints.close()
+        if not int(state.step):
+            raise UserError("its checkpoint is gone")
+        tokens = bert_checkpoint(config).fingerprint(*FILES) if kind == "sentences" else ""
+    except Exception as error:  # whatever is damaged in that run, the way out is the same
+        raise UserError(f"config.encoder.checkpoint={workdir} cannot be used: {error}") from error
     params = jax.device_get((state.params, state.batch_stats))
 
     def encode(inputs: np.ndarray) -> np.ndarray:
@@ -96,7 +106,8 @@ def encoder_of_run(workdir: Path, say: Say) -> Encoder:
             return encode_tokens(lambda params, packed: nnx.merge(graph, *params).features(packed), params, rows)
         return encode_images(lambda params, x: nnx.merge(graph, *params, copy=True).features(x), params, rows)
 
-    return Encoder(digest("run-v1", *map(np.asarray, jax.tree.leaves(params))), encode)
+    weights = map(np.asarray, jax.tree.leaves(params))
+    return Encoder(digest("run-v2", tokens, config.data.get("max_length"), *weights), encode)
 
 
 def make_plan(config: Config, rows_per_epoch: int) -> Plan:
@@ -171,7 +182,7 @@ def network_inputs(config: Config, inputs: np.ndarray) -> np.ndarray | Tokens:
     if not text:
         return inputs
     checkpoint = bert_checkpoint(config)
-    checkpoint.weight_files()
+    checkpoint.weight_files()  # found missing now, not after the encoder's long work
     return tokenise(checkpoint, bert_config(checkpoint), inputs, config.data.max_length)
 
 

@@ -29,7 +29,7 @@ from rgjax.encoders import features
 from rgjax.figures import draw_groups
 from rgjax.losses import ClassStats, adjust_logits
 from rgjax.models.resnet import ResNet
-from rgjax.models.tokenizer import Tokens
+from rgjax.models.tokenizer import FILES, Tokens
 from rgjax.models.transformer import BertClassifier
 from rgjax.regroup import AGGREGATIONS, Regrouping, aggregate, regroup
 from rgjax.storage import digest, write_json, write_npz
@@ -56,7 +56,7 @@ def run(config: Config, workdir: Path, say: Say) -> dict:
     model = make_model(config, regrouping.num_pseudo_classes, say)
 
     # All that a user may have to mend is read by now: from here on the workdir is this run's.
-    weights = {"weights": bert_checkpoint(config).fingerprint()} if config.model.name == "bert" else {}
+    weights = {"weights": bert_checkpoint(config).fingerprint(*FILES)} if config.model.name == "bert" else {}
     provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(clusters), **weights)
     write_npz(
         workdir / "split.npz",

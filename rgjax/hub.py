@@ -1,5 +1,6 @@
 """Files of the Hugging Face hub, and of its cache on disk where it is out of reach."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ class OutOfReach(Exception):
     """The hub does not give a repository or a file of it, and the cache does not hold it."""
 
 
+@functools.cache
 def list_files(repository: str, kind: str = "model") -> set[str]:
     """The names of a repository's files, as far as they can be had; `kind` is "model" or "dataset"."""
     # Imported here and below: the hub's client takes half a second, and most runs need none.
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # it tells of each new attempt
@@ -23,7 +24,7 @@ def list_files(repository: str, kind: str = "model") -> set[str]:
     except Exception as error:  # of several libraries, for a name that is unknown or a server out of reach
         try:
             folder = Path(snapshot_download(repository, repo_type=kind, local_files_only=True))
-        except LocalEntryNotFoundError:
+        except Exception:
             raise OutOfReach(type(error).__name__) from error
         return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
@@ -34,5 +35,5 @@ def fetch(repository: str, name: str, kind: str = "model") -> Path:
 
     try:
         return Path(hf_hub_download(repository, name, repo_type=kind))
-    except OSError as error:
+    except Exception as error:
         raise OutOfReach(type(error).__name__) from error

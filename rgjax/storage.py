@@ -11,6 +11,14 @@ from pathlib import Path
 import numpy as np
 
 
+def local(name: str) -> Path:
+    """The path that a user means by `name`, `~` and all."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~someone who is not known here
+        return Path(name)
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends well: no reader sees half a file."""

@@ -22,6 +22,7 @@ def private_cache(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("RGJAX_CACHE", str(folder))
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # most programs of the tests are small
     yield
     patch.undo()
 

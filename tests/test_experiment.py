@@ -1,6 +1,7 @@
 """The whole story on the digits, with a narrow network: every method, identities, and the files of a run."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -126,8 +127,11 @@ def test_the_network_of_a_run_is_an_encoder(text_settings, tmp_path):
     run("ce", tmp_path / "digits", **{"train.steps": 1})
     again["encoder.checkpoint"] = str(tmp_path / "digits")
     assert run("rg", tmp_path / "images", **again)["num_pseudo_classes"] > 2
-    with pytest.raises(UserError, match="does not read sentences"):
+    with pytest.raises(UserError, match="it was trained on images, not sentences"):
         run("rg", tmp_path / "third", **text_settings | again)
+    shutil.rmtree(tmp_path / "digits" / "checkpoints")
+    with pytest.raises(UserError, match="with its checkpoint"):
+        run("rg", tmp_path / "images-again", **again)
     again["encoder.checkpoint"] = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is no workdir of a finished run"):
         run("rg", tmp_path / "fourth", **text_settings | again)

@@ -13,6 +13,7 @@ from tensorflow_datasets.image_classification import cifar
 from rgjax.data.dataset import Source
 from rgjax.data.materialise import materialise, prepare
 from rgjax.errors import UserError
+from rgjax.storage import local
 
 _PIXELS = 32 * 32 * 3
 
@@ -58,7 +59,7 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
     """All images at `image_size` with their fine labels, prepared in `data_dir` from a download or from the
     archive in `manual_dir`. Raises UserError where neither is to be had."""
     builder = Cifar100(data_dir=data_dir or None, file_format="array_record")
-    folder, url = Path(manual_dir).expanduser(), builder._cifar_info.url
+    folder, url = local(manual_dir), builder._cifar_info.url
     try:
         if not builder.data_path.exists() and not (folder / Path(url).name).exists():
             # TFDS itself would go on for minutes with a server that it cannot reach.

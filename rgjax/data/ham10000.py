@@ -9,7 +9,7 @@ from tensorflow_datasets.core import constants
 from rgjax.data.dataset import Source
 from rgjax.data.materialise import materialise, prepare
 from rgjax.errors import UserError, first_few
-from rgjax.storage import digest
+from rgjax.storage import digest, local
 
 CLASSES = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
 _DOWNLOAD = "download it from the Harvard Dataverse, doi:10.7910/DVN/DBW86T, and unpack the two image archives"
@@ -65,8 +65,8 @@ class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source:
     """All images at `image_size`, grouped by lesion, from a download in `manual_dir` (TFDS's manual folder if
     empty). Raises UserError for a download that is missing, incomplete or damaged."""
-    root = Path(data_dir or constants.DATA_DIR).expanduser()
-    folder = Path(manual_dir).expanduser() if manual_dir else root / "downloads" / "manual"
+    root = local(str(data_dir or constants.DATA_DIR))
+    folder = local(manual_dir) if manual_dir else root / "downloads" / "manual"
     rows, images = read_download(folder)
     builder = Ham10000(rows, images, data_dir=str(root))
     prepare(builder)

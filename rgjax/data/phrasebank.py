@@ -1,6 +1,6 @@
 """Financial PhraseBank: sentences of financial news, judged neutral, positive or negative (Malo et al. 2014)."""
 
-import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 from rgjax import hub
 from rgjax.data.dataset import Source
 from rgjax.errors import UserError, unknown
-from rgjax.storage import digest
+from rgjax.storage import digest, local
 
 CLASSES = ("neutral", "positive", "negative")
 AGREEMENTS = {
@@ -20,6 +20,7 @@ AGREEMENTS = {
 }
 _REPOSITORY, _ARCHIVE = "takala/financial_phrasebank", "data/FinancialPhraseBank-v1.0.zip"
 _FOLDER = "FinancialPhraseBank-v1.0"
+_LARGEST, _LONGEST = 16_000_000, 10_000  # bytes of a file, twenty times the real one's; characters of a sentence
 _WAY_OUT = (
     f"get {Path(_ARCHIVE).name} from huggingface.co/datasets/{_REPOSITORY} and give the folder that it or its "
     "unpacked files lie in by --config.data.manual_dir=FOLDER"
@@ -51,7 +52,7 @@ def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     sentences, labels = [], []
-    for row, line in enumerate(text.split("\n"), start=1):
+    for row, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
         if not line.strip():
             continue
         if "\0" in line:
@@ -63,6 +64,8 @@ def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
             raise unknown(f"label in {where}, row {row}:", label, CLASSES)
         if not sentence:
             raise UserError(f"{where}, row {row}: the sentence is empty")
+        if len(sentence) > _LONGEST:
+            raise UserError(f"{where}, row {row}: the sentence has {len(sentence)} characters, more than {_LONGEST}")
         sentences.append(sentence)
         labels.append(label)
     if not sentences:
@@ -73,7 +76,7 @@ def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
 def _content(name: str, manual_dir: str) -> tuple[bytes, str]:
     if not manual_dir:
         return _from_archive(_download(), name)
-    folder = Path(manual_dir).expanduser()
+    folder = local(manual_dir)
     for path in (folder / name, folder / _FOLDER / name):
         if path.is_file():
             return path.read_bytes(), str(path)
@@ -85,9 +88,12 @@ def _content(name: str, manual_dir: str) -> tuple[bytes, str]:
 
 def _from_archive(archive: Path, name: str) -> tuple[bytes, str]:
     try:
-        with zipfile.ZipFile(io.BytesIO(archive.read_bytes())) as files:
-            return files.read(f"{_FOLDER}/{name}"), f"{archive}:{name}"
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        with zipfile.ZipFile(archive) as files:
+            member = files.getinfo(f"{_FOLDER}/{name}")
+            if member.file_size > _LARGEST:
+                raise ValueError(f"{member.filename} unpacks to {member.file_size} bytes")
+            return files.read(member), f"{archive}:{name}"
+    except Exception as error:  # zipfile raises whatever the damage leads it to
         raise UserError(f"{archive} cannot be read ({error}); {_WAY_OUT}") from error
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rgjax.errors import UserError
 from rgjax.storage import cache_dir, cached_arrays, digest
 
 
@@ -17,5 +18,12 @@ class Encoder(NamedTuple):
 
 def features(encoder: Encoder, inputs: np.ndarray, fingerprint: str) -> np.ndarray:
     """Features [N, D] float32 of `inputs` [N, ...], whose content `fingerprint` stands for; kept on disk by content."""
+
+    def compute() -> dict[str, np.ndarray]:
+        found = encoder.encode(inputs)
+        if not np.isfinite(found).all():
+            raise UserError("the encoder gives features that are not finite: its weights may be damaged")
+        return {"features": found}
+
     path = cache_dir() / "features" / f"{digest('features-v2', encoder.fingerprint, fingerprint)}.npz"
-    return cached_arrays(path, lambda: {"features": encoder.encode(inputs)})["features"]
+    return cached_arrays(path, compute)["features"]

@@ -10,7 +10,7 @@ from rgjax.batches import in_batches, over_devices
 from rgjax.encoders import Encoder
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint, report_unused
-from rgjax.models.tokenizer import Tokens, tokenise
+from rgjax.models.tokenizer import FILES, Tokens, tokenise
 from rgjax.models.transformer import Bert, bert_config
 from rgjax.storage import digest
 
@@ -34,7 +34,7 @@ def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int, say: Callable
 
         return encode_tokens(forward, params, tokenise(checkpoint, config, sentences, max_length))
 
-    return Encoder(digest("bert-v1", checkpoint.fingerprint(), pooling, max_length), encode)
+    return Encoder(digest("bert-v1", checkpoint.fingerprint(*FILES), pooling, max_length), encode)
 
 
 def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int = _BUCKET) -> np.ndarray:

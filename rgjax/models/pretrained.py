@@ -7,65 +7,76 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rgjax import hub
 from rgjax.errors import UserError, first_few
+from rgjax.storage import digest, local
 
 _SAFETENSORS, _MSGPACK = "model.safetensors", "flax_model.msgpack"
 _INDEX = f"{_SAFETENSORS}.index.json"
 
 
+@dataclass(frozen=True)
 class Tensors:
     """A view of a checkpoint's tensors below some prefix; what is taken must be there, in the expected shape.
 
     A view of several layers (`layers`) gives each tensor of all of them stacked along a new first axis.
     """
 
-    def __init__(self, readers: dict[str, Callable[[], np.ndarray]], source: Path, prefixes: Sequence[str] = ("",)):
-        self._readers, self._source, self._prefixes, self._stacked = readers, source, prefixes, False
-        self._taken: set[str] = set()
+    readers: dict[str, Callable[[], np.ndarray]]
+    source: Path
+    prefixes: Sequence[str] = ("",)
+    stacked: bool = False
+    taken: set[str] = field(default_factory=set)
 
     def at(self, name: str) -> "Tensors":
-        return self._view([f"{prefix}{name}." for prefix in self._prefixes], self._stacked)
+        return replace(self, prefixes=[f"{prefix}{name}." for prefix in self.prefixes])
 
     def layers(self, name: str, count: int) -> "Tensors":
-        (prefix,) = self._prefixes
-        return self._view([f"{prefix}{name}.{i}." for i in range(count)], True)
+        (prefix,) = self.prefixes
+        if not any(key.startswith(f"{prefix}{name}.{count - 1}.") for key in self.readers):
+            raise UserError(f"{self.source}: there is no '{name}.{count - 1}', but config.json counts {count} layers")
+        return replace(self, prefixes=[f"{prefix}{name}.{i}." for i in range(count)], stacked=True)
 
     def below(self, name: str) -> "Tensors":
         """The view whose `name` is in the checkpoint, under whatever prefix (`bert.`, `vision_model.`, none)."""
-        found = [key.removesuffix(name) for key in self._readers if key.endswith(name)]
-        return self._view([min(found, key=len, default="")], False)
+        found = [key.removesuffix(name) for key in self.readers if key.endswith(name)]
+        return replace(self, prefixes=[min(found, key=len, default="")])
 
     def has(self, name: str) -> bool:
-        return f"{self._prefixes[0]}{name}" in self._readers
+        return f"{self.prefixes[0]}{name}" in self.readers
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The tensor `name` as float32 [*shape], with the layers in front where there are several."""
-        arrays = [self._read(prefix + name, shape) for prefix in self._prefixes]
-        return np.stack(arrays) if self._stacked else arrays[0]
+        arrays = [self._read(prefix + name, shape) for prefix in self.prefixes]
+        return np.stack(arrays) if self.stacked else arrays[0]
 
     def unused(self) -> list[str]:
         """The names of the tensors that nothing has taken; position_ids is a mere count that old versions saved."""
-        return sorted(name for name in self._readers.keys() - self._taken if not name.endswith("position_ids"))
-
-    def _view(self, prefixes, stacked):
-        view = Tensors(self._readers, self._source, prefixes)
-        view._stacked, view._taken = stacked, self._taken
-        return view
+        return sorted(name for name in self.readers.keys() - self.taken if not name.endswith("position_ids"))
 
     def _read(self, name, shape):
-        if name not in self._readers:
-            raise UserError(f"{self._source}: tensor '{name}' is missing; it is there in no form that is known")
-        array = self._readers[name]()
+        if name not in self.readers:
+            raise UserError(f"{self.source}: tensor '{name}' is missing")
+        try:
+            array = self.readers[name]()
+        except Exception as error:  # safetensors raises what NumPy does for a type that it does not know
+            raise UserError(f"{self.source}: tensor '{name}' cannot be read: {error}") from error
         if array.shape != shape:
-            raise UserError(f"{self._source}: tensor '{name}' has shape {array.shape}, but config.json says {shape}")
-        self._taken.add(name)
-        return array.astype(np.float32)
+            raise UserError(f"{self.source}: tensor '{name}' has shape {array.shape}, but config.json says {shape}")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(f"{self.source}: tensor '{name}' is of {array.dtype}; quantised weights are not read")
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(f"{self.source}: tensor '{name}' has values that are not finite")
+        self.taken.add(name)
+        return array
 
 
 class Checkpoint:
@@ -76,8 +87,7 @@ class Checkpoint:
 
     def __init__(self, name: str, *, ways_out: str):
         self.name, self._ways_out = name, ways_out
-        self._in_repository: set[str] | None = None
-        folder = Path(name).expanduser()
+        folder = local(name)
         self._folder = folder if folder.is_dir() else None
         if self._folder is None and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
             raise UserError(f"checkpoint: there is no folder {name}: give {ways_out}")
@@ -88,9 +98,7 @@ class Checkpoint:
             path = self._folder / name
             return path if path.is_file() else None
         try:
-            if self._in_repository is None:
-                self._in_repository = hub.list_files(self.name)
-            return hub.fetch(self.name, name) if name in self._in_repository else None
+            return hub.fetch(self.name, name) if name in hub.list_files(self.name) else None
         except hub.OutOfReach as error:
             raise UserError(
                 f"checkpoint '{self.name}' is no folder here, and the Hugging Face hub does not give it ({error}): "
@@ -107,7 +115,7 @@ class Checkpoint:
         path = self.required(name)
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise UserError(f"{path} is not a JSON object")
@@ -118,7 +126,7 @@ class Checkpoint:
             return [path]
         if self.file(_INDEX):
             shards = self.json(_INDEX).get("weight_map")
-            if not isinstance(shards, dict) or not all(_plain(name) for name in shards.values()):
+            if not isinstance(shards, dict) or not shards or not all(_plain(name) for name in shards.values()):
                 raise UserError(f"{self.required(_INDEX)} has no weight_map of file names")
             return [self.required(name) for name in sorted(set(shards.values()))]
         if path := self.file(_MSGPACK):
@@ -128,13 +136,13 @@ class Checkpoint:
             f"pytorch_model.bin is a pickle and is not read): give {self._ways_out}"
         )
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights and the config."""
-        sha = hashlib.sha256()
-        for path in [self.required("config.json"), *self.weight_files()]:
+    def fingerprint(self, *names: str) -> str:
+        """SHA-256 over the config, the weights, and those of the files called `names` that there are."""
+        digests = []
+        for path in [self.required("config.json"), *self.weight_files(), *filter(None, map(self.file, names))]:
             with open(path, "rb") as file:
-                sha.update(hashlib.file_digest(file, "sha256").digest())
-        return sha.hexdigest()[:16]
+                digests.append(hashlib.file_digest(file, "sha256").digest())
+        return digest(*digests)
 
     def tensors(self) -> Tensors:
         readers: dict[str, Callable[[], np.ndarray]] = {}
@@ -148,14 +156,18 @@ class Checkpoint:
 def settings(values: dict[str, Any], defaults: dict[str, Any], source: str) -> dict[str, Any]:
     """The values of a config.json for the keys of `defaults`, which stand in for what it leaves out.
 
-    Raises UserError for a value of another type than its default's, and for a number that is not positive.
+    Raises UserError for a value of another type than its default's, and for a number that is not positive or absurd.
     """
     found = {name: values.get(name, default) for name, default in defaults.items()}
     for name, value in found.items():
         kind = (int, float) if isinstance(defaults[name], float) else type(defaults[name])
-        if not isinstance(value, kind) or isinstance(value, bool) or (not isinstance(value, str) and not value > 0):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _LARGEST
+        if not isinstance(value, kind) or not (number or isinstance(value, str)):
             raise UserError(f"checkpoint {source}: config.json has {name}={value!r}")
     return found
+
+
+_LARGEST = 10_000_000  # of any count or size in a config.json
 
 
 def _plain(name: Any) -> bool:

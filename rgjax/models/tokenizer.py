@@ -7,6 +7,8 @@ import numpy as np
 from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint
 
+FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+
 
 class Tokens(NamedTuple):
     """Sentences as token numbers `ids` int32 [N, T], padded by 0 at the right of their `lengths` int32 [N]."""
@@ -25,10 +27,7 @@ def tokenise(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarr
             f"config.data.max_length={max_length} is more than the {config['max_position_embeddings']} tokens of "
             f"checkpoint {checkpoint.name}: lower it"
         )
-    tokenizer = _load(checkpoint)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(sentences.tolist())]
+    rows = _encode(checkpoint, sentences.tolist(), max_length)
     lengths = np.array([len(row) for row in rows], np.int32)
     ids = np.zeros((len(rows), lengths.max()), np.int32)
     ids[np.arange(ids.shape[1])[None] < lengths[:, None]] = np.concatenate(rows)
@@ -40,20 +39,23 @@ def tokenise(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarr
     return Tokens(ids, lengths)
 
 
-def _load(checkpoint: Checkpoint):
+def _encode(checkpoint: Checkpoint, sentences: list[str], max_length: int) -> list[list[int]]:
     from tokenizers import Tokenizer
     from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
-    path = checkpoint.file("tokenizer.json")
+    path = checkpoint.file("tokenizer.json") or checkpoint.required("vocab.txt")
+    lowercase = True
+    if path.name == "vocab.txt" and checkpoint.file("tokenizer_config.json"):
+        lowercase = checkpoint.json("tokenizer_config.json").get("do_lower_case") is not False
     try:
-        if path is not None:
-            return Tokenizer.from_file(str(path))
-        path = checkpoint.required("vocab.txt")
-        lowercase = True
-        if checkpoint.file("tokenizer_config.json"):
-            lowercase = bool(checkpoint.json("tokenizer_config.json").get("do_lower_case", True))
-        return BertWordPieceTokenizer(str(path), lowercase=lowercase)
-    except UserError:
-        raise
+        if path.name == "vocab.txt":
+            tokenizer = BertWordPieceTokenizer(str(path), lowercase=lowercase)
+        else:
+            tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length)
+        if tokenizer.num_special_tokens_to_add(False) != 2:
+            raise ValueError("it does not add [CLS] and [SEP]")
+        return [encoding.ids for encoding in tokenizer.encode_batch(sentences)]
     except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path} is no tokenizer: {error}") from error
+        raise UserError(f"{path} is no tokenizer of BERT's: {error}") from error

@@ -171,7 +171,7 @@ class Bert(nnx.Module):
         self.words = nnx.Param(jnp.asarray(table.take("word_embeddings.weight", (config["vocab_size"], width))))
         positions = table.take("position_embeddings.weight", (config["max_position_embeddings"], width))
         types = table.take("token_type_embeddings.weight", (config["type_vocab_size"], width))
-        # All tokens are of the first type: its embedding belongs to every position.
+        # All tokens are of the first type, so its embedding is part of every position's, in training too.
         self.positions = nnx.Param(jnp.asarray(positions + types[0]))
         self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
         self.layers = Layers(tensors.layers("encoder.layer", shape.layers), shape, pre_norm=False, dropout=dropout)

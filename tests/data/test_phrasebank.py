@@ -16,6 +16,11 @@ def write(folder, content, name="Sentences_50Agree.txt"):
     return str(folder)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_lines_may_end_in_any_way(end):
+    assert parse(LINES.replace("\r\n", end).encode(), "file")[1] == ["positive", "negative", "neutral"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
 def test_lines_are_sentence_and_label(encoding, tmp_path):
     folder = write(tmp_path, (LINES + "Pörssi nousi .@positive").encode(encoding))
@@ -38,6 +43,13 @@ def test_the_archive_is_read_as_it_is(tmp_path):
         load(agreement="allagree", manual_dir=str(tmp_path))
 
 
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "FinancialPhraseBank-v1.0.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("FinancialPhraseBank-v1.0/Sentences_50Agree.txt", b"\0" * 20_000_000)
+    with pytest.raises(UserError, match="unpacks to 20000000 bytes"):
+        load(manual_dir=str(tmp_path))
+
+
 def test_the_unpacked_archive_is_found(tmp_path):
     write(tmp_path / "FinancialPhraseBank-v1.0", LINES.encode(), "Sentences_75Agree.txt")
     assert len(load(agreement="75agree", manual_dir=str(tmp_path)).labels) == 3
@@ -50,6 +62,7 @@ def test_the_unpacked_archive_is_found(tmp_path):
         (b"Sales fell .@negative\n\nSales rose .@postive\n", "file, row 3: 'postive' (did you mean 'positive'?)"),
         (b"Sales fell .\n", "file, row 1: there is no '@' before a label"),
         (LINES.encode("utf-16"), "file, row 1: this is no text in UTF-8 or Latin-1"),
+        (b"a" * 20_000 + b"@neutral", "file, row 1: the sentence has 20000 characters, more than 10000"),
         (b"\n \n", "file holds no sentences"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

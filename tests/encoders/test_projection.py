@@ -5,6 +5,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from rgjax.encoders import features
 from rgjax.encoders.projection import projection
+from rgjax.errors import UserError
 from rgjax.regroup.kmeans import kmeans
 
 
@@ -36,5 +37,8 @@ def test_features_are_kept_by_content(monkeypatch, tmp_path):
     first = features(encoder, images, "a")
     known = encoder._replace(encode=lambda images: pytest.fail("encoded again"))
     np.testing.assert_array_equal(features(known, images, "a"), first)
+    broken = known._replace(fingerprint="broken", encode=lambda images: first * np.nan)
+    with pytest.raises(UserError, match="not finite"):
+        features(broken, images, "a")
     other = known._replace(fingerprint="other weights", encode=lambda images: first + 1)
     np.testing.assert_array_equal(features(other, images, "a"), first + 1)

@@ -75,6 +75,17 @@ def test_fingerprints_follow_the_weights(copy):
     assert fingerprint() != before
 
 
+def test_fingerprints_follow_the_files_that_are_named(copy):
+    def fingerprint():
+        return Checkpoint(str(copy), ways_out="").fingerprint("vocab.txt")
+
+    before = fingerprint()
+    (copy / "vocab.txt").write_text("a")
+    first = fingerprint()
+    (copy / "vocab.txt").write_text("b")
+    assert len({before, first, fingerprint()}) == 3
+
+
 def test_half_precision_is_read(copy):
     tensors = load_file(copy / "model.safetensors")
     save_file({name: value.astype(np.float16) for name, value in tensors.items()}, copy / "model.safetensors")
@@ -122,12 +133,25 @@ def test_another_architecture_is_named(copy):
         ({"num_hidden_layers": "three"}, "config.json has num_hidden_layers='three'"),
         ({"intermediate_size": -40}, "config.json has intermediate_size=-40"),
         ({"vocab_size": True}, "config.json has vocab_size=True"),
+        ({"layer_norm_eps": float("inf")}, "config.json has layer_norm_eps=inf"),
+        ({"num_hidden_layers": 4}, "there is no 'encoder.layer.3', but config.json counts 4 layers"),
+        ({"num_hidden_layers": 10**9}, "config.json has num_hidden_layers=1000000000"),
     ],
     ids=str,
 )
 def test_a_config_of_nonsense_is_named(copy, changes, expected):
     configure(copy, **changes)
     assert expected in says(copy)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(np.ones(24, np.int8), "is of int8"), (np.full(24, np.nan, np.float32), "has values that are not finite")],
+    ids=["int8", "nan"],
+)
+def test_what_is_no_finite_float_is_refused(value, expected, copy):
+    change(copy, embeddings__LayerNorm__bias=value)
+    assert f"tensor 'embeddings.LayerNorm.bias' {expected}" in says(copy)
 
 
 @pytest.mark.parametrize("keep", [0, 200, 30_000])
@@ -148,8 +172,10 @@ def test_other_damage_is_named(copy, tmp_path):
     folder = tmp_path / "sharded"
     shutil.copytree(CHECKPOINTS / "bert_sharded", folder)
     index = folder / "model.safetensors.index.json"
-    index.write_text(index.read_text().replace("model-00001", "../model-00001"))
-    assert "has no weight_map of file names" in says(folder)
+    whole = index.read_text()
+    for text in (whole.replace("model-00001", "../model-00001"), '{"weight_map": {}}'):
+        index.write_text(text)
+        assert "has no weight_map of file names" in says(folder)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_with_both_ways_out(monkeypatch):

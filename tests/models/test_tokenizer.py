@@ -2,7 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
+from tokenizers.models import WordLevel
 
 from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint
@@ -41,6 +43,13 @@ def test_tokenizer_json_is_read_and_its_own_padding_and_cut_are_not_used(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "vocab.txt").unlink()
     np.testing.assert_array_equal(tokens(folder, "profit fell.").ids, [[2, 5, 6, 9, 3]])
+
+
+def test_a_tokenizer_without_its_marks_is_refused(folder):
+    tokenizer = Tokenizer(WordLevel({"profit": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"it does not add \[CLS\] and \[SEP\]"):
+        tokens(folder, "profit")
 
 
 def test_long_sentences_are_cut_and_keep_their_end_mark(folder):
