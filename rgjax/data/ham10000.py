@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
 from rgjax.data.dataset import Source
-from rgjax.data.materialise import materialise, prepare
+from rgjax.data.materialise import materialise, prepare, quiet_tfds
 from rgjax.errors import UserError, first_few
 from rgjax.storage import digest, local
 
@@ -68,7 +68,8 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
     root = local(str(data_dir or constants.DATA_DIR))
     folder = local(manual_dir) if manual_dir else root / "downloads" / "manual"
     rows, images = read_download(folder)
-    builder = Ham10000(rows, images, data_dir=str(root))
+    with quiet_tfds():
+        builder = Ham10000(rows, images, data_dir=str(root))
     prepare(builder)
     arrays = materialise(
         builder,

@@ -17,7 +17,7 @@ from rgjax.storage import cache_dir, cached_arrays, digest
 
 def prepare(builder: tfds.core.DatasetBuilder, manual_dir: Path | None = None) -> None:
     """Write the builder's records to its data folder, unless they are there."""
-    with _quiet_tfds():
+    with quiet_tfds():
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(manual_dir=manual_dir and str(manual_dir))
         )
@@ -81,7 +81,7 @@ def _decode(image: bytes, size: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
+def quiet_tfds() -> Iterator[None]:
     """TFDS announces sizes, folders and missing optional packages at length."""
     logger = logging.getLogger("absl")
     level = logger.level
