@@ -54,7 +54,7 @@ def test_another_seed_is_another_split():
 
 def test_a_class_that_is_too_small_is_named():
     labels = np.repeat([0, 1], [9, 2])
-    with pytest.raises(UserError, match="class 'b' has 2 images"):
+    with pytest.raises(UserError, match="class 'b' has 2 rows"):
         parts("stratified", labels)
     with pytest.raises(UserError, match="class 'b' has 1 groups"):
         parts("grouped", np.repeat([0, 1], [9, 4]), groups=np.array([*range(9), 9, 9, 9, 9]))
