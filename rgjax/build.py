@@ -23,7 +23,7 @@ from rgjax.encoders.projection import encode_images, projection
 from rgjax.errors import UserError
 from rgjax.losses import LOSSES, ClassStats, Loss
 from rgjax.models.packing import prepare_tokens
-from rgjax.models.pretrained import Checkpoint, report_unused
+from rgjax.models.pretrained import Checkpoint
 from rgjax.models.resnet import ResNet
 from rgjax.models.tokenizer import FILES, Tokens, tokenise
 from rgjax.models.transformer import BertClassifier, bert_config
@@ -149,7 +149,11 @@ def make_hyper(config: Config, plan: Plan, loss: Loss, stats: ClassStats) -> Hyp
 
 def loss_of(config: Config) -> Loss:
     """What is trained by: post-hoc logit adjustment trains by cross-entropy."""
-    return LOSSES["ce" if config.loss.name == "la" and config.loss.posthoc else config.loss.name]
+    return LOSSES["ce" if adjusts_posthoc(config) else config.loss.name]
+
+
+def adjusts_posthoc(config: Config) -> bool:
+    return config.loss.name == "la" and config.loss.posthoc
 
 
 def make_model(config: Config, outputs: int, say: Say) -> ResNet | BertClassifier:
@@ -161,12 +165,13 @@ def make_model(config: Config, outputs: int, say: Say) -> ResNet | BertClassifie
     if model.name != "bert":
         return ResNet(model.name, outputs, stem=model.stem, head=head, width=model.width, dtype=dtype, rng=rng)
     checkpoint = bert_checkpoint(config)
-    tensors = checkpoint.tensors()
-    network = BertClassifier(
-        tensors, bert_config(checkpoint), outputs, head=head, dropout=model.dropout, dtype=dtype, rng=rng
+    settings = bert_config(checkpoint)
+    return checkpoint.build(
+        lambda tensors: BertClassifier(
+            tensors, settings, outputs, head=head, dropout=model.dropout, dtype=dtype, rng=rng
+        ),
+        say,
     )
-    report_unused(tensors, checkpoint.name, say)
-    return network
 
 
 def bert_checkpoint(config: Config) -> Checkpoint:

@@ -13,6 +13,7 @@ from rgjax.balance.samplers import SAMPLERS
 from rgjax.batches import in_batches
 from rgjax.build import (
     Say,
+    adjusts_posthoc,
     bert_checkpoint,
     load_data,
     loss_of,
@@ -144,7 +145,7 @@ def train_and_predict(
     train = config.train
     plan = make_plan(config, len(pool) if train.epoch_size == "sampler" else len(dataset.train))
     stats = ClassStats(regrouping.class_counts if config.loss.stats == "class" else regrouping.counts)
-    posthoc = config.loss.name == "la" and config.loss.posthoc
+    posthoc = adjusts_posthoc(config)
     loss = loss_of(config)
     hyper = make_hyper(config, plan, loss, stats)
     graph, state = init_state(model, train.optimizer)

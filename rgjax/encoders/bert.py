@@ -9,7 +9,7 @@ from flax import nnx
 from rgjax.batches import in_batches, over_devices
 from rgjax.encoders import Encoder
 from rgjax.models.packing import first_tokens, mean_tokens, pack
-from rgjax.models.pretrained import Checkpoint, report_unused
+from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import FILES, Tokens, tokenise
 from rgjax.models.transformer import Bert, bert_config
 from rgjax.storage import digest
@@ -25,9 +25,7 @@ def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int, say: Callable
     config = bert_config(checkpoint)
 
     def encode(sentences: np.ndarray) -> np.ndarray:
-        tensors = checkpoint.tensors()
-        graph, params = nnx.split(Bert(tensors, config))
-        report_unused(tensors, checkpoint.name, say)
+        graph, params = nnx.split(checkpoint.build(lambda tensors: Bert(tensors, config), say))
 
         def forward(params, packed):
             return POOLINGS[pooling](nnx.merge(graph, params)(packed), packed)

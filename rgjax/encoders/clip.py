@@ -10,7 +10,7 @@ from PIL import Image
 
 from rgjax.batches import in_batches, over_devices
 from rgjax.encoders import Encoder
-from rgjax.models.pretrained import Checkpoint, report_unused
+from rgjax.models.pretrained import Checkpoint
 from rgjax.models.transformer import ClipVision, clip_config
 from rgjax.storage import digest
 
@@ -25,9 +25,7 @@ def clip(checkpoint: Checkpoint, *, unit_length: bool, say: Callable[[str], None
     config = clip_config(checkpoint)
 
     def encode(images: np.ndarray) -> np.ndarray:
-        tensors = checkpoint.tensors()
-        graph, params = nnx.split(ClipVision(tensors, config))
-        report_unused(tensors, checkpoint.name, say)
+        graph, params = nnx.split(checkpoint.build(lambda tensors: ClipVision(tensors, config), say))
 
         def forward(params, batch):
             mean, std = (jnp.array(v, jnp.float32).reshape(1, 1, 1, 3) for v in (_MEAN, _STD))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +20,8 @@ from rgjax.storage import digest, local
 
 _SAFETENSORS, _MSGPACK = "model.safetensors", "flax_model.msgpack"
 _INDEX = f"{_SAFETENSORS}.index.json"
+
+Network = TypeVar("Network")
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,14 @@ class Checkpoint:
             readers |= {_modern(name): reader for name, reader in read(path).items()}
         return Tensors(readers, files[0])
 
+    def build(self, network: Callable[[Tensors], Network], say: Callable[[str], None]) -> Network:
+        """What `network` makes of the tensors; those that it does not use are reported."""
+        tensors = self.tensors()
+        built = network(tensors)
+        if unused := tensors.unused():
+            say(f"{self.name}: {len(unused)} tensors are not used: {first_few(unused)}")
+        return built
+
 
 def settings(values: dict[str, Any], defaults: dict[str, Any], source: str) -> dict[str, Any]:
     """The values of a config.json for the keys of `defaults`, which stand in for what it leaves out.
@@ -217,8 +227,3 @@ def _read_msgpack(path: Path) -> dict[str, Callable[[], np.ndarray]]:
         leaf = "weight" if leaf in ("kernel", "scale", "embedding") else leaf
         readers[f"{parent}.{leaf}" if parent else leaf] = lambda array=array: array
     return readers
-
-
-def report_unused(tensors: Tensors, name: str, say: Callable[[str], None]) -> None:
-    if unused := tensors.unused():
-        say(f"{name}: {len(unused)} tensors are not used: {first_few(unused)}")

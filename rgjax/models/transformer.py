@@ -277,7 +277,6 @@ _BERT_DEFAULTS = {
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
-    "position_embedding_type": "absolute",
 }
 _CLIP_DEFAULTS = {
     "hidden_size": 768,

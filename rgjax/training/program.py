@@ -133,7 +133,8 @@ def make_predict(graph: nnx.GraphDef, prepare: Callable) -> Callable:
         return model(prepare(take(inputs, rows)))
 
     def predict(params, batch_stats, inputs, batches: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.asarray(forward(params, batch_stats, inputs, rows)) for rows in batches])
+        # All batches are under way before the first is waited for.
+        return np.concatenate(jax.device_get([forward(params, batch_stats, inputs, rows) for rows in batches]))
 
     return predict
 
