@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rgjax.models import winograd
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
@@ -27,7 +29,7 @@ def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
         [B, ceil(H / stride), ceil(W / stride), O] in the dtype of `x`.
     """
     return lax.platform_dependent(
-        x, w, cpu=partial(_conv_by_matmul, stride=stride), default=partial(_conv_by_xla, stride=stride)
+        x, w, cpu=partial(_conv_on_cpu, stride=stride), default=partial(_conv_by_xla, stride=stride)
     )
 
 
@@ -38,21 +40,40 @@ def _conv_forward(x, w, stride):
 def _conv_backward(stride, saved, dy):
     # The two lowerings are differentiated inside their own branch: differentiating across the choice of
     # platform would keep the patches of the branch that is not taken.
-    def gradients(form, x, w, dy):
-        _, vjp = jax.vjp(partial(form, stride=stride), x, w)
-        return vjp(dy)
-
     return lax.platform_dependent(
-        *saved, dy, cpu=partial(gradients, _conv_by_matmul), default=partial(gradients, _conv_by_xla)
+        *saved,
+        dy,
+        cpu=partial(_gradients_on_cpu, stride=stride),
+        default=partial(_gradients, _conv_by_xla, stride=stride),
     )
 
 
 conv.defvjp(_conv_forward, _conv_backward)
 
 
+def _gradients(form, x, w, dy, stride):
+    return jax.vjp(partial(form, stride=stride), x, w)[1](dy)
+
+
 def _conv_by_xla(x, w, stride):
     pads = [(k // 2, k // 2) for k in w.shape[:2]]
     return lax.conv_general_dilated(x, w, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _conv_on_cpu(x, w, stride):
+    if _fits_winograd(x, w, stride):
+        return winograd.convolve(x, w)
+    return _conv_by_matmul(x, w, stride)
+
+
+def _gradients_on_cpu(x, w, dy, stride):
+    if _fits_winograd(x, w, stride):
+        return winograd.gradients(x, w, dy)
+    return _gradients(_conv_by_matmul, x, w, dy, stride)
+
+
+def _fits_winograd(x, w, stride):
+    return w.shape[:2] == (3, 3) and stride == 1 and max(x.shape[1:3]) > 2 and x.shape[3] >= 8
 
 
 def _conv_by_matmul(x, w, stride):
@@ -80,25 +101,14 @@ def _patches(x, kh, kw, stride):
 
 
 def _conv_of_tiny_map(x, w, stride):
-    """One product with the whole map, each pair of an input and an output pixel meeting its own tap."""
-    kh, kw, c_in, c_out = w.shape
+    """One product with the whole map: an output pixel sees every pixel, through the part of the kernel that meets it."""
+    kh, kw, _, c_out = w.shape
     batch, height, width, _ = x.shape
     out_h, out_w = -(-height // stride), -(-width // stride)
-    rows = [
-        jnp.concatenate(
-            [
-                w[i, j]
-                if 0 <= (i := r - stride * p + kh // 2) < kh and 0 <= (j := c - stride * q + kw // 2) < kw
-                else jnp.zeros((c_in, c_out), w.dtype)
-                for p in range(out_h)
-                for q in range(out_w)
-            ],
-            axis=1,
-        )
-        for r in range(height)
-        for c in range(width)
-    ]
-    y = x.reshape(batch, -1) @ jnp.concatenate(rows, axis=0)
+    tops = [kh // 2 - stride * p for p in range(out_h)]
+    lefts = [kw // 2 - stride * q for q in range(out_w)]
+    seen = [w[i : i + height, j : j + width].reshape(-1, c_out) for i in tops for j in lefts]
+    y = x.reshape(batch, -1) @ jnp.concatenate(seen, axis=1)
     return y.reshape(batch, out_h, out_w, c_out)
 
 
