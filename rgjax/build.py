@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rgjax import data
@@ -24,18 +25,20 @@ from rgjax.errors import UserError
 from rgjax.losses import LOSSES, ClassStats, Loss
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.pretrained import Checkpoint
+from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.resnet import ResNet
 from rgjax.models.tokenizer import FILES, Tokens, tokenise
 from rgjax.models.transformer import BertClassifier, bert_config
 from rgjax.storage import digest, local
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.loop import Plan
-from rgjax.training.program import Hyper, init_state
+from rgjax.training.program import AXIS, Hyper, init_state
 
 Say: TypeAlias = Callable[[str], None]
 
 
-def load_data(config: Config) -> data.Dataset:
+def load_data(config: Config, *, outline: bool = False) -> data.Dataset:
+    """The data set of the config, or its mere `outline`: size, classes and split, without content or download."""
     dataset = data.load(
         config.data.name,
         image_size=config.data.image_size,
@@ -47,6 +50,7 @@ def load_data(config: Config) -> data.Dataset:
         seed=config.data.seed,
         test_fraction=config.data.test_fraction,
         val_fraction=config.data.val_fraction,
+        outline=outline,
     )
     if config.train.batch_size > len(dataset.train):
         raise UserError(
@@ -54,6 +58,14 @@ def load_data(config: Config) -> data.Dataset:
             f"{len(dataset.train)} {dataset.kind}: lower it"
         )
     return dataset
+
+
+def make_mesh(config: Config) -> Mesh:
+    """All devices, in a row; a batch is spread evenly over them."""
+    count = jax.device_count()
+    if config.train.batch_size % count:
+        raise UserError(f"config.train.batch_size={config.train.batch_size} is no multiple of the {count} devices")
+    return Mesh(np.array(jax.devices()), (AXIS,))
 
 
 def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
@@ -118,7 +130,7 @@ def make_plan(config: Config, rows_per_epoch: int) -> Plan:
     return Plan(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        steps_per_call=train.steps_per_call,
+        steps_per_call=train.steps_per_call or (None if jax.default_backend() == "cpu" else steps_per_epoch),
         warmup=steps("train.warmup") or 0,
         drw_start=steps("loss.drw_start"),
         eval_every=steps("train.eval", whole_epochs=True) or total_steps,
@@ -128,7 +140,12 @@ def make_plan(config: Config, rows_per_epoch: int) -> Plan:
 
 
 def make_hyper(config: Config, plan: Plan, loss: Loss, stats: ClassStats) -> Hyper:
-    weights = stats.inverse_weights if config.loss.name == "wce" else np.ones(len(stats.counts), np.float32)
+    outputs = len(stats.counts)
+    weights = stats.inverse_weights if config.loss.name == "wce" else np.ones(outputs, np.float32)
+
+    def wide(values):
+        return np.pad(values, (0, padded(outputs) - outputs)) if np.ndim(values) else values
+
     augmentation = {}
     if config.model.name != "bert":
         flip, rotation = 0.5 if config.data.flip else 0.0, config.data.rotation
@@ -139,10 +156,11 @@ def make_hyper(config: Config, plan: Plan, loss: Loss, stats: ClassStats) -> Hyp
         weight_decay=np.float32(config.train.weight_decay),
         warmup_steps=np.int32(plan.warmup),
         total_steps=np.int32(plan.total_steps),
+        outputs=np.int32(outputs),
         augmentation=augmentation,
-        loss=loss.arguments(config.loss, stats),
-        class_weights=weights,
-        drw_weights=weights if plan.drw_start is None else stats.effective_weights(),
+        loss={name: wide(value) for name, value in loss.arguments(config.loss, stats).items()},
+        class_weights=wide(weights),
+        drw_weights=wide(weights if plan.drw_start is None else stats.effective_weights()),
         drw_start=np.int32(plan.total_steps if plan.drw_start is None else plan.drw_start),
     )
 
@@ -156,22 +174,43 @@ def adjusts_posthoc(config: Config) -> bool:
     return config.loss.name == "la" and config.loss.posthoc
 
 
-def make_model(config: Config, outputs: int, say: Say) -> ResNet | BertClassifier:
-    """The network before training."""
+def make_model(
+    config: Config, outputs: int, say: Say, *, platform: str | None = None, checkpoint: Checkpoint | None = None
+) -> ResNet | BertClassifier:
+    """The network before training, for the `platform` that it will run on (JAX's own one if None).
+
+    BERT is built of the `checkpoint`, of the config's if None.
+    """
     model = config.model
     head = loss_of(config).head if model.head == "auto" else model.head
-    dtype = jnp.dtype(("float32" if on_cpu() else "bfloat16") if model.dtype == "auto" else model.dtype)
+    dtype = compute_dtype(config, platform or jax.default_backend())
     rng = np.random.default_rng(config.seed)
-    if model.name != "bert":
-        return ResNet(model.name, outputs, stem=model.stem, head=head, width=model.width, dtype=dtype, rng=rng)
-    checkpoint = bert_checkpoint(config)
-    settings = bert_config(checkpoint)
-    return checkpoint.build(
-        lambda tensors: BertClassifier(
-            tensors, settings, outputs, head=head, dropout=model.dropout, dtype=dtype, rng=rng
-        ),
-        say,
-    )
+    if model.name == "bert":
+        checkpoint = checkpoint or bert_checkpoint(config)
+        settings = bert_config(checkpoint)
+        network = checkpoint.build(
+            lambda tensors: BertClassifier(
+                tensors, settings, outputs, head=head, dropout=model.dropout, dtype=dtype, rng=rng
+            ),
+            say,
+        )
+    else:
+        norm = partial(BatchNorm, axis=AXIS, local=model.batch_norm == "local")
+        network = ResNet(
+            model.name, outputs, stem=model.stem, head=head, width=model.width, norm=norm, dtype=dtype, rng=rng
+        )
+    widen(network.head, padded(outputs))
+    return network
+
+
+def padded(outputs: int) -> int:
+    """The outputs of a network for so many (pseudo-)classes: thresholds of a grid mostly share a program."""
+    return -(-outputs // 128) * 128
+
+
+def compute_dtype(config: Config, platform: str) -> jnp.dtype:
+    automatic = "float32" if platform == "cpu" else "bfloat16"
+    return jnp.dtype(automatic if config.model.dtype == "auto" else config.model.dtype)
 
 
 def bert_checkpoint(config: Config) -> Checkpoint:
@@ -180,21 +219,22 @@ def bert_checkpoint(config: Config) -> Checkpoint:
 
 def network_inputs(config: Config, inputs: np.ndarray) -> np.ndarray | Tokens:
     """Rows of a data set as the network's program reads them: images as they are, sentences as tokens."""
-    text, name = inputs.ndim == 1, config.model.name
-    if text != (name == "bert"):
-        kind, fitting = ("sentences", "bert") if text else ("images", "resnet34")
-        raise UserError(f"config.model.name={name} does not read {kind}: use --config.model.name={fitting}")
-    if not text:
+    if not reads_text(config, inputs):
         return inputs
     checkpoint = bert_checkpoint(config)
     checkpoint.weight_files()  # found missing now, not after the encoder's long work
     return tokenise(checkpoint, bert_config(checkpoint), inputs, config.data.max_length)
 
 
+def reads_text(config: Config, inputs: np.ndarray) -> bool:
+    """Whether the network reads sentences. Raises UserError where the data set's rows are not of its kind."""
+    text, name = inputs.ndim == 1, config.model.name
+    if text != (name == "bert"):
+        kind, fitting = ("sentences", "bert") if text else ("images", "resnet34")
+        raise UserError(f"config.model.name={name} does not read {kind}: use --config.model.name={fitting}")
+    return text
+
+
 def packing(tokens: int) -> Callable:
     """The preparation of batches of at most `tokens`; rounded up, so that seeds and methods mostly share a program."""
     return partial(prepare_tokens, budget=-(-int(tokens) // 64) * 64)
-
-
-def on_cpu() -> bool:
-    return jax.default_backend() == "cpu"

@@ -102,6 +102,11 @@ FIELDS: dict[str, Field] = {
     "model.stem": Field("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", choices=STEMS),
     "model.head": Field("auto", "auto: cosine for ldam, else linear", choices=("auto", *HEADS)),
     "model.width": Field(64, "channels of the first stage", low=1, high=1024),
+    "model.batch_norm": Field(
+        "global",
+        "statistics of the whole batch, or of each device's part of it",
+        choices=("global", "local"),
+    ),
     "model.dtype": Field(
         "auto", "compute precision; auto: bfloat16 on accelerators", choices=("auto", "float32", "bfloat16")
     ),
@@ -120,7 +125,9 @@ FIELDS: dict[str, Field] = {
     ),
     **_duration("train.eval", "validation every so often", percent=10.0),
     **_duration("train.checkpoint", "checkpoint every so often", percent=10.0),
-    "train.steps_per_call": Field(int, "steps in one call of the device (unset: about three seconds of them)", low=1),
+    "train.steps_per_call": Field(
+        int, "steps in one call of the device (unset: an epoch; on a CPU about three seconds)", low=1
+    ),
 }
 
 # A method is a composition of a regrouping, a sampler and a loss.

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rgjax import data, metrics, provenance
 from rgjax.balance.samplers import SAMPLERS
@@ -19,6 +19,7 @@ from rgjax.build import (
     loss_of,
     make_encoder,
     make_hyper,
+    make_mesh,
     make_model,
     make_plan,
     network_inputs,
@@ -51,6 +52,7 @@ def run(config: Config, workdir: Path, say: Say) -> dict:
     dataset = load_data(config)
     sizes = ", ".join(f"{len(getattr(dataset, part))} {part}" for part in ("train", "val", "test"))
     say(f"{dataset.name}: {sizes} {dataset.kind}")
+    mesh = make_mesh(config)
     inputs = network_inputs(config, dataset.inputs)
     regrouping, clusters, found = make_groups(config, dataset, say)
     say(describe_groups(regrouping, dataset))
@@ -76,7 +78,7 @@ def run(config: Config, workdir: Path, say: Say) -> dict:
         draw_groups(workdir / "groups", dataset.inputs[dataset.train], regrouping, found, dataset.class_names)
 
     pool = SAMPLERS[config.sampler](dataset.labels[dataset.train], clusters, config.data.seed)
-    logits, timing = train_and_predict(config, workdir, dataset, inputs, regrouping, pool, model)
+    logits, timing = train_and_predict(config, workdir, dataset, inputs, regrouping, pool, model, mesh)
 
     write_npz(
         workdir / "predictions.npz",
@@ -140,6 +142,7 @@ def train_and_predict(
     regrouping: Regrouping,
     pool: np.ndarray,
     model: ResNet | BertClassifier,
+    mesh: Mesh,
 ) -> tuple[dict[str, np.ndarray], dict]:
     """Pseudo-class logits [n, K] of the validation and test rows after the last step, and the timing."""
     train = config.train
@@ -148,20 +151,22 @@ def train_and_predict(
     posthoc = adjusts_posthoc(config)
     loss = loss_of(config)
     hyper = make_hyper(config, plan, loss, stats)
+    everywhere = NamedSharding(mesh, PartitionSpec())
     graph, state = init_state(model, train.optimizer)
+    state = jax.device_put(state, everywhere)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, train_s = checkpoints.restore(state)
     keep_rows(workdir / "metrics.jsonl", until_step=int(state.step))
 
-    on_device = TrainData(*jax.device_put((inputs, dataset.train, regrouping.pseudo_labels, pool)))
-    hyper = jax.device_put(hyper)
-    key = jax.random.key(config.seed)
-    size = min(256, max(len(dataset.val), len(dataset.test)))
+    on_device = TrainData(*jax.device_put((inputs, dataset.train, regrouping.pseudo_labels, pool), everywhere))
+    hyper, key = jax.device_put((hyper, jax.random.key(config.seed)), everywhere)
+    size = mesh.size * -(-min(256, max(len(dataset.val), len(dataset.test))) // mesh.size)
     batches = {part: in_batches(getattr(dataset, part), size) for part in ("val", "test")}
     prepare = prepare_eval = prepare_images
     if isinstance(inputs, Tokens):
-        prepare = packing(largest_batch(inputs.lengths[dataset.train], pool, key, plan))
-        prepare_eval = packing(max(inputs.lengths[rows].sum(axis=1).max() for rows in batches.values()))
+        prepare = packing(largest_batch(inputs.lengths[dataset.train], pool, key, plan, devices=mesh.size))
+        sums = (inputs.lengths[rows].reshape(-1, size // mesh.size).sum(axis=1) for rows in batches.values())
+        prepare_eval = packing(max(map(max, sums)))
     run_steps = make_run_steps(
         graph,
         loss.function,
@@ -169,15 +174,17 @@ def train_and_predict(
         optimizer=train.optimizer,
         batch_size=train.batch_size,
         steps_per_epoch=plan.steps_per_epoch,
+        mesh=mesh,
     )
     compiling = time.perf_counter()
-    compiled = run_steps.lower(state, jnp.int32(1), on_device, hyper, key).compile()
+    compiled = run_steps.lower(state, jax.device_put(np.int32(1), everywhere), on_device, hyper, key).compile()
     compile_s = time.perf_counter() - compiling
-    predict = make_predict(graph, prepare_eval)
+    predict = make_predict(graph, prepare_eval, mesh)
 
     def predict_part(state, part):
         logits = predict(state.params, state.batch_stats, on_device.inputs, batches[part])
-        logits = logits[: len(getattr(dataset, part))] * np.float32(loss.scale(config.loss))
+        logits = logits[: len(getattr(dataset, part)), : regrouping.num_pseudo_classes]
+        logits = logits * np.float32(loss.scale(config.loss))
         return np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau))) if posthoc else logits
 
     def evaluate(state):
@@ -194,7 +201,7 @@ def train_and_predict(
     first_step, before_s = int(state.step), train_s
     try:
         state, train_s = fit(
-            lambda state, count: compiled(state, jnp.int32(count), on_device, hyper, key),
+            lambda state, count: compiled(state, jax.device_put(np.int32(count), everywhere), on_device, hyper, key),
             state,
             plan,
             train_s=train_s,

@@ -45,9 +45,11 @@ def adjust_logits(logits, prior, tau):
     return logits - jnp.log(prior**tau + 1e-12)[None]
 
 
-def weighted_mean(losses, weights):
-    """sum(w l) / sum(w): torch's reduction of a weighted loss, over the global batch."""
-    return (weights * losses).sum() / weights.sum()
+def weighted_mean(losses, weights, axis: str | None = None):
+    """sum(w l) / sum(w), torch's reduction of a weighted loss; with a mesh `axis`, this device's summand of the mean
+    over the rows of all devices."""
+    total = weights.sum()
+    return (weights * losses).sum() / (total if axis is None else jax.lax.psum(total, axis))
 
 
 def _pick(values, labels):

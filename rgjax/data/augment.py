@@ -7,9 +7,9 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as torchvision has them
 STD = (0.229, 0.224, 0.225)
 
 
-def prepare_images(images: jax.Array, key: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:
-    """A network's input from uint8 images [B, H, W, 3]; augmented where there is a key, by `augment`'s strengths."""
-    return normalise(images.astype(jnp.float32) if key is None else augment(key, images, **strengths))
+def prepare_images(images: jax.Array, keys: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:
+    """A network's input from uint8 images [B, H, W, 3]; augmented where there are keys, by `augment`'s strengths."""
+    return normalise(images.astype(jnp.float32) if keys is None else augment(keys, images, **strengths))
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -19,15 +19,15 @@ def normalise(images: jax.Array) -> jax.Array:
     return images * (1 / (255 * std)).reshape(channel) - (mean / std).reshape(channel)
 
 
-def augment(key: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.Array) -> jax.Array:
+def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.Array) -> jax.Array:
     """Mirror with probability `flip`, rotate by a uniform angle of up to `rotation` degrees; uint8 -> float32, 0..255.
 
-    Bilinear, by four gathers of whole pixels; beyond the border the nearest pixel is repeated.
+    What an image suffers depends on its own key of `keys` [B] alone. Bilinear, by four gathers of whole pixels; beyond the border the nearest pixel is repeated.
     """
     batch, height, width, channels = images.shape
-    flip_key, angle_key = jax.random.split(key)
-    sign = jnp.where(jax.random.bernoulli(flip_key, flip, (batch, 1, 1)), -1.0, 1.0).astype(jnp.float32)
-    degrees = jax.random.uniform(angle_key, (batch, 1, 1), jnp.float32, -1.0, 1.0) * rotation
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys).reshape(batch, 2, 1, 1)
+    sign = jnp.where(draws[:, 0] < flip, -1.0, 1.0).astype(jnp.float32)
+    degrees = (2 * draws[:, 1] - 1) * rotation
     sine, cosine = jnp.sin(jnp.deg2rad(degrees)), jnp.cos(jnp.deg2rad(degrees))
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
     y = (jnp.arange(height, dtype=jnp.float32) - centre_y)[None, :, None]

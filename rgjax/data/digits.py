@@ -25,3 +25,6 @@ def load(*, image_size: int) -> Source:
         official_test=None,
         fingerprint=digest(inputs, labels),
     )
+
+
+outline = load  # it is at hand anyway

@@ -6,12 +6,13 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
-from rgjax.data.dataset import Source
+from rgjax.data.dataset import Source, blank_image, outlined
 from rgjax.data.materialise import materialise, prepare, quiet_tfds
 from rgjax.errors import UserError, first_few
 from rgjax.storage import digest, local
 
-CLASSES = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
+COUNTS = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}  # as published
+CLASSES = tuple(COUNTS)
 _DOWNLOAD = "download it from the Harvard Dataverse, doi:10.7910/DVN/DBW86T, and unpack the two image archives"
 _METADATA = ("HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
 _IMAGES = (".jpg", ".jpeg", ".png")
@@ -87,6 +88,11 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
         official_test=None,
         fingerprint=str(arrays["fingerprint"]),
     )
+
+
+def outline(*, image_size: int) -> Source:
+    """The data set by its published size, without the download; every image its own lesion."""
+    return outlined(COUNTS, blank_image(image_size))
 
 
 def read_download(folder: Path) -> tuple[list[dict[str, str]], dict[str, Path]]:

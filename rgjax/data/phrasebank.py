@@ -7,17 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from rgjax import hub
-from rgjax.data.dataset import Source
+from rgjax.data.dataset import Source, outlined
 from rgjax.errors import UserError, unknown
 from rgjax.storage import digest, local
 
-CLASSES = ("neutral", "positive", "negative")
 AGREEMENTS = {
     "50agree": "Sentences_50Agree.txt",
     "66agree": "Sentences_66Agree.txt",
     "75agree": "Sentences_75Agree.txt",
     "allagree": "Sentences_AllAgree.txt",
 }
+COUNTS = {  # as published: the shares in the README of version 1.0, of the data set card's totals
+    "50agree": {"neutral": 2879, "positive": 1363, "negative": 604},
+    "66agree": {"neutral": 2535, "positive": 1168, "negative": 514},
+    "75agree": {"neutral": 2146, "positive": 887, "negative": 420},
+    "allagree": {"neutral": 1391, "positive": 570, "negative": 303},
+}
+CLASSES = tuple(COUNTS["50agree"])
+# Word pieces (BERT's English ones) of the sentences, [CLS] and [SEP] included: the quantiles 0, 0.1, ... 1.
+TOKEN_QUANTILES = (4, 15, 19, 22, 25, 28, 31, 36, 41, 50, 150)
 _REPOSITORY, _ARCHIVE = "takala/financial_phrasebank", "data/FinancialPhraseBank-v1.0.zip"
 _FOLDER = "FinancialPhraseBank-v1.0"
 _LARGEST, _LONGEST = 16_000_000, 10_000  # bytes of a file, twenty times the real one's; characters of a sentence
@@ -43,6 +51,11 @@ def load(*, agreement: str = "50agree", manual_dir: str = "") -> Source:
         official_test=None,
         fingerprint=digest(inputs, labels),
     )
+
+
+def outline(*, agreement: str = "50agree") -> Source:
+    """The data set by its published size, without the sentences; each its own group."""
+    return outlined(COUNTS[agreement], np.array(""))
 
 
 def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:

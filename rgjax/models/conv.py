@@ -101,7 +101,7 @@ def _patches(x, kh, kw, stride):
 
 
 def _conv_of_tiny_map(x, w, stride):
-    """One product with the whole map: an output pixel sees every pixel, through the part of the kernel that meets it."""
+    """One product with the whole map: each output pixel sees it through the part of the kernel that meets it."""
     kh, kw, _, c_out = w.shape
     batch, height, width, _ = x.shape
     out_h, out_w = -(-height // stride), -(-width // stride)

@@ -39,8 +39,8 @@ def pack(ids: jax.Array | np.ndarray, lengths: jax.Array | np.ndarray, budget: i
     return Packed(gather_rows(ids.reshape(-1), places), positions, slots, places, lengths)
 
 
-def prepare_tokens(tokens: Tokens, key=None, *, budget: int) -> Packed:
-    """The network's input from a batch of padded sentences. Text is not augmented: the key is not used."""
+def prepare_tokens(tokens: Tokens, keys=None, *, budget: int) -> Packed:
+    """The network's input from a batch of padded sentences. Text is not augmented: the keys are not used."""
     return pack(tokens.ids, tokens.lengths, budget)
 
 

@@ -1,5 +1,7 @@
 """ResNet-10, -18 and -34 (He et al. 2016) in torchvision's topology; torchvision itself begins at 18."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -14,15 +16,15 @@ STEMS = ("imagenet", "cifar")
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions and a shortcut, projected where the shape changes."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, *, rng: np.random.Generator):
+    def __init__(self, c_in: int, c_out: int, stride: int, *, norm: Callable, rng: np.random.Generator):
         self.conv1 = Conv(c_in, c_out, 3, stride, rng=rng)
-        self.bn1 = BatchNorm(c_out)
+        self.bn1 = norm(c_out)
         self.conv2 = Conv(c_out, c_out, 3, 1, rng=rng)
-        self.bn2 = BatchNorm(c_out)
+        self.bn2 = norm(c_out)
         self.projects = stride != 1 or c_in != c_out
         if self.projects:
             self.shortcut_conv = Conv(c_in, c_out, 1, stride, rng=rng)
-            self.shortcut_bn = BatchNorm(c_out)
+            self.shortcut_bn = norm(c_out)
 
     def __call__(self, x, train: bool):
         y = nnx.relu(self.bn1(self.conv1(x), train))
@@ -35,7 +37,7 @@ class ResNet(nnx.Module):
     """Basic-block ResNet; images [B, H, W, 3], normalised -> logits [B, classes] in float32.
 
     `stem` "imagenet" is the 7x7 stride-2 convolution with max-pooling; "cifar" a 3x3 convolution without,
-    for images of about 32 pixels. `dtype` is the compute dtype of all but the statistics and the head.
+    for images of about 32 pixels. `norm(channels)` makes the normalisations. `dtype` is the compute dtype of all but the statistics and the head.
     """
 
     def __init__(
@@ -46,17 +48,18 @@ class ResNet(nnx.Module):
         stem: str = "imagenet",
         head: str = "linear",
         width: int = 64,
+        norm: Callable[[int], BatchNorm] = BatchNorm,
         dtype=jnp.float32,
         rng: np.random.Generator,
     ):
         self.stem, self.dtype = stem, dtype
         self.conv1 = Conv(3, width, *((7, 2) if stem == "imagenet" else (3, 1)), rng=rng)
-        self.bn1 = BatchNorm(width)
+        self.bn1 = norm(width)
         blocks, c_in = [], width
         for stage, depth in enumerate(STAGES[name]):
             c_out = width * 2**stage
             for i in range(depth):
-                blocks.append(BasicBlock(c_in, c_out, 2 if stage and i == 0 else 1, rng=rng))
+                blocks.append(BasicBlock(c_in, c_out, 2 if stage and i == 0 else 1, norm=norm, rng=rng))
                 c_in = c_out
         self.blocks = nnx.List(blocks)
         self.head = HEADS[head](c_in, classes, rng=rng)

@@ -31,7 +31,6 @@ def _transforms(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 _INPUTS, _KERNELS, _OUTPUTS = _transforms(_POINTS)
-_KERNELS_2D = np.kron(_KERNELS, _KERNELS).astype(np.float32)  # [36, 9]
 
 
 def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
@@ -45,10 +44,12 @@ def gradients(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax
 
     The first is a convolution itself, with the kernel turned round; the second runs the products backwards.
     """
-    dx = convolve(dy, w[::-1, ::-1].swapaxes(2, 3))
+    dx = _image(jnp.einsum("pto,pco->ptc", _input_tiles(dy), _kernel_tiles(w[::-1, ::-1])), x.shape[:3])
     products = jnp.einsum("ptc,pto->pco", _input_tiles(x), _output_tiles(dy))
-    taps = _KERNELS_2D.T.astype(w.dtype) @ products.reshape(_WINDOW**2, -1)
-    return dx, taps.reshape(w.shape).swapaxes(0, 1)
+    products = products.reshape(_WINDOW, _WINDOW, *w.shape[2:])
+    products = jnp.stack(_combine(_KERNELS.T, [products[:, i] for i in range(_WINDOW)]))
+    dw = jnp.stack(_combine(_KERNELS.T, [products[:, i] for i in range(_WINDOW)]), axis=1)
+    return dx, dw
 
 
 def _combine(matrix: np.ndarray, parts) -> list[jax.Array]:
@@ -88,9 +89,9 @@ def _output_tiles(dy):
 
 
 def _kernel_tiles(w):
-    # The tiles' first axis counts columns before rows, as their transform leaves it.
-    taps = w.swapaxes(0, 1).reshape(9, -1)
-    return (_KERNELS_2D.astype(w.dtype) @ taps).reshape(_WINDOW**2, *w.shape[2:])
+    columns = jnp.stack(_combine(_KERNELS, [w[:, j] for j in range(3)]))
+    rows = jnp.stack(_combine(_KERNELS, [columns[:, i] for i in range(3)]), axis=1)
+    return rows.reshape(_WINDOW**2, *w.shape[2:])
 
 
 def _image(products, shape):

@@ -34,14 +34,16 @@ class Plan:
         return min(self.total_steps, *((step // mark + 1) * mark for mark in marks))
 
 
-def largest_batch(sizes: np.ndarray, pool: np.ndarray, key: jax.Array, plan: Plan) -> int:
-    """The largest sum of `sizes` [N] (tokens of the training rows, say) in any batch that a training will draw."""
+def largest_batch(sizes: np.ndarray, pool: np.ndarray, key: jax.Array, plan: Plan, *, devices: int = 1) -> int:
+    """The largest sum of `sizes` [N] (tokens of the training rows, say) in any device's part of any batch that a
+    training will draw."""
     epochs = -(-plan.total_steps // plan.steps_per_epoch)
 
     @jax.jit
     def largest(sizes, pool, key):
         def of_epoch(epoch):
-            return sizes[draw_epoch(key, epoch, pool, plan.steps_per_epoch, plan.batch_size)].sum(axis=1).max()
+            rows = draw_epoch(key, epoch, pool, plan.steps_per_epoch, plan.batch_size)
+            return sizes[rows.reshape(plan.steps_per_epoch, devices, -1)].sum(axis=2).max()
 
         return jax.lax.map(of_epoch, jnp.arange(epochs, dtype=jnp.int32)).max()
 
@@ -63,32 +65,49 @@ def fit(
     `log` receives one row at each evaluation: step, epoch, the mean loss and accuracy (on pseudo-labels,
     where there are any) since the last row, and what `evaluate` found.
     """
-    step = int(state.step)
+    step = arrived = int(state.step)
     loss_sum, correct, since = 0.0, 0, 0
     steps_per_call = plan.steps_per_call or 1
+    started: list[tuple[int, Totals]] = []
+
+    def arrive():
+        """Wait for the oldest call under way and book what it found."""
+        nonlocal arrived, loss_sum, correct, since, train_s, steps_per_call, clock
+        count, totals = started.pop(0)
+        loss, hits = (value.item() for value in jax.device_get(totals))
+        seconds, clock = time.perf_counter() - clock, time.perf_counter()
+        train_s += seconds
+        steps_per_call = plan.steps_per_call or max(1, int(_CALL_SECONDS * count / seconds))
+        arrived += count
+        if not abs(loss) < float("inf"):
+            raise UserError(
+                f"the loss is not finite between steps {arrived - count} and {arrived}: lower config.train.lr "
+                "or the loss's scale"
+            )
+        loss_sum, correct, since = loss_sum + loss, correct + hits, since + count
+        bar.set_postfix_str(
+            f"epoch {arrived / plan.steps_per_epoch:.1f}, loss {loss / count:.3f}, "
+            f"{count * plan.batch_size / seconds:.0f} examples/s",
+            refresh=False,
+        )
+        bar.update(count)
+
     with progress(what="train", total=plan.total_steps, unit="step", done=step) as bar:
+        clock = time.perf_counter()
         while step < plan.total_steps:
             count = min(steps_per_call, plan.next_stop(step) - step)
-            start = time.perf_counter()
-            state, totals = jax.block_until_ready(run_steps(state, count))
-            seconds = time.perf_counter() - start
-            train_s += seconds
-            steps_per_call = plan.steps_per_call or max(1, int(_CALL_SECONDS * count / seconds))
+            with jax.transfer_guard("disallow"):
+                state, totals = run_steps(state, count)
+            started.append((count, totals))
             step += count
-            loss, hits = float(totals.loss), int(totals.correct)
-            if not abs(loss) < float("inf"):
-                raise UserError(
-                    f"the loss is not finite between steps {step - count} and {step}: lower config.train.lr "
-                    "or the loss's scale"
-                )
-            loss_sum, correct, since = loss_sum + loss, correct + hits, since + count
-            bar.set_postfix_str(
-                f"epoch {step / plan.steps_per_epoch:.1f}, loss {loss / count:.3f}, "
-                f"{count * plan.batch_size / seconds:.0f} examples/s",
-                refresh=False,
-            )
-            bar.update(count)
-            if step % plan.eval_every == 0 or step == plan.total_steps:
+            # The device has its next call before the host asks for the last one's figures.
+            if len(started) > 1:
+                arrive()
+            evaluates = step % plan.eval_every == 0 or step == plan.total_steps
+            saves = step % plan.checkpoint_every == 0 or step == plan.total_steps
+            if evaluates or saves:
+                arrive()
+            if evaluates:
                 row = {
                     "step": step,
                     "epoch": step / plan.steps_per_epoch,
@@ -98,6 +117,8 @@ def fit(
                 }
                 log(row | evaluate(state))
                 loss_sum, correct, since = 0.0, 0, 0
-            if step % plan.checkpoint_every == 0 or step == plan.total_steps:
+            if saves:
                 save(state, train_s)
+            if evaluates or saves:
+                clock = time.perf_counter()
     return state, train_s

@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rgjax.balance.samplers import epoch_rows
 from rgjax.losses import weighted_mean
 from rgjax.training.optimizer import OPTIMIZERS, cosine_decay
+
+AXIS = "data"  # the mesh axis that a batch is spread over
+ABSENT = -1e9  # logit of an output that stands for no class
 
 
 @struct.dataclass
@@ -38,7 +42,9 @@ class TrainData(NamedTuple):
 class Hyper(NamedTuple):
     """Every number that a grid search may vary; traced, so that no value of it causes a compilation.
 
-    `class_weights` [K] weigh the loss until the step `drw_start`, `drw_weights` [K] from then on.
+    Of the network's K outputs the first `outputs` stand for (pseudo-)classes; the rest is padding, so that runs with
+    different numbers of groups share a program. `class_weights` [K] weigh the loss until the step `drw_start`,
+    `drw_weights` [K] from then on.
     """
 
     lr: Any
@@ -46,6 +52,7 @@ class Hyper(NamedTuple):
     weight_decay: Any
     warmup_steps: Any
     total_steps: Any
+    outputs: Any
     augmentation: dict[str, Any]
     loss: dict[str, Any]
     class_weights: Any
@@ -74,67 +81,154 @@ def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: i
 
 
 def make_run_steps(
-    graph: nnx.GraphDef, loss: Callable, prepare: Callable, *, optimizer: str, batch_size: int, steps_per_epoch: int
+    graph: nnx.GraphDef,
+    loss: Callable,
+    prepare: Callable,
+    *,
+    optimizer: str,
+    batch_size: int,
+    steps_per_epoch: int,
+    mesh: Mesh,
+    flat: bool | None = None,
 ) -> jax.stages.Wrapped:
     """The jitted `(state, count, data, hyper, key) -> (state, Totals)` that trains for `count` steps of one epoch.
 
-    All randomness is folded from `key` by epoch and by step, so neither an interruption nor another number
+    All randomness is folded from `key` by epoch, by step and by row, so neither an interruption nor another number
     of steps in a call changes a single bit. The number of steps is traced: any count runs the same program.
-    `prepare(inputs, key, **hyper.augmentation)` makes a batch of the data the network's input, and the network is
-    called as `(batch, train=True, key=key) -> logits [B, K]`. `loss(logits, labels [B], **hyper.loss) -> [B]`.
-    The state is donated.
-    """
+    `prepare(inputs, keys [b], **hyper.augmentation)` makes the network's input of b rows, with a key for each, and
+    the network is called as `(batch, train=True, key=key) -> logits [b, K]`. `loss(logits, labels [b], **hyper.loss)
+    -> [b]`. The state is donated.
 
-    def gradients(state: TrainState, batch, labels, hyper: Hyper, key):
+    State and data lie on all devices of `mesh`; each device trains on its part of every batch, and they sum their
+    gradients. Results differ between device counts by rounding alone, but for dropout, which each draws for itself.
+    `flat`: all parameters are one vector within a call, on GPUs unless told; there a tree of a hundred arrays is a
+    hundred small kernels an update.
+    """
+    local_size = batch_size // mesh.size
+    if flat is None:
+        flat = mesh.devices.flat[0].platform in ("gpu", "cuda")
+
+    def gradients(params, batch_stats, step, batch, labels, hyper: Hyper, key):
         def objective(params):
-            model = nnx.merge(graph, params, state.batch_stats, copy=True)
+            model = nnx.merge(graph, params, batch_stats, copy=True)
             logits = model(batch, train=True, key=key)
-            weights = jnp.where(state.step >= hyper.drw_start, hyper.drw_weights, hyper.class_weights)[labels]
-            value = weighted_mean(loss(logits, labels, **hyper.loss), weights)
+            logits = jnp.where(jnp.arange(logits.shape[1], dtype=jnp.int32)[None] < hyper.outputs, logits, ABSENT)
+            weights = jnp.where(step >= hyper.drw_start, hyper.drw_weights, hyper.class_weights)[labels]
+            value = weighted_mean(loss(logits, labels, **hyper.loss), weights, axis=AXIS)
             return value, (logits, nnx.state(model, nnx.BatchStat))
 
-        return jax.value_and_grad(objective, has_aux=True)(state.params)
+        return jax.value_and_grad(objective, has_aux=True)(params)
 
-    def step(state: TrainState, rows, data: TrainData, hyper: Hyper, key):
-        labels = data.labels[rows]
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = prepare(take(data.inputs, data.rows[rows]), augment_key, **hyper.augmentation)
-        (value, (logits, batch_stats)), grads = gradients(state, batch, labels, hyper, dropout_key)
-        rate = cosine_decay(state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps)
-        tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        correct = (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32)
-        return TrainState(params, batch_stats, opt_state, state.step + 1), Totals(value, correct)
-
-    @partial(jax.jit, donate_argnums=0)
-    def run_steps(state: TrainState, count, data: TrainData, hyper: Hyper, key):
+    def train(state: TrainState, count, data: TrainData, hyper: Hyper, key):
         epoch, first = state.step // steps_per_epoch, state.step % steps_per_epoch
         order = draw_epoch(key, epoch, data.pool, steps_per_epoch, batch_size)
-        _, step_key = jax.random.split(key)
+        _, key = jax.random.split(key)
+        device = jax.lax.axis_index(AXIS)
+        places = device * local_size + jnp.arange(local_size, dtype=jnp.int32)
+        as_vector, as_tree = _vectors(state.params) if flat else (_same, _same)
 
-        def body(i, carry):
+        def step(i, carry):
             state, totals = carry
-            state, new = step(state, order[first + i], data, hyper, step_key)
-            return state, jax.tree.map(jnp.add, totals, new)
+            rows = order[first + i][places]
+            labels = data.labels[rows]
+            augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+            keys = jax.vmap(partial(jax.random.fold_in, augment_key))(places)
+            batch = prepare(take(data.inputs, data.rows[rows]), keys, **hyper.augmentation)
+            (value, (logits, batch_stats)), grads = gradients(
+                as_tree(state.params),
+                state.batch_stats,
+                state.step,
+                batch,
+                labels,
+                hyper,
+                jax.random.fold_in(dropout_key, device),
+            )
+            grads = jax.lax.psum(as_vector(grads), AXIS)
+            rate = cosine_decay(
+                state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
+            )
+            tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = jax.tree.map(jnp.add, state.params, updates)
+            correct = (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32)
+            totals = jax.tree.map(jnp.add, totals, Totals(value, correct))
+            return TrainState(params, batch_stats, opt_state, state.step + 1), totals
 
         zero = Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
-        return jax.lax.fori_loop(0, count, body, (state, zero))
+        state, totals = jax.lax.fori_loop(0, count, step, (as_vector(state), zero))
+        return as_tree(state), jax.lax.psum(totals, AXIS)
+
+    @partial(jax.jit, donate_argnums=0)
+    def run_steps(state, count, data, hyper, key):
+        everywhere = PartitionSpec()
+        # Unchecked: the checker does not know that summed gradients make equal parameters.
+        spread = jax.shard_map(train, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+        return spread(state, count, data, hyper, key)
 
     return run_steps
 
 
-def make_predict(graph: nnx.GraphDef, prepare: Callable) -> Callable:
-    """`(params, batch_stats, inputs, batches [n, B]) -> logits [n * B, K]` float32 NumPy."""
+def _same(tree):
+    return tree
 
-    @jax.jit
-    def forward(params, batch_stats, inputs, rows):
+
+def _vectors(params) -> tuple[Callable, Callable]:
+    """Two maps of what holds trees in the structure of `params`: to a vector in the place of each, and back."""
+    leaves, structure = jax.tree.flatten(params)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+
+    def is_params(tree):
+        return jax.tree.structure(tree) == structure
+
+    def joined(tree):
+        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]) if is_params(tree) else tree
+
+    def parted(vector):
+        if vector.shape != (ends[-1],):
+            return vector
+        parts = [
+            jax.lax.slice_in_dim(vector, end - leaf.size, end).reshape(leaf.shape)
+            for leaf, end in zip(leaves, ends.tolist(), strict=True)
+        ]
+        return jax.tree.unflatten(structure, parts)
+
+    return (lambda tree: jax.tree.map(joined, tree, is_leaf=is_params)), (lambda tree: jax.tree.map(parted, tree))
+
+
+def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh) -> Callable:
+    """`(params, batch_stats, inputs, batches [n, B]) -> logits [n * B, K]` float32 NumPy, in one call of the device.
+
+    Calls with up to the same n, rounded up to a multiple of 8, and the same B run the same program.
+    """
+
+    def forward(params, batch_stats, inputs, batches, count):
         model = nnx.merge(graph, params, batch_stats, copy=True)
-        return model(prepare(take(inputs, rows)))
+
+        def logits(i):
+            return model(prepare(take(inputs, batches[i])))
+
+        first = jax.eval_shape(logits, jnp.int32(0))
+        found = jnp.zeros((len(batches), *first.shape), first.dtype)
+        return jax.lax.fori_loop(0, count, lambda i, found: found.at[i].set(logits(i)), found)
+
+    everywhere, by_row = PartitionSpec(), PartitionSpec(None, AXIS)
+    spread = jax.jit(
+        jax.shard_map(
+            forward,
+            mesh=mesh,
+            in_specs=(everywhere, everywhere, everywhere, by_row, everywhere),
+            out_specs=by_row,
+            check_vma=False,
+        ),
+        out_shardings=NamedSharding(mesh, everywhere),
+    )
 
     def predict(params, batch_stats, inputs, batches: np.ndarray) -> np.ndarray:
-        # All batches are under way before the first is waited for.
-        return np.concatenate(jax.device_get([forward(params, batch_stats, inputs, rows) for rows in batches]))
+        count = len(batches)
+        padded = np.zeros((-(-count // 8) * 8, batches.shape[1]), np.int32)
+        padded[:count] = batches
+        logits = np.asarray(spread(params, batch_stats, inputs, padded, np.int32(count)))
+        return logits[:count].reshape(-1, logits.shape[-1])
 
     return predict
 

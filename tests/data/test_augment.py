@@ -6,18 +6,18 @@ from jax.scipy.ndimage import map_coordinates
 from rgjax.data.augment import MEAN, STD, augment, normalise
 
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 12, 9, 3), np.uint8))
+KEYS = jax.random.split(jax.random.key(3), 3)
 
 
 def test_no_rotation_and_no_flip_is_the_image_itself():
-    np.testing.assert_array_equal(augment(jax.random.key(0), IMAGES, 0.0, 0.0), IMAGES)
-    np.testing.assert_array_equal(augment(jax.random.key(0), IMAGES, 0.0, 1.0), IMAGES[:, :, ::-1])
+    np.testing.assert_array_equal(augment(KEYS, IMAGES, 0.0, 0.0), IMAGES)
+    np.testing.assert_array_equal(augment(KEYS, IMAGES, 0.0, 1.0), IMAGES[:, :, ::-1])
 
 
 def test_rotation_equals_interpolation_at_the_rotated_coordinates():
-    key = jax.random.key(3)
-    angles = jnp.deg2rad(jax.random.uniform(jax.random.split(key)[1], (3, 1, 1), jnp.float32, -1.0, 1.0) * 30)
+    angles = jnp.deg2rad(30 * jnp.stack([2 * jax.random.uniform(key, (2,))[1] - 1 for key in KEYS]))
     y, x = jnp.meshgrid(jnp.arange(12.0) - 5.5, jnp.arange(9.0) - 4.0, indexing="ij")
-    for image, angle, ours in zip(IMAGES, angles[:, 0, 0], augment(key, IMAGES, 30.0, 0.0), strict=True):
+    for image, angle, ours in zip(IMAGES, angles, augment(KEYS, IMAGES, 30.0, 0.0), strict=True):
         at = [jnp.cos(angle) * y - jnp.sin(angle) * x + 5.5, jnp.sin(angle) * y + jnp.cos(angle) * x + 4.0]
         for channel in range(3):
             expected = map_coordinates(image[..., channel].astype(jnp.float32), at, order=1, mode="nearest")

@@ -1,14 +1,22 @@
 """The training program on a small network: against torch-like arithmetic by hand, and its invariances."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from rgjax.batches import in_batches
 from rgjax.data.augment import prepare_images
 from rgjax.losses import LOSSES, ClassStats, cross_entropy
+from rgjax.models.layers import widen
 from rgjax.models.resnet import ResNet
+from rgjax.storage import cache_dir
 from rgjax.training.program import (
     Hyper,
     TrainData,
@@ -18,6 +26,7 @@ from rgjax.training.program import (
 )
 
 BATCH, ROWS = 8, 32
+MESH = Mesh(np.array(jax.devices()), ("data",))
 
 
 def setup(classes=3, **changes):
@@ -32,14 +41,16 @@ def setup(classes=3, **changes):
     hyper = Hyper(
         lr=0.05, momentum=0.9, weight_decay=1e-4, warmup_steps=0, total_steps=8,
         augmentation={"flip": 0.5, "rotation": 15.0}, loss={}, class_weights=ones, drw_weights=ones, drw_start=8,
+        outputs=classes,
     )  # fmt: skip
     hyper = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), hyper)
     graph, state = init_state(ResNet("resnet10", classes, width=4, rng=np.random.default_rng(0)), "sgd")
     return graph, state, data, hyper._replace(**changes)
 
 
-def program(graph, loss=cross_entropy):
-    return make_run_steps(graph, loss, prepare_images, optimizer="sgd", batch_size=BATCH, steps_per_epoch=ROWS // BATCH)
+def program(graph, loss=cross_entropy, mesh=MESH, flat=None):
+    steps = {"batch_size": BATCH, "steps_per_epoch": ROWS // BATCH}
+    return make_run_steps(graph, loss, prepare_images, optimizer="sgd", **steps, mesh=mesh, flat=flat)
 
 
 def copy(state):
@@ -70,12 +81,13 @@ def test_steps_may_be_cut_into_calls_anywhere(prepared):
 
 def test_no_value_of_a_hyper_parameter_recompiles(prepared):
     _, state, data, hyper, run = prepared
-    results = []
+    results, programs = [], set()
     for lr in (0.01, 0.02):
         after, _ = run(copy(state), jnp.int32(2), data, hyper._replace(lr=jnp.float32(lr)), jax.random.key(0))
         results.append(np.asarray(jax.tree.leaves(after.params)[0]))
+        programs.add(run._cache_size())
     assert not np.array_equal(*results)
-    assert run._cache_size() == 1
+    assert len(programs) == 1
 
 
 def test_training_learns_the_labels(prepared):
@@ -127,10 +139,103 @@ def test_the_loop_holds_no_callback_and_no_convolution(name):
 
 def test_prediction_is_exact_whatever_the_batch(prepared):
     graph, state, data, *_ = prepared
-    predict = make_predict(graph, prepare_images)
+    predict = make_predict(graph, prepare_images, MESH)
     rows = np.arange(11, dtype=np.int32)
     small, large = (
         predict(state.params, state.batch_stats, data.inputs, in_batches(rows, size))[:11] for size in (4, 16)
     )
     assert small.shape == (11, 3)
     np.testing.assert_allclose(small, large, rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_as_one_vector_train_alike(prepared):
+    graph, state, data, hyper, run = prepared
+    key = jax.random.key(0)
+    tree, totals = run(copy(state), jnp.int32(3), data, hyper, key)
+    vector, same = program(graph, flat=True)(copy(state), jnp.int32(3), data, hyper, key)
+    assert jax.tree.structure(tree) == jax.tree.structure(vector)
+    for x, y in zip(jax.tree.leaves((tree, totals)), jax.tree.leaves((vector, same)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_outputs_that_stand_for_no_class_change_nothing(name):
+    settings = {"gamma": 2.0, "tau": 1.0, "max_m": 0.5, "s": 30.0}
+    arguments = LOSSES[name].arguments(settings, ClassStats(np.array([5, 6, 7])))
+    finals = []
+    for outputs in (3, 8):
+        _, _, data, hyper = setup()
+        model = ResNet("resnet10", 3, head=LOSSES[name].head, width=4, rng=np.random.default_rng(0))
+        widen(model.head, outputs)
+        graph, state = init_state(model, "sgd")
+
+        def wide(values, outputs=outputs):
+            return jnp.pad(values, (0, outputs - 3)) if jnp.ndim(values) else values
+
+        hyper = hyper._replace(
+            loss=jax.tree.map(wide, jax.device_put(arguments)),
+            class_weights=wide(hyper.class_weights),
+            drw_weights=wide(hyper.drw_weights),
+        )
+        state, totals = program(graph, LOSSES[name].function)(state, jnp.int32(3), data, hyper, jax.random.key(0))
+        predict = make_predict(graph, prepare_images, MESH)
+        logits = predict(state.params, state.batch_stats, data.inputs, np.arange(8, dtype=np.int32)[None])
+        finals.append((float(totals.loss), logits[:, :3]))
+    assert finals[0][0] == pytest.approx(finals[1][0], rel=1e-5)
+    np.testing.assert_allclose(finals[0][1], finals[1][1], rtol=1e-3, atol=1e-4)
+
+
+def test_calls_and_evaluation_move_nothing_to_the_host(prepared):
+    _, state, data, hyper, run = prepared
+    arguments = jax.device_put((jnp.int32(2), data, hyper, jax.random.key(0)))
+    state = copy(state)
+    with jax.transfer_guard("disallow"):
+        for _ in range(2):
+            state, totals = run(state, *arguments)
+    assert np.isfinite(float(totals.loss))
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rgjax.batches import in_batches
+from rgjax.data.augment import prepare_images
+from rgjax.models.layers import BatchNorm
+from rgjax.models.resnet import ResNet
+from rgjax.training.program import init_state, make_predict
+from tests.training.test_program import program, setup
+
+_, _, data, hyper = setup()
+results = {}
+for count, local in ((1, False), (2, False), (4, False), (8, False), (4, True)):
+    mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
+    norm = partial(BatchNorm, axis="data", local=local)
+    graph, state = init_state(ResNet("resnet10", 3, width=4, norm=norm, rng=np.random.default_rng(0)), "sgd")
+    run = program(graph, mesh=mesh).lower(state, jnp.int32(3), data, hyper, jax.random.key(0)).compile()
+    reductions = sum(" all-reduce(" in line for line in run.as_text().splitlines())
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    state, totals = run(state, jnp.int32(3), data, hyper, jax.random.key(0))
+    predict = make_predict(graph, prepare_images, mesh)
+    logits = predict(state.params, state.batch_stats, data.inputs, in_batches(np.arange(11, dtype=np.int32), 8))
+    results[count, local] = float(totals.loss), int(totals.correct), logits[:11], reductions
+
+loss, correct, logits, _ = results[1, False]
+for count in (2, 4, 8):
+    assert abs(results[count, False][0] - loss) < 1e-4 * loss, (count, results[count, False][0], loss)
+    assert results[count, False][1] == correct
+    np.testing.assert_allclose(results[count, False][2], logits, rtol=1e-3, atol=1e-4)
+assert results[4, True][3] < results[4, False][3]
+assert not np.allclose(results[4, True][2], logits, rtol=1e-3, atol=1e-4)
+print("all-reduces:", {key: value[3] for key, value in results.items()})
+"""
+
+
+def test_results_do_not_depend_on_the_number_of_devices():
+    root = Path(__file__).parents[2]
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache_dir() / "programs"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
+    process = subprocess.run([sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

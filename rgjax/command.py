@@ -1,0 +1,81 @@
+"""What the commands share: the config on the command line, and one line and exit code 2 for what a user can mend."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from rgjax import config as settings
+from rgjax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optionally with :METHOD")
+
+
+def parse(argv: list[str], doc: str) -> list[str]:
+    """Parse the command line of the command that `doc` describes; every mistake in it becomes a UserError that names
+    the way out."""
+    if any(word in ("-h", "--help", "-help", "--helpfull") for word in argv):
+        print(doc, settings.describe(), sep="\n")
+        sys.exit(0)
+    config_file = None
+    for word in argv[1:]:
+        name, _, value = word.partition("=")
+        if name.lstrip("-").startswith("config."):
+            field = name.lstrip("-").removeprefix("config.")
+            if field not in settings.FIELDS:
+                raise unknown_field(field)
+        elif name.lstrip("-") == "config":
+            config_file = value.partition(":")[0]
+    if not config_file:
+        raise UserError("--config=FILE is missing, e.g. --config=configs/digits.py; --help lists everything")
+    if not Path(config_file).is_file():
+        raise UserError(f"--config: there is no file {config_file}")
+    try:
+        rest = flags.FLAGS(argv)
+    except UserError:
+        raise
+    except flags.Error as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    except Exception as error:  # the file is the user's own program
+        raise UserError(f"{config_file} cannot be read: {type(error).__name__}: {error}") from error
+    if rest[1:]:
+        raise UserError(f"unexpected argument '{rest[1]}'; --help lists what is understood")
+    return rest
+
+
+def unknown_field(field: str) -> UserError:
+    """The nearest field is looked for by the whole name and by its last part."""
+    leaves = {name.rpartition(".")[2]: name for name in settings.FIELDS}
+    near = difflib.get_close_matches(field, list(settings.FIELDS), n=1)
+    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(field.rpartition(".")[2], list(leaves), n=1)]
+    guess = f" (did you mean '{near[0]}'?)" if near else ""
+    siblings = [n for n in settings.FIELDS if n.partition(".")[0] == field.partition(".")[0]] or settings.FIELDS
+    return UserError(f"unknown field 'config.{field}'{guess}; valid: {', '.join(siblings)}")
+
+
+def refuse(reason: str) -> NoReturn:
+    print(f"rgjax: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(main: Callable[[list[str]], None], doc: str, *, interrupted: str) -> None:
+    """Run `main` as the command that `doc` describes; exit 2 with one line for what the user can mend, 130 for an
+    interruption."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        app.run(main, flags_parser=partial(parse, doc=doc))
+    except UserError as error:
+        refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        refuse(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print(f"\nrgjax: interrupted{interrupted}", file=sys.stderr)
+        sys.exit(130)
