@@ -23,9 +23,9 @@ from rgjax.encoders.clip import clip
 from rgjax.encoders.projection import encode_images, projection
 from rgjax.errors import UserError
 from rgjax.losses import LOSSES, ClassStats, Loss
+from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.resnet import ResNet
 from rgjax.models.tokenizer import FILES, Tokens, tokenise
 from rgjax.models.transformer import BertClassifier, bert_config

@@ -37,7 +37,7 @@ from rgjax.regroup import AGGREGATIONS, Regrouping, aggregate, regroup
 from rgjax.storage import digest, write_json, write_npz
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.loop import fit, largest_batch
-from rgjax.training.program import TrainData, init_state, make_predict, make_run_steps
+from rgjax.training.program import TrainData, init_state, layout_for, make_predict, make_run_steps
 
 
 def run(config: Config, workdir: Path, say: Say) -> dict:
@@ -154,6 +154,7 @@ def train_and_predict(
     everywhere = NamedSharding(mesh, PartitionSpec())
     graph, state = init_state(model, train.optimizer)
     state = jax.device_put(state, everywhere)
+    layout = layout_for(jax.default_backend(), state.params)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, train_s = checkpoints.restore(state)
     keep_rows(workdir / "metrics.jsonl", until_step=int(state.step))
@@ -175,14 +176,16 @@ def train_and_predict(
         batch_size=train.batch_size,
         steps_per_epoch=plan.steps_per_epoch,
         mesh=mesh,
+        layout=layout,
     )
+    state = layout.store(state)
     compiling = time.perf_counter()
     compiled = run_steps.lower(state, jax.device_put(np.int32(1), everywhere), on_device, hyper, key).compile()
     compile_s = time.perf_counter() - compiling
     predict = make_predict(graph, prepare_eval, mesh)
 
     def predict_part(state, part):
-        logits = predict(state.params, state.batch_stats, on_device.inputs, batches[part])
+        logits = predict(layout.as_tree(state.params), state.batch_stats, on_device.inputs, batches[part])
         logits = logits[: len(getattr(dataset, part)), : regrouping.num_pseudo_classes]
         logits = logits * np.float32(loss.scale(config.loss))
         return np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau))) if posthoc else logits
@@ -206,7 +209,7 @@ def train_and_predict(
             plan,
             train_s=train_s,
             evaluate=evaluate,
-            save=checkpoints.save,
+            save=lambda state, seconds: checkpoints.save(layout.as_tree(state), seconds),
             log=log,
         )
     finally:

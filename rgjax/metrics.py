@@ -19,8 +19,37 @@ def log_odds(logits: np.ndarray) -> np.ndarray:
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """One-vs-rest AP [C] = sum over distinct thresholds of (R_k - R_{k-1}) P_k, as scikit-learn defines it."""
-    weights = np.ones((1, len(labels)))
-    return np.array([_weighted_ap(scores[:, c], labels == c, weights)[0] for c in range(scores.shape[1])])
+    aps = np.full(scores.shape[1], np.nan)
+    for c, column in enumerate(np.ascontiguousarray(scores.T)):
+        own = np.sort(column[labels == c])
+        if len(own):
+            hits = len(own) - np.searchsorted(own, own)
+            aps[c] = (hits / _at_least(column, own)).mean()  # each positive adds 1 / len(own) to the recall
+    return aps
+
+
+def _at_least(column, own, buckets: int = 4096) -> np.ndarray:
+    """How many of the scores `column` [N] are at least as high as each of `own` [P], a sorted part of them.
+
+    Only the scores that share a bucket with one of `own` are sorted (the positives are few, and sorting all takes
+    longer than all the rest). Rounding never changes the order of two buckets, so that the counts are exact.
+    """
+    low = own[0]
+    column = column.compress(column >= low)  # the rest never counts
+    high = column.max()
+    step = (buckets - 1) / (high - low) if high - low > 1e-30 else 0.0
+
+    def bucket(values):
+        return ((values - low) * step).astype(np.intp)
+
+    all_buckets, own_buckets = bucket(column), bucket(own)
+    shared = np.zeros(buckets, bool)
+    shared[own_buckets] = True
+    near = np.sort(column.compress(shared.take(all_buckets)))
+    others = np.bincount(all_buckets, minlength=buckets)
+    others[own_buckets] = 0
+    below = np.cumsum(others)
+    return len(near) - np.searchsorted(near, own) + below[-1] - below[own_buckets]
 
 
 def _weighted_ap(scores, positive, weights) -> np.ndarray:

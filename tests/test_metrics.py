@@ -25,6 +25,25 @@ def test_every_figure_equals_scikit_learn_with_and_without_ties(seed, n, levels)
     np.testing.assert_array_equal(metrics.confusion_matrix(labels, guess, 3), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", ["normal", "skewed", "tied", "outlier", "constant"])
+def test_ap_is_exact_for_many_rows_of_every_distribution(dtype, shape):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 6000)
+    scores = rng.normal(size=(6000, 4)) + np.eye(4)[labels]
+    scores = {
+        "normal": scores,
+        "skewed": np.exp(6 * scores),
+        "tied": np.round(scores, 1),
+        "outlier": np.where(np.arange(6000)[:, None] == 7, 1e20, scores),
+        "constant": np.ones_like(scores),
+    }[shape].astype(dtype)
+    expected = [reference.average_precision_score(labels == c, scores[:, c]) for c in range(3)]
+    found = metrics.average_precision(scores, labels)
+    np.testing.assert_allclose(found[:3], expected, atol=1e-12)
+    assert np.isnan(found[3])
+
+
 def test_log_odds_rank_where_probabilities_saturate():
     logits = np.array([[0, 60.0], [0, 80.0], [0, -60.0]])
     np.testing.assert_allclose(metrics.log_odds(logits)[:, 1], [60, 80, -60])

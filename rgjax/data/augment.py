@@ -22,7 +22,8 @@ def normalise(images: jax.Array) -> jax.Array:
 def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.Array) -> jax.Array:
     """Mirror with probability `flip`, rotate by a uniform angle of up to `rotation` degrees; uint8 -> float32, 0..255.
 
-    What an image suffers depends on its own key of `keys` [B] alone. Bilinear, by four gathers of whole pixels; beyond the border the nearest pixel is repeated.
+    What happens to an image depends on its own key of `keys` [B] alone, wherever it stands. Bilinear, by four gathers
+    of whole pixels; beyond the border the nearest pixel is repeated.
     """
     batch, height, width, channels = images.shape
     draws = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys).reshape(batch, 2, 1, 1)

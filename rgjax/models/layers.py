@@ -5,6 +5,7 @@ host: the same on every platform, and without a compilation for each shape (11 s
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,8 @@ class BatchNorm(nnx.Module):
         if not train:
             return _affine(x, self.scale[...], self.bias[...], self.mean[...], self.var[...], self.epsilon)
         shared = None if self.local else self.axis
-        y, mean, var = batch_norm(x, self.scale[...], self.bias[...], self.epsilon, shared)
+        normalised: Any = batch_norm(x, self.scale[...], self.bias[...], self.epsilon, shared)  # custom_vjp hides it
+        y, mean, var = normalised
         n = _batch_size(x, shared)
         new = jnp.stack([mean, var * (n / max(n - 1, 1))])
         if self.local and self.axis:

@@ -37,7 +37,8 @@ class ResNet(nnx.Module):
     """Basic-block ResNet; images [B, H, W, 3], normalised -> logits [B, classes] in float32.
 
     `stem` "imagenet" is the 7x7 stride-2 convolution with max-pooling; "cifar" a 3x3 convolution without,
-    for images of about 32 pixels. `norm(channels)` makes the normalisations. `dtype` is the compute dtype of all but the statistics and the head.
+    for images of about 32 pixels. `norm(channels)` makes the normalisations; `dtype` is the compute dtype of all but
+    their statistics and the head.
     """
 
     def __init__(

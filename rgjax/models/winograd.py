@@ -6,6 +6,8 @@ The transforms are sums of shifted slices, which XLA fuses into one pass over th
 Shapes: images [B, H, W, C], kernels [3, 3, I, O], tiles [36, T, C] with T = B * ceil(H / 4) * ceil(W / 4).
 """
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,9 @@ def gradients(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax
 def _combine(matrix: np.ndarray, parts) -> list[jax.Array]:
     """The linear combination of `parts` by each row of `matrix`."""
     return [
-        sum(part * np.asarray(factor, part.dtype) for factor, part in zip(row, parts, strict=True) if factor)
+        reduce(
+            jnp.add, [part * np.asarray(factor, part.dtype) for factor, part in zip(row, parts, strict=True) if factor]
+        )
         for row in matrix
     ]
 

@@ -74,6 +74,46 @@ def init_state(model: nnx.Module, optimizer: str) -> tuple[nnx.GraphDef, TrainSt
     return graph, TrainState(params, batch_stats, opt_state, jnp.zeros((), jnp.int32))
 
 
+class Layout(NamedTuple):
+    """How parameters, and all that is kept for each of them, lie on the device in training: two maps of a TrainState,
+    or of a part of it, from trees of arrays to what is stored and back."""
+
+    store: Callable[[Any], Any]
+    as_tree: Callable[[Any], Any]
+
+
+TREES = Layout(lambda tree: tree, lambda tree: tree)
+
+
+def layout_for(platform: str, params) -> Layout:
+    """One vector on GPUs, where an update of a hundred arrays is a hundred small kernels; trees elsewhere."""
+    return one_vector(params) if platform in ("gpu", "cuda") else TREES
+
+
+def one_vector(params) -> Layout:
+    """All of `params` as one vector, and so its gradients and its moments."""
+    leaves, structure = jax.tree.flatten(params)
+    shapes = [leaf.shape for leaf in leaves]
+    ends = np.cumsum([leaf.size for leaf in leaves]).tolist()
+
+    def is_params(tree):
+        return jax.tree.structure(tree) == structure
+
+    def joined(tree):
+        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]) if is_params(tree) else tree
+
+    def parted(stored):
+        if stored.shape != (ends[-1],):
+            return stored
+        slices = zip([0, *ends], ends, shapes, strict=False)
+        return jax.tree.unflatten(structure, [stored[start:end].reshape(shape) for start, end, shape in slices])
+
+    return Layout(
+        jax.jit(lambda tree: jax.tree.map(joined, tree, is_leaf=is_params)),
+        jax.jit(lambda tree: jax.tree.map(parted, tree)),
+    )
+
+
 def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: int) -> jax.Array:
     """Positions int32 [steps, batch_size] that the steps of `epoch` are trained on, with `key` the training's."""
     epoch_key, _ = jax.random.split(key)
@@ -89,7 +129,7 @@ def make_run_steps(
     batch_size: int,
     steps_per_epoch: int,
     mesh: Mesh,
-    flat: bool | None = None,
+    layout: Layout = TREES,
 ) -> jax.stages.Wrapped:
     """The jitted `(state, count, data, hyper, key) -> (state, Totals)` that trains for `count` steps of one epoch.
 
@@ -101,12 +141,9 @@ def make_run_steps(
 
     State and data lie on all devices of `mesh`; each device trains on its part of every batch, and they sum their
     gradients. Results differ between device counts by rounding alone, but for dropout, which each draws for itself.
-    `flat`: all parameters are one vector within a call, on GPUs unless told; there a tree of a hundred arrays is a
-    hundred small kernels an update.
+    The state comes and goes in the `layout`.
     """
     local_size = batch_size // mesh.size
-    if flat is None:
-        flat = mesh.devices.flat[0].platform in ("gpu", "cuda")
 
     def gradients(params, batch_stats, step, batch, labels, hyper: Hyper, key):
         def objective(params):
@@ -125,7 +162,6 @@ def make_run_steps(
         _, key = jax.random.split(key)
         device = jax.lax.axis_index(AXIS)
         places = device * local_size + jnp.arange(local_size, dtype=jnp.int32)
-        as_vector, as_tree = _vectors(state.params) if flat else (_same, _same)
 
         def step(i, carry):
             state, totals = carry
@@ -135,7 +171,7 @@ def make_run_steps(
             keys = jax.vmap(partial(jax.random.fold_in, augment_key))(places)
             batch = prepare(take(data.inputs, data.rows[rows]), keys, **hyper.augmentation)
             (value, (logits, batch_stats)), grads = gradients(
-                as_tree(state.params),
+                layout.as_tree(state.params),
                 state.batch_stats,
                 state.step,
                 batch,
@@ -143,7 +179,7 @@ def make_run_steps(
                 hyper,
                 jax.random.fold_in(dropout_key, device),
             )
-            grads = jax.lax.psum(as_vector(grads), AXIS)
+            grads = jax.lax.psum(layout.store(grads), AXIS)
             rate = cosine_decay(
                 state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
             )
@@ -155,8 +191,8 @@ def make_run_steps(
             return TrainState(params, batch_stats, opt_state, state.step + 1), totals
 
         zero = Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
-        state, totals = jax.lax.fori_loop(0, count, step, (as_vector(state), zero))
-        return as_tree(state), jax.lax.psum(totals, AXIS)
+        state, totals = jax.lax.fori_loop(0, count, step, (state, zero))
+        return state, jax.lax.psum(totals, AXIS)
 
     @partial(jax.jit, donate_argnums=0)
     def run_steps(state, count, data, hyper, key):
@@ -166,33 +202,6 @@ def make_run_steps(
         return spread(state, count, data, hyper, key)
 
     return run_steps
-
-
-def _same(tree):
-    return tree
-
-
-def _vectors(params) -> tuple[Callable, Callable]:
-    """Two maps of what holds trees in the structure of `params`: to a vector in the place of each, and back."""
-    leaves, structure = jax.tree.flatten(params)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-
-    def is_params(tree):
-        return jax.tree.structure(tree) == structure
-
-    def joined(tree):
-        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]) if is_params(tree) else tree
-
-    def parted(vector):
-        if vector.shape != (ends[-1],):
-            return vector
-        parts = [
-            jax.lax.slice_in_dim(vector, end - leaf.size, end).reshape(leaf.shape)
-            for leaf, end in zip(leaves, ends.tolist(), strict=True)
-        ]
-        return jax.tree.unflatten(structure, parts)
-
-    return (lambda tree: jax.tree.map(joined, tree, is_leaf=is_params)), (lambda tree: jax.tree.map(parted, tree))
 
 
 def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh) -> Callable:

@@ -1,3 +1,9 @@
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +11,10 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 
-from rgjax.regroup.kmeans import _best_of, kmeans
+from rgjax.regroup.kmeans import Form, _best_of, kmeans
+
+ROOT = Path(__file__).parents[2]
+module = importlib.import_module("rgjax.regroup.kmeans")  # the package has a function of this name
 
 
 def partition(labels):
@@ -50,6 +59,54 @@ def test_padding_changes_nothing():
     plain, padded = kmeans(x, 8, n_init=3), kmeans(x, 8, n_init=3, pad_to=(333, 20))
     np.testing.assert_array_equal(plain.labels, padded.labels)
     np.testing.assert_allclose(plain.centers, padded.centers, atol=1e-5)
+
+
+@pytest.mark.parametrize("product", [False, True])
+@pytest.mark.parametrize("far", [False, True])
+def test_chunks_and_products_change_nothing(monkeypatch, product, far):
+    x = np.random.default_rng(0).normal(size=(301, 6)).astype(np.float32) + 5
+    init = x[:9].copy()
+    if far:  # an empty cluster takes a point of some chunk
+        init[-1] = 100
+    monkeypatch.setattr(module, "_form", lambda: Form(10**6, False))
+    whole, own = kmeans(x, 9, init=init), kmeans(x, 9, n_init=3)
+    monkeypatch.setattr(module, "_form", lambda: Form(9 * 40, product))  # 8 chunks of 38 rows, the last of 35
+    monkeypatch.setattr(module, "MEMORY", 4 * 304 * 2)  # two starts together, then one
+    for expected, found in ((whole, kmeans(x, 9, init=init)), (own, kmeans(x, 9, n_init=3))):
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_allclose(found.centers, expected.centers, atol=1e-5)
+        assert found.n_iter == expected.n_iter
+        assert found.inertia == pytest.approx(expected.inertia, rel=1e-5)
+
+
+def test_devices_share_the_rows_and_find_the_same_clusters(tmp_path):
+    program = """
+import importlib, sys
+import jax, numpy as np
+
+module = importlib.import_module("rgjax.regroup.kmeans")
+x = np.random.default_rng(0).normal(size=(101, 4)).astype(np.float32)
+far = x[:5].copy()
+far[-1] = 100
+limits = {"pad_to": (101, 5), "max_iter": 6}
+for count in (1, 2, 4, 8):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), ("data",))
+    module._mesh = lambda: mesh
+    runs = {
+        "own": module.kmeans(x, 5, n_init=2, **limits),
+        "far": module.kmeans(x, 5, init=far, **limits),
+        "few": module.kmeans(x[:9], 3, n_init=2, **limits),  # most devices have no point
+    }
+    arrays = {f"{name}_{field}": value for name, run in runs.items() for field, value in run._asdict().items()}
+    np.savez(f"{sys.argv[1]}/{count}.npz", **arrays)
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, env=os.environ | flags, check=True, timeout=300)
+    with np.load(tmp_path / "1.npz") as one:
+        for count in (2, 4, 8):
+            with np.load(tmp_path / f"{count}.npz") as several:
+                for name in one.files:
+                    np.testing.assert_allclose(several[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_classes_of_every_size_share_one_program():

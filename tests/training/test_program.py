@@ -18,11 +18,13 @@ from rgjax.models.layers import widen
 from rgjax.models.resnet import ResNet
 from rgjax.storage import cache_dir
 from rgjax.training.program import (
+    TREES,
     Hyper,
     TrainData,
     init_state,
     make_predict,
     make_run_steps,
+    one_vector,
 )
 
 BATCH, ROWS = 8, 32
@@ -48,9 +50,9 @@ def setup(classes=3, **changes):
     return graph, state, data, hyper._replace(**changes)
 
 
-def program(graph, loss=cross_entropy, mesh=MESH, flat=None):
+def program(graph, loss=cross_entropy, mesh=MESH, layout=TREES):
     steps = {"batch_size": BATCH, "steps_per_epoch": ROWS // BATCH}
-    return make_run_steps(graph, loss, prepare_images, optimizer="sgd", **steps, mesh=mesh, flat=flat)
+    return make_run_steps(graph, loss, prepare_images, optimizer="sgd", **steps, mesh=mesh, layout=layout)
 
 
 def copy(state):
@@ -152,7 +154,11 @@ def test_parameters_as_one_vector_train_alike(prepared):
     graph, state, data, hyper, run = prepared
     key = jax.random.key(0)
     tree, totals = run(copy(state), jnp.int32(3), data, hyper, key)
-    vector, same = program(graph, flat=True)(copy(state), jnp.int32(3), data, hyper, key)
+    layout = one_vector(state.params)
+    stored = layout.store(copy(state))
+    assert stored.params.ndim == 1
+    stored, same = program(graph, layout=layout)(stored, jnp.int32(3), data, hyper, key)
+    vector = layout.as_tree(stored)
     assert jax.tree.structure(tree) == jax.tree.structure(vector)
     for x, y in zip(jax.tree.leaves((tree, totals)), jax.tree.leaves((vector, same)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,148 @@
+"""The training program of a config, made from shapes alone: for hardware, data and weights that are not at hand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rgjax.balance.samplers import SAMPLERS
+from rgjax.build import Say, bert_checkpoint, load_data, loss_of, make_hyper, make_model, make_plan, packing, reads_text
+from rgjax.config import Config
+from rgjax.data import Dataset
+from rgjax.data.augment import prepare_images
+from rgjax.data.phrasebank import TOKEN_QUANTILES
+from rgjax.errors import UserError
+from rgjax.losses import ClassStats
+from rgjax.models.pretrained import Checkpoint, Tensors
+from rgjax.models.tokenizer import Tokens
+from rgjax.models.transformer import bert_config
+from rgjax.regroup import Regrouping, regroup
+from rgjax.training.loop import Plan, largest_batch
+from rgjax.training.program import AXIS, TrainData, init_state, layout_for, make_run_steps
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a config says of a run before any data is read: the sizes that give the program's shapes."""
+
+    dataset: Dataset
+    regrouping: Regrouping
+    pool: np.ndarray
+    plan: Plan
+    stats: ClassStats
+
+
+def outline_of(config: Config) -> Outline:
+    """The run's sizes. K-means is taken to give as many groups as it is asked for; a grouped split of the real data
+    differs by a row or two a class."""
+    dataset = load_data(config, outline=True)
+    labels, names = dataset.labels[dataset.train], dataset.class_names
+    by_sampler = config.sampler == "rusc"
+    grouping = regroup(
+        None,
+        labels,
+        len(names),
+        rule=config.regroup.rule,
+        threshold=config.regroup.threshold,
+        clustering="random" if by_sampler or config.regroup.clustering != "none" else "none",
+        seed=config.regroup.seed,
+    )
+    trained_on = Regrouping.identity(labels, len(names)) if by_sampler else grouping
+    pool = SAMPLERS[config.sampler](labels, grouping.pseudo_labels, config.data.seed)
+    plan = make_plan(config, len(pool) if config.train.epoch_size == "sampler" else len(dataset.train))
+    stats = ClassStats(trained_on.class_counts if config.loss.stats == "class" else trained_on.counts)
+    return Outline(dataset, trained_on, pool, plan, stats)
+
+
+def lowered_program(
+    config: Config, outline: Outline, devices: Sequence[Any], platform: str, say: Say
+) -> tuple[jax.stages.Traced, jax.stages.Lowered]:
+    """The program that `experiment.train_and_predict` compiles for the config, traced, and lowered for the `devices`
+    of `platform`, by shapes alone. All that knows the program's arguments is in here."""
+    mesh = Mesh(np.array(devices), (AXIS,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    graphs = []
+
+    def first_state():
+        blank = blank_checkpoint(config, say) if config.model.name == "bert" else None
+        classes = outline.regrouping.num_pseudo_classes
+        model = make_model(config, classes, lambda text: None, platform=platform, checkpoint=blank)
+        graph, state = init_state(model, config.train.optimizer)
+        graphs.append(graph)
+        return state
+
+    def shapes(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
+
+    state = jax.eval_shape(first_state)
+    layout = layout_for(platform, state.params)
+    state = jax.eval_shape(layout.store, state)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    inputs, prepare = inputs_of(config, outline, mesh.size)
+    run_steps = make_run_steps(
+        graphs[0],
+        loss_of(config).function,
+        prepare,
+        optimizer=config.train.optimizer,
+        batch_size=outline.plan.batch_size,
+        steps_per_epoch=outline.plan.steps_per_epoch,
+        mesh=mesh,
+        layout=layout,
+    )
+    data = TrainData(*shapes((inputs, outline.dataset.train, outline.regrouping.pseudo_labels, outline.pool)))
+    hyper = make_hyper(config, outline.plan, loss_of(config), outline.stats)
+    traced = run_steps.trace(*shapes((state, np.int32(1), data, hyper, key)))
+    return traced, traced.lower()
+
+
+def inputs_of(config: Config, outline: Outline, devices: int) -> tuple[Any, Callable]:
+    """The data set as the network's program reads it, empty, and the preparation of its batches."""
+    inputs, plan = outline.dataset.inputs, outline.plan
+    if not reads_text(config, inputs):
+        return inputs, prepare_images
+    lengths = np.interp(np.linspace(0, 1, len(inputs)), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
+    lengths = np.random.default_rng(0).permutation(np.minimum(lengths.astype(np.int32), config.data.max_length))
+    tokens = Tokens(np.broadcast_to(np.int32(0), (len(inputs), lengths.max())), lengths)
+    key = jax.random.key(config.seed)
+    budget = largest_batch(lengths[outline.dataset.train], outline.pool, key, plan, devices=devices)
+    return tokens, packing(budget)
+
+
+def blank_checkpoint(config: Config, say: Say) -> Checkpoint:
+    """The config's BERT checkpoint by its config.json alone; bert-base's shape where that is out of reach."""
+    try:
+        values = bert_checkpoint(config).json("config.json")
+    except UserError:
+        say("the BERT checkpoint is out of reach: the shape of bert-base is taken")
+        values = {"model_type": "bert"}
+    return BlankCheckpoint(values)
+
+
+class BlankCheckpoint(Checkpoint):
+    """A checkpoint with the `values` of a config.json, every tensor that it may have, and zeros in them."""
+
+    def __init__(self, values: dict[str, Any]):
+        super().__init__("blank", ways_out="")
+        self._values = values
+        bert_config(self)
+
+    def json(self, name: str) -> dict[str, Any]:
+        return self._values
+
+    def tensors(self) -> Tensors:
+        return BlankTensors({}, Path(self.name))
+
+
+class BlankTensors(Tensors):
+    def layers(self, name: str, count: int) -> "Tensors":
+        return replace(self, prefixes=[str(i) for i in range(count)], stacked=True)
+
+    def has(self, name: str) -> bool:
+        return True
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.broadcast_to(np.float32(0), (len(self.prefixes), *shape) if self.stacked else shape)

@@ -1,0 +1,161 @@
+"""The hardware that a program can be compiled for without having it."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rgjax.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Card:
+    """One accelerator: memory in bytes, dense peaks in FLOP/s, memory bandwidth in bytes/s, as its maker states them;
+    of a TPU's memory what XLA leaves to programs (15.75 GiB of a v5e's 16).
+
+    `float32` is the peak of what JAX makes of float32 products by default: TF32 on a GPU, bfloat16 on a TPU.
+    `details` are further fields of XLA's description of a GPU.
+    """
+
+    title: str
+    platform: str
+    memory: int
+    bandwidth: float
+    bfloat16: float
+    float32: float
+    details: str = ""
+
+    @property
+    def usable(self) -> int:
+        """Bytes that JAX hands out by default: it takes three quarters of a GPU's memory at its start."""
+        return int(self.memory * (0.75 if self.platform == "cuda" else 1.0))
+
+
+_AMPERE = (
+    "core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41 l2_cache_size: 41943040 "
+    "shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912 cuda_compute_capability { major: 8 } "
+    'platform_version: "Compute Capability 8.0"'
+)
+_HOPPER = (
+    "core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 l2_cache_size: 52428800 "
+    "shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448 "
+    "cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES } "
+    'platform_version: "Compute Capability 9.0"'
+)
+
+CARDS = {
+    "a100": Card("NVIDIA A100-SXM4-40GB", "cuda", 42_331_013_120, 1.5552e12, 312e12, 156e12, _AMPERE),
+    "a100-80gb": Card("NVIDIA A100-SXM4-80GB", "cuda", 84_987_740_160, 2.039e12, 312e12, 156e12, _AMPERE),
+    "h100": Card("NVIDIA H100 80GB HBM3", "cuda", 84_942_979_072, 3.35232e12, 989e12, 494.5e12, _HOPPER),
+    "v5e": Card("TPU v5e", "tpu", 16_911_433_728, 8.19e11, 197e12, 197e12),
+    "v6e": Card("TPU v6e", "tpu", 33_554_432_000, 1.64e12, 918e12, 918e12),
+}
+_TPU_GRIDS = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"}
+_INSTALL = {"cuda": "uv sync --extra cuda12", "tpu": "uv sync --extra tpu"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """`count` equal cards; `name` is what the user called them: a card, or CARD-COUNT."""
+
+    name: str
+    card: Card
+    count: int
+
+    def devices(self) -> list[Any]:
+        """Stand-ins for the cards, which programs can be lowered and compiled for. Raises UserError where the
+        compiler is not installed."""
+        from jax.experimental import topologies
+
+        platform = self.card.platform
+        try:
+            if not compiler_found(platform):
+                raise ModuleNotFoundError("it is not installed")
+            if platform == "cuda":
+                description = topologies.get_topology_desc(
+                    topology_name="",
+                    platform="cuda",
+                    target_config=_gpu_config(self.card),
+                    topology=f"1x1x{self.count}",
+                )
+            else:
+                os.environ.update(_NO_TPU_HERE)
+                alone = {"chips_per_host_bounds": (1, 1, 1)} if self.count == 1 else {}
+                family = self.name.partition("-")[0]
+                description = topologies.get_topology_desc(
+                    topology_name=f"{family}:{_TPU_GRIDS[self.count]}", platform="tpu", **alone
+                )
+        except Exception as error:  # of a plugin: whatever its loading leads it to
+            raise UserError(
+                f"--target={self.name} needs XLA's {platform} compiler ({first_line(error)}): {_INSTALL[platform]}"
+            ) from error
+        return list(description.devices)
+
+
+def find(names: str) -> list[Target]:
+    """The targets of a comma-separated list. Raises UserError for an unknown one."""
+    return [_find(name.strip().lower()) for name in names.split(",")]
+
+
+def _find(name: str) -> Target:
+    known = dict(_all())
+    if name not in known:
+        raise unknown("--target", name, known)
+    return known[name]
+
+
+def _all() -> Iterator[tuple[str, Target]]:
+    for name, card in CARDS.items():
+        for count in _TPU_GRIDS if card.platform == "tpu" else (1, 2, 4, 8):
+            full = name if count == 1 else f"{name}-{count}"
+            yield full, Target(full, card, count)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def compiler_found(platform: str) -> bool:
+    """Whether the package with XLA's compiler for the platform is installed."""
+    modules = {"cuda": ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), "tpu": ("libtpu",)}[platform]
+    return any(_importable(module) for module in modules)
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the parent
+        return False
+
+
+# What libtpu would otherwise ask the host about, at length.
+_NO_TPU_HERE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # there is no TPU that two processes could get into each other's way at
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_LOG_DIR": "disabled",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
+def _gpu_config(card: Card) -> str:
+    """XLA's GpuTargetConfigProto as text: what the compiler wants to know of a GPU that it cannot ask."""
+    return f"""
+gpu_device_info {{
+  {card.details}
+  memory_bandwidth: {card.bandwidth:.0f} device_memory_size: {card.memory}
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 shared_memory_per_block: 49152
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  device_vendor: "NVIDIA Corporation" device_address_bits: 64 name: "{card.title}" dnn_version: "9.10.0"
+  driver_version: "12.9.0" runtime_version: "12.9.0" compile_time_toolkit_version: "12.9.0"
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+device_description_str: "{card.title}"
+"""
