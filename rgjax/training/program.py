@@ -179,7 +179,9 @@ def make_run_steps(
                 hyper,
                 jax.random.fold_in(dropout_key, device),
             )
-            grads = jax.lax.psum(layout.store(grads), AXIS)
+            grads = layout.store(grads)
+            if mesh.size > 1:  # XLA copies even what only one device reduces
+                grads = jax.lax.psum(grads, AXIS)
             rate = cosine_decay(
                 state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
             )
