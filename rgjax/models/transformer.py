@@ -108,7 +108,8 @@ class Layers(nnx.Module):
 
     def _layer(self, x, packed, key):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-        activation = _ACTIVATIONS[self.shape.activation]
+        # Computed again in the backward pass: what it would keep is four times as much as its input.
+        activation = jax.checkpoint(_ACTIVATIONS[self.shape.activation])
         if self.pre_norm:
             x = x + self._attend(self.norm1(x), packed, keys[0])
             return x + self.mlp2(activation(self.mlp1(self.norm2(x))))
