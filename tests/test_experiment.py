@@ -278,6 +278,27 @@ def test_posthoc_adjustment_subtracts_the_prior(tmp_path, ce_of_three_steps):
     np.testing.assert_allclose(shift, np.broadcast_to(np.log(prior), shift.shape), atol=0.05)
 
 
+def test_a_grid_shares_one_program(tmp_path, monkeypatch):
+    programs, make = [], experiment.make_run_steps
+
+    class Noted:
+        def __init__(self, run_steps):
+            self.run_steps = run_steps
+
+        def lower(self, *arguments):
+            lowered = self.run_steps.lower(*arguments)
+            programs.append(lowered.as_text())
+            return lowered
+
+    monkeypatch.setattr(experiment, "make_run_steps", lambda *args, **kwargs: Noted(make(*args, **kwargs)))
+    grid = [{"regroup.rule": "target", "regroup.threshold": 200}, {"regroup.rule": "target", "regroup.threshold": 400},
+            {"loss.tau": 2.0, "train.lr": 0.01, "train.weight_decay": 0.0}]  # fmt: skip
+    groups = [run("rg_la", tmp_path / str(i), **{"train.steps": 1} | point)["num_pseudo_classes"]
+              for i, point in enumerate(grid)]  # fmt: skip
+    assert len(set(groups)) == 3
+    assert len(set(programs)) == 1
+
+
 def test_a_batch_larger_than_the_training_set_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"config\.train\.batch_size=5000 is larger than the training set of \d+"):
         run("ce", tmp_path, **{"train.batch_size": 5000})

@@ -1,0 +1,97 @@
+"""A fine-tuning step of MiniLM-L6's shape against Hugging Face's, both with random weights."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from rgjax.models.packing import prepare_tokens
+from rgjax.models.tokenizer import Tokens
+from rgjax.models.transformer import BertClassifier
+from tests.bench.case import Case
+from tests.bench.program import train_program
+
+CONFIG = {
+    "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+    "intermediate_size": 1536, "hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}  # fmt: skip
+BATCH, LENGTH, STEPS, CLASSES = 32, 64, 2, 3
+
+
+@dataclass(frozen=True)
+class RandomTensors:
+    """Takes the place of a checkpoint's tensors."""
+
+    rng: np.random.Generator
+    stack: tuple[int, ...] = ()
+
+    def at(self, name: str) -> "RandomTensors":
+        return self
+
+    below = at
+
+    def layers(self, name: str, count: int) -> "RandomTensors":
+        return RandomTensors(self.rng, (count,))
+
+    def has(self, name: str) -> bool:
+        return True
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        drawn = 0.02 * self.rng.standard_normal((*self.stack, *shape), np.float32)
+        return drawn + np.float32(name == "weight")  # a norm's scale
+
+
+def bert_step() -> Case:
+    """All sentences are of full length: packing, which gains where they are not, gains nothing here."""
+    rng = np.random.default_rng(0)
+    rows = 8 * BATCH
+    tokens = Tokens(rng.integers(1, CONFIG["vocab_size"], (rows, LENGTH), np.int32), np.full(rows, LENGTH, np.int32))
+    model = BertClassifier(RandomTensors(rng), CONFIG, CLASSES, dropout=0.1, rng=rng)
+
+    def prepare(tokens, key):
+        return prepare_tokens(tokens, key, budget=BATCH * LENGTH)
+
+    ours = train_program(model, prepare, tokens, {}, optimizer="adamw", batch=BATCH, steps=STEPS)
+    facts = {"per_call": STEPS, "batch": BATCH, "length": LENGTH, "precision": "float32", "flops": flops()}
+    return Case(ours, torch_steps(), facts)
+
+
+def flops() -> float:
+    """Of a training step: three times the products of the forward pass, attention's included."""
+    width, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    token = 2 * (4 * width * width + 2 * width * inner) + 4 * LENGTH * width
+    return 3.0 * CONFIG["num_hidden_layers"] * token * BATCH * LENGTH
+
+
+def torch_steps():
+    """Steps of Hugging Face's network on one batch that is ready, by either of its attentions and updates."""
+    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        return None
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    ids = torch.randint(1, CONFIG["vocab_size"], (BATCH, LENGTH))
+    labels = torch.randint(CLASSES, (BATCH,))
+
+    def steps(attention: str, fused: bool):
+        torch.manual_seed(0)
+        config = BertConfig(**CONFIG, num_labels=CLASSES, attn_implementation=attention)  # its dropout is 0.1
+        model = BertForSequenceClassification(config).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=fused)
+
+        def run():
+            for _ in range(STEPS):
+                optimizer.zero_grad()
+                model(input_ids=ids, labels=labels).loss.backward()
+                optimizer.step()
+
+        return run
+
+    return {
+        "transformers, sdpa": steps("sdpa", False),
+        "transformers, eager": steps("eager", False),
+        "transformers, sdpa, fused AdamW": steps("sdpa", True),
+    }

@@ -1,0 +1,63 @@
+"""This repository's training program, set up on random data as a callable that trains for some steps."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rgjax.losses import cross_entropy
+from rgjax.training.program import AXIS, Hyper, TrainData, TrainState, init_state, make_run_steps
+
+CLASSES = {"sgd": 10, "adamw": 3}
+RATES = {"sgd": 0.01, "adamw": 2e-5}
+DECAYS = {"sgd": 1e-4, "adamw": 0.01}
+
+
+def train_program(
+    model: nnx.Module,
+    prepare: Callable,
+    inputs,
+    augmentation: dict[str, float],
+    *,
+    optimizer: str,
+    batch: int,
+    steps: int,
+    trials: int = 1,
+) -> Callable[[], None]:
+    """A call trains each of `trials` copies of `model` for `steps` steps, an epoch of its data set `inputs` [N, ...].
+
+    The place to adapt when the program of rgjax.training.program changes.
+    """
+    graph, state = init_state(model, optimizer)
+    rows = len(jax.tree.leaves(inputs)[0])
+    labels = np.random.default_rng(0).integers(0, CLASSES[optimizer], rows, np.int32)
+    everything = jnp.arange(rows, dtype=jnp.int32)
+    data = TrainData(jax.device_put(inputs), everything, jnp.asarray(labels), everything)
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    run = make_run_steps(
+        graph, cross_entropy, prepare, optimizer=optimizer, batch_size=batch, steps_per_epoch=steps, mesh=mesh
+    )
+    key, hyper = jax.random.key(0), make_hyper(optimizer, augmentation)
+    if trials > 1:
+        state, hyper, key = jax.tree.map(lambda x: jnp.stack([x] * trials), (state, hyper, key))
+        run = jax.jit(jax.vmap(run, in_axes=(0, None, None, 0, 0)), donate_argnums=0)
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))  # as it comes back, so that all calls are alike
+    holder: list[TrainState] = [state]
+
+    def train():
+        holder[0], _ = jax.block_until_ready(run(holder[0], jnp.int32(steps), data, hyper, key))
+
+    return train
+
+
+def make_hyper(optimizer: str, augmentation: dict[str, float]) -> Hyper:
+    ones = np.ones(CLASSES[optimizer], np.float32)
+    hyper = Hyper(
+        lr=RATES[optimizer], momentum=0.9, weight_decay=DECAYS[optimizer], warmup_steps=0, total_steps=1_000_000,
+        augmentation=augmentation, outputs=CLASSES[optimizer],
+        loss={}, class_weights=ones, drw_weights=ones, drw_start=1_000_000,
+    )  # fmt: skip
+    return jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), hyper)
