@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rgjax.progress import progress
 
@@ -17,10 +17,11 @@ def in_batches(rows: np.ndarray, batch_size: int) -> np.ndarray:
 def over_devices(forward: Callable, params, batches: Iterable, *, what: str, total: int) -> np.ndarray:
     """`forward(params, batch) -> [B, D]` of `total` batches, one after the other [total * B, D].
 
-    A batch is one or several arrays of B rows, B a multiple of the device count. Devices work on their own rows
-    alone: whatever `forward` does among the rows of a batch stays on one device.
+    A batch is one or several arrays of B rows, B a multiple of the count of local devices: one process may find in its
+    cache what another has to compute, so each works for itself. Devices work on their own rows alone: whatever
+    `forward` does among the rows of a batch stays on one device.
     """
-    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    mesh = Mesh(np.array(jax.local_devices()), ("data",))
     rows, everywhere = PartitionSpec("data"), PartitionSpec()
     spread = jax.jit(jax.shard_map(forward, mesh=mesh, in_specs=(everywhere, rows), out_specs=rows))
     params = jax.device_put(params, NamedSharding(mesh, everywhere))

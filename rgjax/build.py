@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rgjax import data
@@ -58,14 +57,6 @@ def load_data(config: Config, *, outline: bool = False) -> data.Dataset:
             f"{len(dataset.train)} {dataset.kind}: lower it"
         )
     return dataset
-
-
-def make_mesh(config: Config) -> Mesh:
-    """All devices, in a row; a batch is spread evenly over them."""
-    count = jax.device_count()
-    if config.train.batch_size % count:
-        raise UserError(f"config.train.batch_size={config.train.batch_size} is no multiple of the {count} devices")
-    return Mesh(np.array(jax.devices()), (AXIS,))
 
 
 def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
@@ -126,11 +117,13 @@ def make_plan(config: Config, rows_per_epoch: int) -> Plan:
     train = config.train
     steps_per_epoch = max(1, rows_per_epoch // train.batch_size)
     total_steps = train.steps or train.epochs * steps_per_epoch
+    # A call of a few seconds on a CPU; several processes would not agree on its length.
+    adapts = jax.default_backend() == "cpu" and jax.process_count() == 1
     steps = partial(duration, config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     return Plan(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        steps_per_call=train.steps_per_call or (None if jax.default_backend() == "cpu" else steps_per_epoch),
+        steps_per_call=train.steps_per_call or (None if adapts else steps_per_epoch),
         warmup=steps("train.warmup") or 0,
         drw_start=steps("loss.drw_start"),
         eval_every=steps("train.eval", whole_epochs=True) or total_steps,

@@ -51,6 +51,7 @@ def _duration(name: str, help: str, **defaults: float) -> dict[str, Field]:
 FIELDS: dict[str, Field] = {
     "method": Field("rg", "name of the method that set the fields below"),
     "seed": Field(0, "seed of training: weights, batches, augmentation", low=0),
+    "population": Field(1, "runs with this seed and the next ones, trained as one program", low=1, high=1024),
     "data.name": Field("digits", "data set", choices=SOURCES),
     "data.manual_dir": Field("", "folder of your own download of the data"),
     "data.data_dir": Field("", "folder of prepared data sets; empty: TFDS's"),
@@ -129,6 +130,20 @@ FIELDS: dict[str, Field] = {
         int, "steps in one call of the device (unset: an epoch; on a CPU about three seconds)", low=1
     ),
 }
+
+# Runs that differ in these alone can be trained as one program, which reads their values as it runs.
+TRACED = (
+    "seed",
+    "data.flip",
+    "data.rotation",
+    "loss.gamma",
+    "loss.tau",
+    "loss.max_m",
+    "loss.s",
+    "train.lr",
+    "train.momentum",
+    "train.weight_decay",
+)
 
 # A method is a composition of a regrouping, a sampler and a loss.
 METHODS: dict[str, dict[str, str]] = {

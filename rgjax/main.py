@@ -3,7 +3,11 @@
     python -m rgjax.main --config=configs/FILE.py[:METHOD] [--config.NAME=VALUE ...] [--workdir=DIR]
 
 The same command goes on with an interrupted run, and prints the result of a finished one.
-Without --workdir the run goes to runs/DATASET-METHOD-HASH.
+Without --workdir the run goes to runs/DATASET-METHOD-HASH; with --config.population=N the runs of N seeds go to folders
+seed-S in it.
+
+--distributed makes the same command on several hosts, which share the workdir, one run. Slurm, Open MPI, Kubernetes and
+TPU pods tell the hosts of each other; elsewhere --coordinator=HOST:PORT --processes=N --process=I, from 0, does.
 """
 
 import json
@@ -11,28 +15,73 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags, logging
 
 from rgjax import config as settings
 from rgjax import experiment
 from rgjax.command import CONFIG, run
 from rgjax.config import Config
+from rgjax.devices import is_first_process
 from rgjax.errors import UserError
 from rgjax.storage import cache_dir, digest, write_json
+from rgjax.trainer import Trial
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run is kept")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one run of several processes")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process")
+_PROCESSES = flags.DEFINE_integer("processes", None, "how many processes there are", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "which of them this is, from 0", lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells its settings at length
     config = CONFIG.value
     settings.validate(config)
+    connect()
     workdir = Path(_WORKDIR.value or default_workdir(config))
     claim(workdir, config)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
-    result = experiment.run(config, workdir, say=lambda text: print(text, file=sys.stderr))
-    print(readable(result))
-    print(f"\nall files: {workdir}")
+    trials = members(config, workdir)
+    if len(trials) > 1:
+        for trial in trials:
+            claim(trial.workdir, trial.config)
+    results = experiment.run_population(trials, say)
+    if is_first_process():
+        print(readable(results[0]) if len(results) == 1 else readable_population(results))
+        print(f"\nall files: {workdir}")
+
+
+def say(text: str) -> None:
+    if is_first_process():
+        print(text, file=sys.stderr)
+
+
+def connect() -> None:
+    """Find the other processes of the run. Raises UserError where that fails."""
+    named = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if not _DISTRIBUTED.value:
+        if named != (None, None, None):
+            raise UserError("--coordinator, --processes and --process go with --distributed")
+        return
+    try:
+        jax.distributed.initialize(*named)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--distributed: {str(error).splitlines()[0]}: give --coordinator=HOST:PORT --processes=N --process=0..N-1"
+        ) from error
+
+
+def members(config: Config, workdir: Path) -> list[Trial]:
+    """The runs that the config asks for: itself, or as many seeds as its population has."""
+    if config.population == 1:
+        return [Trial(config, workdir)]
+    found = []
+    for seed in range(config.seed, config.seed + config.population):
+        member = config.copy_and_resolve_references()
+        member.update({"seed": seed, "population": 1})
+        found.append(Trial(member, workdir / f"seed-{seed}"))
+    return found
 
 
 def default_workdir(config: Config) -> Path:
@@ -52,7 +101,8 @@ def claim(workdir: Path, config: Config) -> None:
                     f"{workdir} holds a run with config.{name}={theirs[name]!r}, not {ours[name]!r}: "
                     "use another --workdir"
                 )
-        write_json(path, json.loads(config.to_json()))
+        if is_first_process():
+            write_json(path, json.loads(config.to_json()))
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
     except (json.JSONDecodeError, AttributeError) as error:
@@ -83,6 +133,28 @@ def readable(result: dict) -> str:
         f"  time: {timing['total_s']:.1f} s in all, {timing['train_s']:.1f} s training, "
         f"{timing['compile_s']:.1f} s compiling",
     ]
+    return "\n".join(lines)
+
+
+def readable_population(results: list[dict]) -> str:
+    """The results of several seeds as a table for people."""
+    first, count = results[0], len(results)
+    lines = [
+        f"\n{first['dataset']}, {first['method']}, {count} seeds: {first['num_classes']} classes, "
+        f"{first['num_pseudo_classes']} pseudo-classes, {first['aggregate']} aggregation; test set of "
+        f"{first['test']['n']}",
+        "",
+        f"  {'seed':<16}{'BA %':>8}{'macro AP %':>12}{'val BA %':>10}",
+    ]
+    rows = [(result["test"]["ba"], result["test"]["macro_ap"], result["val"]["ba"]) for result in results]
+    columns = np.array(rows, float)  # None, of what is undefined, becomes NaN
+    named = [(str(result["seed"]), row) for result, row in zip(results, columns, strict=True)]
+    named += [("mean", columns.mean(axis=0)), ("standard dev.", columns.std(axis=0, ddof=1))]
+    for name, (ba, macro_ap, val_ba) in named:
+        lines.append(f"  {name:<16}{100 * ba:>8.1f}{100 * macro_ap:>12.1f}{100 * val_ba:>10.1f}")
+    timing = first["timing"]
+    together = f"{timing['trials']} seeds as one program" if timing["trials"] > 1 else "the first seed"
+    lines += ["", f"  time: {timing['train_s']:.1f} s training {together}, {timing['compile_s']:.1f} s compiling"]
     return "\n".join(lines)
 
 

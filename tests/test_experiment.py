@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
-from rgjax import experiment
+from rgjax import experiment, trainer
 from rgjax.config import METHODS, method_config
 from rgjax.errors import UserError
 from rgjax.storage import write_json
@@ -279,7 +279,7 @@ def test_posthoc_adjustment_subtracts_the_prior(tmp_path, ce_of_three_steps):
 
 
 def test_a_grid_shares_one_program(tmp_path, monkeypatch):
-    programs, make = [], experiment.make_run_steps
+    programs, make = [], trainer.make_run_steps
 
     class Noted:
         def __init__(self, run_steps):
@@ -290,7 +290,7 @@ def test_a_grid_shares_one_program(tmp_path, monkeypatch):
             programs.append(lowered.as_text())
             return lowered
 
-    monkeypatch.setattr(experiment, "make_run_steps", lambda *args, **kwargs: Noted(make(*args, **kwargs)))
+    monkeypatch.setattr(trainer, "make_run_steps", lambda *args, **kwargs: Noted(make(*args, **kwargs)))
     grid = [{"regroup.rule": "target", "regroup.threshold": 200}, {"regroup.rule": "target", "regroup.threshold": 400},
             {"loss.tau": 2.0, "train.lr": 0.01, "train.weight_decay": 0.0}]  # fmt: skip
     groups = [run("rg_la", tmp_path / str(i), **{"train.steps": 1} | point)["num_pseudo_classes"]
@@ -302,3 +302,42 @@ def test_a_grid_shares_one_program(tmp_path, monkeypatch):
 def test_a_batch_larger_than_the_training_set_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"config\.train\.batch_size=5000 is larger than the training set of \d+"):
         run("ce", tmp_path, **{"train.batch_size": 5000})
+
+
+def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
+    changes = {"train.steps": 4, "train.checkpoint_steps": 2}
+    config = method_config("rg", SMALL)
+    config.update_from_flattened_dict(changes)
+    trials = []
+    for seed, lr in ((3, 0.05), (4, 0.02)):
+        own = config.copy_and_resolve_references()
+        own.update_from_flattened_dict({"seed": seed, "train.lr": lr})
+        trials.append(trainer.Trial(own, tmp_path / f"seed-{seed}"))
+    results = experiment.run_population(trials, say=lambda text: None)
+    assert [result["seed"] for result in results] == [3, 4]
+    assert results[0]["timing"]["trials"] == 2
+    run("rg", tmp_path / "alone", **changes, **{"seed": 4, "train.lr": 0.02})
+    ours, alone = predictions(tmp_path / "seed-4"), predictions(tmp_path / "alone")
+    np.testing.assert_allclose(ours["test_logits"], alone["test_logits"], rtol=1e-2, atol=1e-3)
+    assert not np.allclose(predictions(tmp_path / "seed-3")["test_logits"], alone["test_logits"], atol=0.1)
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("seed-3", "seed-4", "alone")]
+    assert names[0] == names[1] == names[2] - {"config.json"}
+    with pytest.raises(ValueError, match="not traced"):
+        experiment.run_population([trials[0], trials[1]._replace(config=method_config("ce", SMALL))], say=print)
+
+
+def test_members_that_came_unequally_far_all_end(tmp_path):
+    config = method_config("ce", SMALL | {"train.steps": 8, "train.checkpoint_steps": 3})
+    trials = []
+    for seed in range(3):
+        own = config.copy_and_resolve_references()
+        own.seed = seed
+        trials.append(trainer.Trial(own, tmp_path / f"seed-{seed}"))
+    whole = [trial._replace(workdir=trial.workdir / "whole") for trial in trials]
+    experiment.run_population(whole, say=lambda text: None)
+    shutil.copytree(whole[1].workdir / "checkpoints", trials[1].workdir / "checkpoints")
+    results = experiment.run_population(trials, say=lambda text: None)
+    assert [result["timing"]["trials"] for result in results] == [2, 1, 2]
+    for trial, other in zip(trials, whole, strict=True):
+        logits, expected = (predictions(w.workdir)["test_logits"] for w in (trial, other))
+        np.testing.assert_allclose(logits, expected, rtol=1e-2, atol=1e-3)

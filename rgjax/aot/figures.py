@@ -104,7 +104,7 @@ def figures(config: Config, target: Target, devices: list[Any], say: Say) -> Fig
         copied_before_bytes=step.copied_before,
         bound_step_s=bound,
         bound_by=bound_by,
-        bound_examples_per_s=round(outline.plan.batch_size / bound, 1),
+        bound_examples_per_s=round(config.population * outline.plan.batch_size / bound, 1),
         bound_hours=round(outline.plan.total_steps * bound / 3600, 4),
     )
 

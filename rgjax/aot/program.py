@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rgjax.balance.samplers import SAMPLERS
 from rgjax.build import Say, bert_checkpoint, load_data, loss_of, make_hyper, make_model, make_plan, packing, reads_text
@@ -15,6 +14,7 @@ from rgjax.config import Config
 from rgjax.data import Dataset
 from rgjax.data.augment import prepare_images
 from rgjax.data.phrasebank import TOKEN_QUANTILES
+from rgjax.devices import by_trial, everywhere, make_mesh
 from rgjax.errors import UserError
 from rgjax.losses import ClassStats
 from rgjax.models.pretrained import Checkpoint, Tensors
@@ -63,8 +63,8 @@ def lowered_program(
 ) -> tuple[jax.stages.Traced, jax.stages.Lowered]:
     """The program that `experiment.train_and_predict` compiles for the config, traced, and lowered for the `devices`
     of `platform`, by shapes alone. All that knows the program's arguments is in here."""
-    mesh = Mesh(np.array(devices), (AXIS,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    trials = config.population
+    mesh = make_mesh(devices, trials=trials, batch_size=config.train.batch_size)
     graphs = []
 
     def first_state():
@@ -75,14 +75,18 @@ def lowered_program(
         graphs.append(graph)
         return state
 
-    def shapes(tree):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
+    def shared(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere(mesh)), tree)
+
+    def of_each_trial(tree):
+        sharding = by_trial(mesh)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((trials, *x.shape), x.dtype, sharding=sharding), tree)
 
     state = jax.eval_shape(first_state)
     layout = layout_for(platform, state.params)
     state = jax.eval_shape(layout.store, state)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    inputs, prepare = inputs_of(config, outline, mesh.size)
+    inputs, prepare = inputs_of(config, outline, mesh.shape[AXIS])
     run_steps = make_run_steps(
         graphs[0],
         loss_of(config).function,
@@ -93,9 +97,9 @@ def lowered_program(
         mesh=mesh,
         layout=layout,
     )
-    data = TrainData(*shapes((inputs, outline.dataset.train, outline.regrouping.pseudo_labels, outline.pool)))
-    hyper = make_hyper(config, outline.plan, loss_of(config), outline.stats)
-    traced = run_steps.trace(*shapes((state, np.int32(1), data, hyper, key)))
+    data = TrainData(inputs, outline.dataset.train, outline.regrouping.pseudo_labels, outline.pool)
+    state, hyper, key = of_each_trial((state, make_hyper(config, outline.plan, loss_of(config), outline.stats), key))
+    traced = run_steps.trace(state, *shared((np.int32(1), data)), hyper, key)
     return traced, traced.lower()
 
 

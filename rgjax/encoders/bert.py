@@ -38,7 +38,7 @@ def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int, say: Callable
 def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int = _BUCKET) -> np.ndarray:
     """`forward(params, Packed) -> [B, D]` of all sentences [N, D] float32; those of like length go together, padded
     to a multiple of `bucket` tokens."""
-    order = in_batches(np.argsort(tokens.lengths, kind="stable"), _BATCH * jax.device_count())
+    order = in_batches(np.argsort(tokens.lengths, kind="stable"), _BATCH * jax.local_device_count())
     longest = tokens.ids.shape[1]
 
     def batch(rows):

@@ -32,7 +32,7 @@ def clip(checkpoint: Checkpoint, *, unit_length: bool, say: Callable[[str], None
             embeddings = nnx.merge(graph, params)((batch.astype(jnp.float32) / 255 - mean) / std)
             return embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True) if unit_length else embeddings
 
-        order = in_batches(np.arange(len(images)), _BATCH * jax.device_count())
+        order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())
         batches = (preprocess(images[rows], config["image_size"]) for rows in order)
         return over_devices(forward, params, batches, what="encode", total=len(order))[: len(images)]
 

@@ -41,7 +41,7 @@ def projection(*, seed: int) -> Encoder:
 
 def encode_images(forward: Callable, params, images: np.ndarray) -> np.ndarray:
     """`forward(params, normalised images) -> [B, D]` of all uint8 images [N, H, W, 3]: [N, D]."""
-    order = in_batches(np.arange(len(images)), _BATCH * jax.device_count())
+    order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())
     found = over_devices(
         lambda params, batch: forward(params, prepare_images(batch)),
         params,

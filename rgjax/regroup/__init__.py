@@ -41,6 +41,10 @@ class Regrouping:
     def counts(self) -> np.ndarray:
         return np.bincount(self.pseudo_labels, minlength=len(self.parent))
 
+    def class_logits(self, logits: np.ndarray, how: str) -> np.ndarray:
+        """Pseudo-class logits [B, K] as class logits [B, C]; `how` as in `aggregate`."""
+        return np.asarray(aggregate(logits, self.parent, self.num_classes, how))
+
 
 def cluster_counts(counts: np.ndarray, rule: str, threshold: int) -> np.ndarray:
     """Pseudo-classes [C] of classes with `counts` rows, rounded half up.

@@ -5,8 +5,14 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
 
 from rgjax.training.program import TrainState
+
+
+def newest_step(directory: Path) -> int:
+    """The step of the newest checkpoint in a directory, 0 where there is none."""
+    return max(ocp.utils.checkpoint_steps(directory.absolute()), default=0) if directory.exists() else 0
 
 
 class Checkpoints:
@@ -16,12 +22,13 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
-    def restore(self, state: TrainState) -> tuple[TrainState, float]:
-        """The newest saved state and the seconds trained until then; `state` itself and 0 where there is none."""
+    def restore(self, state: TrainState, sharding: NamedSharding | None = None) -> tuple[TrainState, float]:
+        """The newest saved state, on the devices of `sharding` or of `state`, and the seconds trained until then;
+        `state` itself and 0 where there is none."""
         step = self._manager.latest_step()
         if step is None:
             return state, 0.0
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), state)
         saved: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),

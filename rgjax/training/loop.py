@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rgjax.errors import UserError
 from rgjax.progress import progress
 from rgjax.training.program import Totals, TrainState, draw_epoch
 
@@ -56,45 +55,52 @@ def fit(
     plan: Plan,
     *,
     train_s: float,
-    evaluate: Callable[[TrainState], dict[str, float]],
-    save: Callable[[TrainState, float], None],
-    log: Callable[[dict], None],
-) -> tuple[TrainState, float]:
-    """Train from `state` to the plan's end; returns the last state and the seconds spent in steps alone.
+    evaluate: Callable[[TrainState], list[dict[str, float]]],
+    save: Callable[[TrainState, float, set[int]], None],
+    log: Callable[[int, dict], None],
+) -> tuple[TrainState, float, dict[int, str]]:
+    """Train the trials of `state` to the plan's end; returns the last state, the seconds spent in steps alone, and what
+    was wrong with each trial that is lost: its loss was not finite.
 
-    `log` receives one row at each evaluation: step, epoch, the mean loss and accuracy (on pseudo-labels,
-    where there are any) since the last row, and what `evaluate` found.
+    `log(trial, row)` receives a row of every trial at each evaluation: step, epoch, the mean loss and accuracy (on
+    pseudo-labels, where there are any) since the last row, and what `evaluate` found. What is lost is neither logged
+    nor, by `save(state, train_s, lost)`, to be saved; when all is lost, training ends.
     """
-    step = arrived = int(state.step)
-    loss_sum, correct, since = 0.0, 0, 0
+    step = arrived = int(np.asarray(state.step)[0])
+    trials = len(state.step)
+    loss_sum, correct, since = np.zeros(trials), np.zeros(trials), 0
     steps_per_call = plan.steps_per_call or 1
     started: list[tuple[int, Totals]] = []
+    lost: dict[int, str] = {}
 
     def arrive():
         """Wait for the oldest call under way and book what it found."""
         nonlocal arrived, loss_sum, correct, since, train_s, steps_per_call, clock
         count, totals = started.pop(0)
-        loss, hits = (value.item() for value in jax.device_get(totals))
+        loss, hits = (np.asarray(value, np.float64) for value in jax.device_get(totals))
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         train_s += seconds
         steps_per_call = plan.steps_per_call or max(1, int(_CALL_SECONDS * count / seconds))
         arrived += count
-        if not abs(loss) < float("inf"):
-            raise UserError(
+        for trial in np.flatnonzero(~np.isfinite(loss)).tolist():
+            lost.setdefault(
+                trial,
                 f"the loss is not finite between steps {arrived - count} and {arrived}: lower config.train.lr "
-                "or the loss's scale"
+                "or the loss's scale",
             )
         loss_sum, correct, since = loss_sum + loss, correct + hits, since + count
+        sound = [trial for trial in range(trials) if trial not in lost]
+        shown = f"{loss[sound].mean() / count:.3f}" if sound else "not finite"
         bar.set_postfix_str(
-            f"epoch {arrived / plan.steps_per_epoch:.1f}, loss {loss / count:.3f}, "
-            f"{count * plan.batch_size / seconds:.0f} examples/s",
+            f"epoch {arrived / plan.steps_per_epoch:.1f}, loss {shown}, "
+            f"{trials * count * plan.batch_size / seconds:.0f} examples/s",
             refresh=False,
         )
         bar.update(count)
 
     with progress(what="train", total=plan.total_steps, unit="step", done=step) as bar:
         clock = time.perf_counter()
-        while step < plan.total_steps:
+        while step < plan.total_steps and len(lost) < trials:
             count = min(steps_per_call, plan.next_stop(step) - step)
             with jax.transfer_guard("disallow"):
                 state, totals = run_steps(state, count)
@@ -107,18 +113,22 @@ def fit(
             saves = step % plan.checkpoint_every == 0 or step == plan.total_steps
             if evaluates or saves:
                 arrive()
+            if len(lost) == trials:
+                break
             if evaluates:
-                row = {
-                    "step": step,
-                    "epoch": step / plan.steps_per_epoch,
-                    "train_loss": loss_sum / since,
-                    "train_accuracy": correct / (since * plan.batch_size),
-                    "train_s": round(train_s, 3),
-                }
-                log(row | evaluate(state))
-                loss_sum, correct, since = 0.0, 0, 0
+                for trial, found in enumerate(evaluate(state)):
+                    row = {
+                        "step": step,
+                        "epoch": step / plan.steps_per_epoch,
+                        "train_loss": loss_sum[trial] / since,
+                        "train_accuracy": correct[trial] / (since * plan.batch_size),
+                        "train_s": round(train_s, 3),
+                    }
+                    if trial not in lost:
+                        log(trial, row | found)
+                loss_sum, correct, since = np.zeros(trials), np.zeros(trials), 0
             if saves:
-                save(state, train_s)
+                save(state, train_s, set(lost))
             if evaluates or saves:
                 clock = time.perf_counter()
-    return state, train_s
+    return state, train_s, lost

@@ -1,7 +1,7 @@
 """The training program: one call of the device draws rows, augments, differentiates and updates for many steps."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from rgjax.balance.samplers import epoch_rows
 from rgjax.losses import weighted_mean
 from rgjax.training.optimizer import OPTIMIZERS, cosine_decay
 
-AXIS = "data"  # the mesh axis that a batch is spread over
+TRIAL, AXIS = "trial", "data"  # the mesh axes that trials, and the rows of a batch, are spread over
 ABSENT = -1e9  # logit of an output that stands for no class
 
 
@@ -34,9 +34,9 @@ class TrainData(NamedTuple):
     positions in 0..N-1."""
 
     inputs: Any
-    rows: jax.Array
-    labels: jax.Array
-    pool: jax.Array
+    rows: Any
+    labels: Any
+    pool: Any
 
 
 class Hyper(NamedTuple):
@@ -70,8 +70,20 @@ class Totals(NamedTuple):
 def init_state(model: nnx.Module, optimizer: str) -> tuple[nnx.GraphDef, TrainState]:
     """The network's structure, and its state before the first step."""
     graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    opt_state = jax.jit(OPTIMIZERS[optimizer](0.0, 0.0, 0.0).init)(params)
-    return graph, TrainState(params, batch_stats, opt_state, jnp.zeros((), jnp.int32))
+    return graph, TrainState(params, batch_stats, _first_moments(optimizer)(params), jnp.zeros((), jnp.int32))
+
+
+@cache
+def _first_moments(optimizer: str) -> Callable:
+    return jax.jit(OPTIMIZERS[optimizer](0.0, 0.0, 0.0).init)
+
+
+def for_each_trial(function: Callable, own):
+    """`function` of each trial's part of `own`, arrays [T, ...], as arrays [T, ...]: vmapped, or as it stands for
+    one trial, whose program is to be the plain one."""
+    if len(jax.tree.leaves(own)[0]) > 1:
+        return jax.vmap(function)(own)
+    return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], own)))
 
 
 class Layout(NamedTuple):
@@ -133,17 +145,21 @@ def make_run_steps(
 ) -> jax.stages.Wrapped:
     """The jitted `(state, count, data, hyper, key) -> (state, Totals)` that trains for `count` steps of one epoch.
 
+    Several trials train as one program: all arrays of `state`, `hyper`, `key` and the Totals are [T, ...], and all
+    trials stand at the same step. `data` is theirs in common.
+
     All randomness is folded from `key` by epoch, by step and by row, so neither an interruption nor another number
     of steps in a call changes a single bit. The number of steps is traced: any count runs the same program.
     `prepare(inputs, keys [b], **hyper.augmentation)` makes the network's input of b rows, with a key for each, and
     the network is called as `(batch, train=True, key=key) -> logits [b, K]`. `loss(logits, labels [b], **hyper.loss)
     -> [b]`. The state is donated.
 
-    State and data lie on all devices of `mesh`; each device trains on its part of every batch, and they sum their
-    gradients. Results differ between device counts by rounding alone, but for dropout, which each draws for itself.
-    The state comes and goes in the `layout`.
+    The data lie on all devices of `mesh`. Trials are spread over its axis "trial" and exchange nothing. Along "data"
+    each device trains on its part of every batch, and they sum their gradients: results differ between device counts
+    by rounding alone, but for dropout, which each draws for itself. The state comes and goes in the `layout`.
     """
-    local_size = batch_size // mesh.size
+    shards = mesh.shape[AXIS]
+    local_size = batch_size // shards
 
     def gradients(params, batch_stats, step, batch, labels, hyper: Hyper, key):
         def objective(params):
@@ -155,6 +171,9 @@ def make_run_steps(
             return value, (logits, nnx.state(model, nnx.BatchStat))
 
         return jax.value_and_grad(objective, has_aux=True)(params)
+
+    def over_shards(values):
+        return jax.lax.psum(values, AXIS) if shards > 1 else values  # XLA copies even what only one device reduces
 
     def train(state: TrainState, count, data: TrainData, hyper: Hyper, key):
         epoch, first = state.step // steps_per_epoch, state.step % steps_per_epoch
@@ -179,9 +198,7 @@ def make_run_steps(
                 hyper,
                 jax.random.fold_in(dropout_key, device),
             )
-            grads = layout.store(grads)
-            if mesh.size > 1:  # XLA copies even what only one device reduces
-                grads = jax.lax.psum(grads, AXIS)
+            grads = over_shards(layout.store(grads))
             rate = cosine_decay(
                 state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
             )
@@ -194,26 +211,32 @@ def make_run_steps(
 
         zero = Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
         state, totals = jax.lax.fori_loop(0, count, step, (state, zero))
-        return state, jax.lax.psum(totals, AXIS)
+        return state, over_shards(totals)
 
-    @partial(jax.jit, donate_argnums=0)
-    def run_steps(state, count, data, hyper, key):
-        everywhere = PartitionSpec()
-        # Unchecked: the checker does not know that summed gradients make equal parameters.
-        spread = jax.shard_map(train, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
-        return spread(state, count, data, hyper, key)
+    def train_trials(state, count, data, hyper, key):
+        return for_each_trial(lambda own: train(own[0], count, data, *own[1:]), (state, hyper, key))
 
-    return run_steps
+    everywhere, by_trial = PartitionSpec(), PartitionSpec(TRIAL)
+    spread = jax.shard_map(
+        train_trials,
+        mesh=mesh,
+        in_specs=(by_trial, everywhere, everywhere, by_trial, by_trial),
+        out_specs=by_trial,
+        check_vma=False,  # the checker does not know that summed gradients make equal parameters
+    )
+    # Every process reads the totals of all trials.
+    shardings = NamedSharding(mesh, by_trial), NamedSharding(mesh, everywhere)
+    return jax.jit(spread, donate_argnums=0, out_shardings=shardings)
 
 
-def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh) -> Callable:
-    """`(params, batch_stats, inputs, batches [n, B]) -> logits [n * B, K]` float32 NumPy, in one call of the device.
+def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Layout = TREES) -> Callable:
+    """`(state, inputs, batches [n, B]) -> logits [T, n * B, K]` float32 NumPy of T trials, in one call of the device.
 
     Calls with up to the same n, rounded up to a multiple of 8, and the same B run the same program.
     """
 
     def forward(params, batch_stats, inputs, batches, count):
-        model = nnx.merge(graph, params, batch_stats, copy=True)
+        model = nnx.merge(graph, layout.as_tree(params), batch_stats, copy=True)
 
         def logits(i):
             return model(prepare(take(inputs, batches[i])))
@@ -222,24 +245,27 @@ def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh) -> Callable
         found = jnp.zeros((len(batches), *first.shape), first.dtype)
         return jax.lax.fori_loop(0, count, lambda i, found: found.at[i].set(logits(i)), found)
 
-    everywhere, by_row = PartitionSpec(), PartitionSpec(None, AXIS)
+    def forward_trials(params, batch_stats, *shared):
+        return for_each_trial(lambda own: forward(*own, *shared), (params, batch_stats))
+
+    everywhere, by_trial, by_row = PartitionSpec(), PartitionSpec(TRIAL), PartitionSpec(None, AXIS)
     spread = jax.jit(
         jax.shard_map(
-            forward,
+            forward_trials,
             mesh=mesh,
-            in_specs=(everywhere, everywhere, everywhere, by_row, everywhere),
-            out_specs=by_row,
+            in_specs=(by_trial, by_trial, everywhere, by_row, everywhere),
+            out_specs=PartitionSpec(TRIAL, None, AXIS),
             check_vma=False,
         ),
         out_shardings=NamedSharding(mesh, everywhere),
     )
 
-    def predict(params, batch_stats, inputs, batches: np.ndarray) -> np.ndarray:
+    def predict(state: TrainState, inputs, batches: np.ndarray) -> np.ndarray:
         count = len(batches)
         padded = np.zeros((-(-count // 8) * 8, batches.shape[1]), np.int32)
         padded[:count] = batches
-        logits = np.asarray(spread(params, batch_stats, inputs, padded, np.int32(count)))
-        return logits[:count].reshape(-1, logits.shape[-1])
+        logits = np.asarray(spread(state.params, state.batch_stats, inputs, padded, np.int32(count)))
+        return logits[:, :count].reshape(len(logits), -1, logits.shape[-1])
 
     return predict
 

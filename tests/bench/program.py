@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rgjax.devices import by_trial, make_mesh, place
 from rgjax.losses import cross_entropy
-from rgjax.training.program import AXIS, Hyper, TrainData, TrainState, init_state, make_run_steps
+from rgjax.training.program import Hyper, TrainData, TrainState, init_state, make_run_steps
 
 CLASSES = {"sgd": 10, "adamw": 3}
 RATES = {"sgd": 0.01, "adamw": 2e-5}
@@ -36,15 +36,13 @@ def train_program(
     labels = np.random.default_rng(0).integers(0, CLASSES[optimizer], rows, np.int32)
     everything = jnp.arange(rows, dtype=jnp.int32)
     data = TrainData(jax.device_put(inputs), everything, jnp.asarray(labels), everything)
-    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    mesh = make_mesh(jax.devices(), trials=trials, batch_size=batch)
     run = make_run_steps(
         graph, cross_entropy, prepare, optimizer=optimizer, batch_size=batch, steps_per_epoch=steps, mesh=mesh
     )
     key, hyper = jax.random.key(0), make_hyper(optimizer, augmentation)
-    if trials > 1:
-        state, hyper, key = jax.tree.map(lambda x: jnp.stack([x] * trials), (state, hyper, key))
-        run = jax.jit(jax.vmap(run, in_axes=(0, None, None, 0, 0)), donate_argnums=0)
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))  # as it comes back, so that all calls are alike
+    own = jax.tree.map(lambda x: jnp.stack([x] * trials), (state, hyper, key))
+    state, hyper, key = place(own, by_trial(mesh))
     holder: list[TrainState] = [state]
 
     def train():

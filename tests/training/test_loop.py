@@ -5,33 +5,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgjax.errors import UserError
 from rgjax.training.loop import Plan, fit, largest_batch
 from rgjax.training.program import Totals, TrainState, draw_epoch
 
 
-def at(step: int) -> TrainState:
-    return TrainState({}, {}, (), jnp.int32(step))
+def at(step: int, trials: int = 1) -> TrainState:
+    return TrainState({}, {}, (), jnp.full(trials, step, jnp.int32))
 
 
-def run(plan, start=0, loss=2.0):
-    calls, saved, rows = [], [], []
+def run(plan, start=0, losses=(2.0,)):
+    calls, saved, rows = [], [], [[] for _ in losses]
 
     def run_steps(state, count):
-        calls.append((int(state.step), count))
         with jax.transfer_guard("allow"):  # this stand-in is made on the host
-            return at(int(state.step) + count), Totals(jnp.float32(loss * count), jnp.int32(count))
+            step = int(state.step[0])
+            calls.append((step, count))
+            hits = jnp.full(len(losses), count, jnp.int32)
+            return at(step + count, len(losses)), Totals(jnp.float32(losses) * count, hits)
 
-    state, _ = fit(
+    state, _, lost = fit(
         run_steps,
-        at(start),
+        at(start, len(losses)),
         plan,
         train_s=0.0,
-        evaluate=lambda state: {"val_ba": 0.5},
-        save=lambda state, train_s: saved.append(int(state.step)),
-        log=rows.append,
+        evaluate=lambda state: [{"val_ba": 0.5}] * len(losses),
+        save=lambda state, train_s, lost: saved.append((int(state.step[0]), *lost)),
+        log=lambda trial, row: rows[trial].append(row),
     )
-    return int(state.step), calls, saved, rows
+    return int(state.step[0]), calls, saved, rows, lost
 
 
 PLAN = Plan(
@@ -47,10 +48,10 @@ PLAN = Plan(
 
 
 def test_calls_never_cross_an_epoch_an_evaluation_or_a_checkpoint():
-    last, calls, saved, rows = run(PLAN)
+    last, calls, saved, (rows,), _ = run(PLAN)
     assert last == 23
     assert calls == [(0, 4), (4, 3), (7, 3), (10, 4), (14, 4), (18, 2), (20, 1), (21, 2)]
-    assert saved == [7, 14, 21, 23]
+    assert saved == [(7,), (14,), (21,), (23,)]
     assert [row["step"] for row in rows] == [10, 20, 23]
     assert rows[0]["train_loss"] == pytest.approx(2.0)
     assert rows[0]["train_accuracy"] == pytest.approx(0.5)
@@ -62,9 +63,9 @@ def test_calls_lengthen_to_fill_their_time():
 
 
 def test_a_resumed_run_makes_the_same_stops_from_where_it_was():
-    _, calls, saved, _ = run(PLAN, start=14)
+    _, calls, saved, *_ = run(PLAN, start=14)
     assert calls == [(14, 4), (18, 2), (20, 1), (21, 2)]
-    assert saved == [21, 23]
+    assert saved == [(21,), (23,)]
 
 
 def test_figures_are_fetched_when_the_next_call_is_under_way():
@@ -76,26 +77,37 @@ def test_figures_are_fetched_when_the_next_call_is_under_way():
 
         def __array__(self, dtype=None, copy=None):
             events.append(f"fetch {self.at}")
-            return np.zeros((), dtype)
+            return np.zeros(1, dtype)
 
     def run_steps(state, count):
         with jax.transfer_guard("allow"):
-            step = int(state.step)
+            step = int(state.step[0])
             events.append(f"call {step}")
             return at(step + count), Totals(Later(step), Later(step))
 
-    fit(run_steps, at(0), PLAN, train_s=0.0, evaluate=lambda state: {}, save=lambda *_: None, log=lambda row: None)
+    fit(run_steps, at(0), PLAN, train_s=0.0, evaluate=lambda state: [{}], save=lambda *_: None, log=lambda *_: None)
     order = [event for i, event in enumerate(events) if event not in events[:i]]
     assert order[:5] == ["call 0", "call 4", "fetch 0", "fetch 4", "call 7"]  # a checkpoint is due at 7
 
 
 def test_a_finished_state_trains_no_more():
-    assert run(PLAN, start=23)[1:] == ([], [], [])
+    assert run(PLAN, start=23)[1:4] == ([], [], [[]])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_hint():
-    with pytest.raises(UserError, match=r"between steps 0 and 4: lower config\.train\.lr"):
-        run(PLAN, loss=float("nan"))
+    last, _, saved, (rows,), lost = run(PLAN, losses=[float("nan")])
+    assert last < PLAN.eval_every
+    assert "between steps 0 and 4: lower config.train.lr" in lost[0]
+    assert saved == rows == []
+
+
+def test_a_loss_that_is_not_finite_costs_that_trial_alone():
+    last, _, saved, rows, lost = run(PLAN, losses=[2.0, float("inf"), 1.0])
+    assert last == 23
+    assert set(lost) == {1}
+    assert saved == [(7, 1), (14, 1), (21, 1), (23, 1)]
+    assert [len(of_trial) for of_trial in rows] == [3, 0, 3]
+    assert [of_trial[0]["train_loss"] for of_trial in (rows[0], rows[2])] == [2.0, 1.0]
 
 
 def test_the_largest_batch_is_that_of_the_epochs_drawn():

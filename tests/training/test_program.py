@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from rgjax.batches import in_batches
 from rgjax.data.augment import prepare_images
+from rgjax.devices import make_mesh
 from rgjax.losses import LOSSES, ClassStats, cross_entropy
 from rgjax.models.layers import widen
 from rgjax.models.resnet import ResNet
@@ -28,7 +28,8 @@ from rgjax.training.program import (
 )
 
 BATCH, ROWS = 8, 32
-MESH = Mesh(np.array(jax.devices()), ("data",))
+KEY = jax.random.key(0)[None]
+MESH = make_mesh(jax.devices(), trials=1, batch_size=BATCH)
 
 
 def setup(classes=3, **changes):
@@ -47,7 +48,12 @@ def setup(classes=3, **changes):
     )  # fmt: skip
     hyper = jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), hyper)
     graph, state = init_state(ResNet("resnet10", classes, width=4, rng=np.random.default_rng(0)), "sgd")
-    return graph, state, data, hyper._replace(**changes)
+    return graph, one(state), data, one(hyper._replace(**changes))
+
+
+def one(tree):
+    """Of one trial, as the arrays [1, ...] of a population of one."""
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
 
 def program(graph, loss=cross_entropy, mesh=MESH, layout=TREES):
@@ -72,20 +78,20 @@ def prepared():
 
 def test_steps_may_be_cut_into_calls_anywhere(prepared):
     _, state, data, hyper, run = prepared
-    key = jax.random.key(0)
+    key = KEY
     whole, totals = run(copy(state), jnp.int32(4), data, hyper, key)
     part, first = run(copy(state), jnp.int32(1), data, hyper, key)
     part, second = run(part, jnp.int32(3), data, hyper, key)
     assert_same_bits(whole, part)
-    assert float(totals.loss) == pytest.approx(float(first.loss) + float(second.loss), rel=1e-6)
-    assert int(totals.correct) == int(first.correct) + int(second.correct)
+    assert totals.loss.item() == pytest.approx(first.loss.item() + second.loss.item(), rel=1e-6)
+    assert totals.correct.item() == first.correct.item() + second.correct.item()
 
 
 def test_no_value_of_a_hyper_parameter_recompiles(prepared):
     _, state, data, hyper, run = prepared
     results, programs = [], set()
     for lr in (0.01, 0.02):
-        after, _ = run(copy(state), jnp.int32(2), data, hyper._replace(lr=jnp.float32(lr)), jax.random.key(0))
+        after, _ = run(copy(state), jnp.int32(2), data, hyper._replace(lr=jnp.float32([lr])), KEY)
         results.append(np.asarray(jax.tree.leaves(after.params)[0]))
         programs.add(run._cache_size())
     assert not np.array_equal(*results)
@@ -94,21 +100,21 @@ def test_no_value_of_a_hyper_parameter_recompiles(prepared):
 
 def test_training_learns_the_labels(prepared):
     _, state, data, hyper, run = prepared
-    still = {"rotation": jnp.float32(0), "flip": jnp.float32(0)}
-    hyper = hyper._replace(augmentation=still, total_steps=jnp.int32(80))
+    still = {"rotation": jnp.zeros(1), "flip": jnp.zeros(1)}
+    hyper = hyper._replace(augmentation=still, total_steps=jnp.int32([80]))
     losses, state = [], copy(state)
     for _ in range(20):
-        state, totals = run(state, jnp.int32(4), data, hyper, jax.random.key(0))
-        losses.append(float(totals.loss) / 4)
+        state, totals = run(state, jnp.int32(4), data, hyper, KEY)
+        losses.append(totals.loss.item() / 4)
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_deferred_weights_set_in_at_their_step(prepared):
     _, state, data, hyper, run = prepared
-    key = jax.random.key(0)
-    weights = jnp.array([0.1, 1.0, 5.0])
+    key = KEY
+    weights = jnp.array([[0.1, 1.0, 5.0]])
     plain, _ = run(copy(state), jnp.int32(2), data, hyper, key)
-    later = hyper._replace(drw_weights=weights, drw_start=jnp.int32(2))
+    later = hyper._replace(drw_weights=weights, drw_start=jnp.int32([2]))
     same, _ = run(copy(state), jnp.int32(2), data, later, key)
     assert_same_bits(plain, same)
     plain, _ = run(plain, jnp.int32(1), data, hyper, key)
@@ -118,9 +124,9 @@ def test_deferred_weights_set_in_at_their_step(prepared):
 
 def test_equal_class_weights_are_no_weights(prepared):
     _, state, data, hyper, run = prepared
-    key = jax.random.key(0)
+    key = KEY
     plain, _ = run(copy(state), jnp.int32(1), data, hyper, key)
-    weighted, _ = run(copy(state), jnp.int32(1), data, hyper._replace(class_weights=jnp.full(3, 7.0)), key)
+    weighted, _ = run(copy(state), jnp.int32(1), data, hyper._replace(class_weights=jnp.full((1, 3), 7.0)), key)
     for x, y in zip(jax.tree.leaves(plain.params), jax.tree.leaves(weighted.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
 
@@ -129,12 +135,12 @@ def test_equal_class_weights_are_no_weights(prepared):
 def test_the_loop_holds_no_callback_and_no_convolution(name):
     graph, state, data, hyper = setup()
     hyper = hyper._replace(
-        loss=jax.device_put(
+        loss=one(
             LOSSES[name].arguments({"gamma": 2.0, "tau": 1.0, "max_m": 0.5, "s": 30.0}, ClassStats(np.array([5, 6, 7])))
         )
     )
     run = program(graph, LOSSES[name].function)
-    text = run.lower(state, jnp.int32(1), data, hyper, jax.random.key(0)).as_text()
+    text = run.lower(state, jnp.int32(1), data, hyper, KEY).as_text()
     assert "callback" not in text
     assert "stablehlo.convolution" not in text
 
@@ -143,22 +149,20 @@ def test_prediction_is_exact_whatever_the_batch(prepared):
     graph, state, data, *_ = prepared
     predict = make_predict(graph, prepare_images, MESH)
     rows = np.arange(11, dtype=np.int32)
-    small, large = (
-        predict(state.params, state.batch_stats, data.inputs, in_batches(rows, size))[:11] for size in (4, 16)
-    )
+    small, large = (predict(state, data.inputs, in_batches(rows, size))[0, :11] for size in (4, 16))
     assert small.shape == (11, 3)
     np.testing.assert_allclose(small, large, rtol=1e-4, atol=1e-5)
 
 
 def test_parameters_as_one_vector_train_alike(prepared):
     graph, state, data, hyper, run = prepared
-    key = jax.random.key(0)
+    key = KEY
     tree, totals = run(copy(state), jnp.int32(3), data, hyper, key)
-    layout = one_vector(state.params)
-    stored = layout.store(copy(state))
-    assert stored.params.ndim == 1
+    layout = one_vector(jax.tree.map(lambda x: x[0], state.params))
+    stored = jax.vmap(layout.store)(copy(state))
+    assert stored.params.ndim == 2
     stored, same = program(graph, layout=layout)(stored, jnp.int32(3), data, hyper, key)
-    vector = layout.as_tree(stored)
+    vector = jax.vmap(layout.as_tree)(stored)
     assert jax.tree.structure(tree) == jax.tree.structure(vector)
     for x, y in zip(jax.tree.leaves((tree, totals)), jax.tree.leaves((vector, same)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
@@ -176,55 +180,55 @@ def test_outputs_that_stand_for_no_class_change_nothing(name):
         graph, state = init_state(model, "sgd")
 
         def wide(values, outputs=outputs):
-            return jnp.pad(values, (0, outputs - 3)) if jnp.ndim(values) else values
+            return jnp.pad(values, ((0, 0), (0, outputs - 3))) if jnp.ndim(values) > 1 else values
 
         hyper = hyper._replace(
-            loss=jax.tree.map(wide, jax.device_put(arguments)),
+            loss=jax.tree.map(wide, one(arguments)),
             class_weights=wide(hyper.class_weights),
             drw_weights=wide(hyper.drw_weights),
         )
-        state, totals = program(graph, LOSSES[name].function)(state, jnp.int32(3), data, hyper, jax.random.key(0))
+        state, totals = program(graph, LOSSES[name].function)(one(state), jnp.int32(3), data, hyper, KEY)
         predict = make_predict(graph, prepare_images, MESH)
-        logits = predict(state.params, state.batch_stats, data.inputs, np.arange(8, dtype=np.int32)[None])
-        finals.append((float(totals.loss), logits[:, :3]))
+        logits = predict(state, data.inputs, np.arange(8, dtype=np.int32)[None])
+        finals.append((totals.loss.item(), logits[0, :, :3]))
     assert finals[0][0] == pytest.approx(finals[1][0], rel=1e-5)
     np.testing.assert_allclose(finals[0][1], finals[1][1], rtol=1e-3, atol=1e-4)
 
 
 def test_calls_and_evaluation_move_nothing_to_the_host(prepared):
     _, state, data, hyper, run = prepared
-    arguments = jax.device_put((jnp.int32(2), data, hyper, jax.random.key(0)))
+    arguments = jax.device_put((jnp.int32(2), data, hyper, KEY))
     state = copy(state)
     with jax.transfer_guard("disallow"):
         for _ in range(2):
             state, totals = run(state, *arguments)
-    assert np.isfinite(float(totals.loss))
+    assert np.isfinite(totals.loss.item())
 
 
 DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from functools import partial
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rgjax.batches import in_batches
 from rgjax.data.augment import prepare_images
+from rgjax.devices import by_trial, make_mesh, place
 from rgjax.models.layers import BatchNorm
 from rgjax.models.resnet import ResNet
 from rgjax.training.program import init_state, make_predict
-from tests.training.test_program import program, setup
+from tests.training.test_program import BATCH, KEY, one, program, setup
 
 _, _, data, hyper = setup()
 results = {}
 for count, local in ((1, False), (2, False), (4, False), (8, False), (4, True)):
-    mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
+    mesh = make_mesh(jax.devices()[:count], trials=1, batch_size=BATCH)
     norm = partial(BatchNorm, axis="data", local=local)
     graph, state = init_state(ResNet("resnet10", 3, width=4, norm=norm, rng=np.random.default_rng(0)), "sgd")
-    run = program(graph, mesh=mesh).lower(state, jnp.int32(3), data, hyper, jax.random.key(0)).compile()
+    state = place(one(state), by_trial(mesh))
+    run = program(graph, mesh=mesh).lower(state, jnp.int32(3), data, hyper, KEY).compile()
     reductions = sum(" all-reduce(" in line for line in run.as_text().splitlines())
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    state, totals = run(state, jnp.int32(3), data, hyper, jax.random.key(0))
+    state, totals = run(state, jnp.int32(3), data, hyper, KEY)
     predict = make_predict(graph, prepare_images, mesh)
-    logits = predict(state.params, state.batch_stats, data.inputs, in_batches(np.arange(11, dtype=np.int32), 8))
-    results[count, local] = float(totals.loss), int(totals.correct), logits[:11], reductions
+    logits = predict(state, data.inputs, in_batches(np.arange(11, dtype=np.int32), 8))[0]
+    results[count, local] = totals.loss.item(), totals.correct.item(), logits[:11], reductions
 
 loss, correct, logits, _ = results[1, False]
 for count in (2, 4, 8):

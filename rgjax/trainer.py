@@ -1,0 +1,176 @@
+"""From a task to logits: the training of one trial, or of several as one program."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rgjax import metrics
+from rgjax.batches import in_batches
+from rgjax.build import adjusts_posthoc, loss_of, make_hyper, make_plan, packing
+from rgjax.config import Config
+from rgjax.data import Dataset
+from rgjax.data.augment import prepare_images
+from rgjax.devices import by_trial, everywhere, is_first_process, make_mesh, place, stack
+from rgjax.losses import ClassStats, Loss, adjust_logits
+from rgjax.models.resnet import ResNet
+from rgjax.models.tokenizer import Tokens
+from rgjax.models.transformer import BertClassifier
+from rgjax.regroup import Regrouping
+from rgjax.training.checkpoints import Checkpoints
+from rgjax.training.loop import fit, largest_batch
+from rgjax.training.program import AXIS, TrainData, init_state, layout_for, make_predict, make_run_steps
+
+
+@dataclass(frozen=True)
+class Task:
+    """What trials are trained and judged on: the data set, its rows as the network reads them, the label map that is
+    trained on, and the sampler's pool; and where those are from: the clusters [N_train] and, if any, the features
+    [N_train, D] that they were found in."""
+
+    dataset: Dataset
+    inputs: np.ndarray | Tokens
+    regrouping: Regrouping
+    pool: np.ndarray
+    clusters: np.ndarray
+    features: np.ndarray | None
+
+
+class Trial(NamedTuple):
+    """One run: its settings and its folder."""
+
+    config: Config
+    workdir: Path
+
+
+class Trained(NamedTuple):
+    """Of each trial the pseudo-class logits [n, K] of the validation and test rows after the last step, or, of those
+    `lost`, what was wrong; and the seconds that all of them took together."""
+
+    logits: list[dict[str, np.ndarray]]
+    lost: dict[int, str]
+    timing: dict
+
+
+def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertClassifier]) -> Trained:
+    """Train each trial's model, or go on with it from its checkpoint: all as one program, and from the same step."""
+    config = trials[0].config
+    settings, loss = config.train, loss_of(config)
+    dataset, inputs, regrouping, pool = task.dataset, task.inputs, task.regrouping, task.pool
+    rows_per_epoch = len(pool) if settings.epoch_size == "sampler" else len(dataset.train)
+    plan, *_ = plans = [make_plan(trial.config, rows_per_epoch) for trial in trials]
+    stats = ClassStats(regrouping.class_counts if config.loss.stats == "class" else regrouping.counts)
+    mesh = make_mesh(jax.devices(), trials=len(trials), batch_size=settings.batch_size)
+    shared, apart = everywhere(mesh), by_trial(mesh)
+
+    checkpoints = [Checkpoints(trial.workdir / "checkpoints") for trial in trials]
+    graphs, states = zip(*(init_state(model, settings.optimizer) for model in models), strict=True)
+    states, clocks = zip(
+        *(own.restore(state, shared) for own, state in zip(checkpoints, states, strict=True)), strict=True
+    )
+    layout = layout_for(jax.default_backend(), states[0].params)
+    state, train_s = place(stack([layout.store(own) for own in states]), apart), max(clocks)
+    del states
+    step = int(np.asarray(state.step)[0])
+    for trial in trials:
+        keep_rows(trial.workdir / "metrics.jsonl", until_step=step)
+
+    on_device = place(TrainData(inputs, dataset.train, regrouping.pseudo_labels, pool), shared)
+    hyper = [make_hyper(trial.config, own, loss, stats) for trial, own in zip(trials, plans, strict=True)]
+    hyper, keys = place(stack(hyper), apart), [jax.random.key(trial.config.seed) for trial in trials]
+    size = mesh.shape[AXIS] * -(-min(256, max(len(dataset.val), len(dataset.test))) // mesh.shape[AXIS])
+    batches = {part: in_batches(getattr(dataset, part), size) for part in ("val", "test")}
+    prepare = prepare_eval = prepare_images
+    if isinstance(inputs, Tokens):
+        lengths = inputs.lengths[dataset.train]
+        prepare = packing(max(largest_batch(lengths, pool, key, plan, devices=mesh.shape[AXIS]) for key in keys))
+        sums = (inputs.lengths[rows].reshape(-1, size // mesh.shape[AXIS]).sum(axis=1) for rows in batches.values())
+        prepare_eval = packing(max(map(max, sums)))
+    key = place(jnp.stack(keys), apart)
+    run_steps = make_run_steps(
+        graphs[0],
+        loss.function,
+        prepare,
+        optimizer=settings.optimizer,
+        batch_size=settings.batch_size,
+        steps_per_epoch=plan.steps_per_epoch,
+        mesh=mesh,
+        layout=layout,
+    )
+    compiling = time.perf_counter()
+    compiled = run_steps.lower(state, place(np.int32(1), shared), on_device, hyper, key).compile()
+    compile_s = time.perf_counter() - compiling
+    predict = make_predict(graphs[0], prepare_eval, mesh, layout)
+    member = jax.jit(lambda state, i: layout.as_tree(jax.tree.map(lambda x: x[i], state)), out_shardings=shared)
+
+    def predict_part(state, part) -> list[np.ndarray]:
+        logits = predict(state, on_device.inputs, batches[part])
+        logits = logits[:, : len(getattr(dataset, part)), : regrouping.num_pseudo_classes]
+        return [as_trained(trial.config, loss, stats, rows) for trial, rows in zip(trials, logits, strict=True)]
+
+    def evaluate(state):
+        return [validate(task, logits, config.regroup.aggregate) for logits in predict_part(state, "val")]
+
+    def save(state, seconds, lost):
+        for i, own in enumerate(checkpoints):
+            if i not in lost:
+                own.save(member(state, np.int32(i)), seconds)
+
+    def log(i, row):
+        if is_first_process():
+            with open(trials[i].workdir / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    before_s = train_s
+    try:
+        state, train_s, lost = fit(
+            lambda state, count: compiled(state, place(np.int32(count), shared), on_device, hyper, key),
+            state,
+            plan,
+            train_s=train_s,
+            evaluate=evaluate,
+            save=save,
+            log=log,
+        )
+    finally:
+        for own in checkpoints:
+            own.close()
+    logits = {part: predict_part(state, part) for part in batches}
+    done = len(trials) * (plan.total_steps - step) * settings.batch_size
+    timing = {
+        "trials": len(trials),
+        "compile_s": round(compile_s, 3),
+        "train_s": round(train_s, 3),
+        "examples_per_s": round(done / (train_s - before_s), 2) if done else None,
+    }
+    return Trained([{part: logits[part][i] for part in logits} for i in range(len(trials))], lost, timing)
+
+
+def as_trained(config: Config, loss: Loss, stats: ClassStats, logits: np.ndarray) -> np.ndarray:
+    """A network's outputs [n, K] as the logits that its loss was taken of, adjusted where that is left for now."""
+    logits = logits * np.float32(loss.scale(config.loss))
+    if not adjusts_posthoc(config):
+        return logits
+    return np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau)))
+
+
+def validate(task: Task, logits: np.ndarray, how: str) -> dict[str, float]:
+    """How well the pseudo-class logits [n, K] of the validation rows tell the classes."""
+    dataset = task.dataset
+    logits, labels = task.regrouping.class_logits(logits, how), dataset.labels[dataset.val]
+    ap = metrics.average_precision(metrics.log_odds(logits), labels)
+    ba = metrics.balanced_accuracy(labels, logits.argmax(axis=1), len(dataset.class_names))
+    return {"val_ba": float(ba), "val_macro_ap": float(np.nanmean(ap))}
+
+
+def keep_rows(path: Path, *, until_step: int) -> None:
+    """Drop the rows of a metrics file that the resumed training will write again."""
+    if path.exists() and is_first_process():
+        rows = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["step"] <= until_step))
