@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -90,6 +91,44 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
             np.testing.assert_array_equal(a[name], b[name])
 
 
+def test_two_processes_make_one_run(tmp_path):
+    arguments = ["--config=configs/digits.py:rg", *SMALL, "--config.train.steps=4", "--config.train.checkpoint_steps=2"]
+    alone = run(*arguments, f"--workdir={tmp_path / 'alone'}")
+    assert alone.returncode == 0, alone.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = [*arguments, f"--workdir={tmp_path / 'both'}", "--distributed", f"--coordinator=127.0.0.1:{port}"]
+    pair = [
+        subprocess.Popen(
+            command(*together, "--processes=2", f"--process={i}"),
+            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    first, second = (process.communicate(timeout=300)[0] for process in pair)
+    assert [process.returncode for process in pair] == [0, 0]
+    assert "balanced accuracy" in first
+    assert "balanced accuracy" not in second
+    with np.load(tmp_path / "alone" / "predictions.npz") as a, np.load(tmp_path / "both" / "predictions.npz") as b:
+        assert set(a.files) == set(b.files)
+        np.testing.assert_allclose(a["test_logits"], b["test_logits"], rtol=1e-2, atol=1e-3)
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("alone", "both")]
+    assert names[0] == names[1]
+
+
+def test_a_population_is_a_table_of_its_seeds(tmp_path):
+    arguments = ["--config=configs/digits.py:ce", *SMALL, "--config.train.steps=2", f"--workdir={tmp_path}"]
+    process = run(*arguments, "--config.population=2", "--config.seed=5")
+    assert process.returncode == 0, process.stderr
+    for word in ("2 seeds", "macro AP", "mean", "standard dev.", "2 seeds as one program"):
+        assert word in process.stdout
+    alone = run("--config=configs/digits.py:ce", *SMALL, "--config.train.steps=2", "--config.seed=6",
+                f"--workdir={tmp_path / 'seed-6'}")  # fmt: skip
+    assert "seed 6" in alone.stdout
+    assert "train:" not in alone.stderr
+
+
 def test_help_lists_methods_and_fields():
     process = run("--help")
     assert process.returncode == 0
@@ -113,6 +152,8 @@ def test_help_lists_methods_and_fields():
         (["--config=configs/digits.py", "--config.encoder.name=projecton"], "did you mean 'projection'"),
         (["--config=configs/digits.py", "--config.data.positive=eight"], "eight"),
         (["--config=configs/digits.py", "--config.train.batch_size=4000"], "larger than the training set"),
+        (["--config=configs/digits.py", "--process=1"], "go with --distributed"),
+        (["--config=configs/digits.py", "--distributed"], "--distributed: coordinator_address should be defined"),
         (["--config=configs/digits.py", "surplus"], "unexpected argument 'surplus'"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
