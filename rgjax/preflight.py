@@ -50,8 +50,6 @@ def main(argv: list[str]) -> None:
 
 def examine(config: Config, target: targets.Target, devices: list[Any], *, search: bool) -> dict:
     """The figures of the config's program on a target, with `largest_batch` where it is searched."""
-    if config.train.batch_size % len(devices):
-        raise UserError(f"config.train.batch_size={config.train.batch_size} is no multiple of {len(devices)} devices")
 
     def compile_batch(batch: int | None = None) -> Figures:
         changed = config.copy_and_resolve_references()

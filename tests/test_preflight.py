@@ -292,12 +292,17 @@ def needs(target: str) -> None:
         ),
         (
             "a100",
+            ["--config=configs/ham10000.py", "--config.data.image_size=32", "--config.population=8"],
+            {"kernels_per_step": 560, "f32_convolutions": 0, "host_transfers": 0, "collectives": 0},
+        ),
+        (
+            "a100",
             ["--config=configs/ham10000.py"],
             {"kernels_per_step": 520, "temp_memory_bytes": 3.9e9, "f32_convolutions": 0, "host_transfers": 0},
         ),
         ("v5e-4", ["--config=configs/phrasebank.py"], {"peak_memory_bytes": 2.6e9, "host_transfers": 0}),
     ],
-    ids=["a100-32", "a100-224", "v5e-4-bert"],
+    ids=["a100-32", "a100-32-population", "a100-224", "v5e-4-bert"],
 )
 def test_the_program_keeps_its_bounds_on_hardware_that_is_not_here(target, arguments, at_most):
     needs(target)
