@@ -176,7 +176,8 @@ def make_model(
     """
     model = config.model
     head = loss_of(config).head if model.head == "auto" else model.head
-    dtype = compute_dtype(config, platform or jax.default_backend())
+    platform = platform or jax.default_backend()
+    dtype = compute_dtype(config, platform)
     rng = np.random.default_rng(config.seed)
     if model.name == "bert":
         checkpoint = checkpoint or bert_checkpoint(config)
@@ -190,7 +191,15 @@ def make_model(
     else:
         norm = partial(BatchNorm, axis=AXIS, local=model.batch_norm == "local")
         network = ResNet(
-            model.name, outputs, stem=model.stem, head=head, width=model.width, norm=norm, dtype=dtype, rng=rng
+            model.name,
+            outputs,
+            stem=model.stem,
+            head=head,
+            width=model.width,
+            norm=norm,
+            recompute=model.recompute == "yes" or (model.recompute == "auto" and platform == "tpu"),
+            dtype=dtype,
+            rng=rng,
         )
     widen(network.head, padded(outputs))
     return network

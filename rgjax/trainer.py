@@ -16,8 +16,8 @@ from rgjax.batches import in_batches
 from rgjax.build import adjusts_posthoc, loss_of, make_hyper, make_plan, packing
 from rgjax.config import Config
 from rgjax.data import Dataset
-from rgjax.data.augment import prepare_images
-from rgjax.devices import by_trial, everywhere, is_first_process, make_mesh, place, stack
+from rgjax.data.augment import in_lanes
+from rgjax.devices import by_trial, everywhere, is_first_process, make_mesh, place, place_rows, stack
 from rgjax.losses import ClassStats, Loss, adjust_logits
 from rgjax.models.resnet import ResNet
 from rgjax.models.tokenizer import Tokens
@@ -81,17 +81,20 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     for trial in trials:
         keep_rows(trial.workdir / "metrics.jsonl", until_step=step)
 
-    on_device = place(TrainData(inputs, dataset.train, regrouping.pseudo_labels, pool), shared)
+    rows = place((dataset.train, regrouping.pseudo_labels, pool), shared)
     hyper = [make_hyper(trial.config, own, loss, stats) for trial, own in zip(trials, plans, strict=True)]
     hyper, keys = place(stack(hyper), apart), [jax.random.key(trial.config.seed) for trial in trials]
     size = mesh.shape[AXIS] * -(-min(256, max(len(dataset.val), len(dataset.test))) // mesh.shape[AXIS])
     batches = {part: in_batches(getattr(dataset, part), size) for part in ("val", "test")}
-    prepare = prepare_eval = prepare_images
     if isinstance(inputs, Tokens):
         lengths = inputs.lengths[dataset.train]
         prepare = packing(max(largest_batch(lengths, pool, key, plan, devices=mesh.shape[AXIS]) for key in keys))
         sums = (inputs.lengths[rows].reshape(-1, size // mesh.shape[AXIS]).sum(axis=1) for rows in batches.values())
         prepare_eval = packing(max(map(max, sums)))
+    else:
+        inputs, prepare = in_lanes(inputs)
+        prepare_eval = prepare
+    on_device = TrainData(place_rows(inputs, mesh), *rows)
     key = place(jnp.stack(keys), apart)
     run_steps = make_run_steps(
         graphs[0],

@@ -300,9 +300,10 @@ def needs(target: str) -> None:
             ["--config=configs/ham10000.py"],
             {"kernels_per_step": 520, "temp_memory_bytes": 3.9e9, "f32_convolutions": 0, "host_transfers": 0},
         ),
+        ("v5e-4", ["--config=configs/ham10000.py"], {"peak_memory_bytes": 1.6e9, "host_transfers": 0}),
         ("v5e-4", ["--config=configs/phrasebank.py"], {"peak_memory_bytes": 2.6e9, "host_transfers": 0}),
     ],
-    ids=["a100-32", "a100-32-population", "a100-224", "v5e-4-bert"],
+    ids=["a100-32", "a100-32-population", "a100-224", "v5e-4-224", "v5e-4-bert"],
 )
 def test_the_program_keeps_its_bounds_on_hardware_that_is_not_here(target, arguments, at_most):
     needs(target)

@@ -12,9 +12,9 @@ from rgjax.balance.samplers import SAMPLERS
 from rgjax.build import Say, bert_checkpoint, load_data, loss_of, make_hyper, make_model, make_plan, packing, reads_text
 from rgjax.config import Config
 from rgjax.data import Dataset
-from rgjax.data.augment import prepare_images
+from rgjax.data.augment import in_lanes
 from rgjax.data.phrasebank import TOKEN_QUANTILES
-from rgjax.devices import by_trial, everywhere, make_mesh
+from rgjax.devices import by_trial, everywhere, make_mesh, placed_rows
 from rgjax.errors import UserError
 from rgjax.losses import ClassStats
 from rgjax.models.pretrained import Checkpoint, Tensors
@@ -61,7 +61,7 @@ def outline_of(config: Config) -> Outline:
 def lowered_program(
     config: Config, outline: Outline, devices: Sequence[Any], platform: str, say: Say
 ) -> tuple[jax.stages.Traced, jax.stages.Lowered]:
-    """The program that `experiment.train_and_predict` compiles for the config, traced, and lowered for the `devices`
+    """The program that `trainer.train` compiles for the config, traced, and lowered for the `devices`
     of `platform`, by shapes alone. All that knows the program's arguments is in here."""
     trials = config.population
     mesh = make_mesh(devices, trials=trials, batch_size=config.train.batch_size)
@@ -97,9 +97,10 @@ def lowered_program(
         mesh=mesh,
         layout=layout,
     )
-    data = TrainData(inputs, outline.dataset.train, outline.regrouping.pseudo_labels, outline.pool)
+    rows = shared((outline.dataset.train, outline.regrouping.pseudo_labels, outline.pool))
+    data = TrainData(placed_rows(inputs, mesh), *rows)
     state, hyper, key = of_each_trial((state, make_hyper(config, outline.plan, loss_of(config), outline.stats), key))
-    traced = run_steps.trace(state, *shared((np.int32(1), data)), hyper, key)
+    traced = run_steps.trace(state, shared(np.int32(1)), data, hyper, key)
     return traced, traced.lower()
 
 
@@ -107,7 +108,7 @@ def inputs_of(config: Config, outline: Outline, devices: int) -> tuple[Any, Call
     """The data set as the network's program reads it, empty, and the preparation of its batches."""
     inputs, plan = outline.dataset.inputs, outline.plan
     if not reads_text(config, inputs):
-        return inputs, prepare_images
+        return in_lanes(inputs)
     lengths = np.interp(np.linspace(0, 1, len(inputs)), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
     lengths = np.random.default_rng(0).permutation(np.minimum(lengths.astype(np.int32), config.data.max_length))
     tokens = Tokens(np.broadcast_to(np.int32(0), (len(inputs), lengths.max())), lengths)

@@ -1,10 +1,32 @@
 """Augmentation and normalisation on the device, inside the training program."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as torchvision has them
 STD = (0.229, 0.224, 0.225)
+LANES = 128  # TPUs store the last axis of an array in multiples of it
+
+
+def in_lanes(images: np.ndarray) -> tuple[np.ndarray, Callable]:
+    """Images uint8 [N, H, W, 3] as the devices keep them, [N, R, 128] with blanks at the end, and the `prepare_images`
+    of such rows.
+
+    A TPU gathers rows of this form as they lie; of any other it makes a copy first, of the whole data set.
+    """
+    shape = images.shape[1:]
+    size = int(np.prod(shape))
+    flat = images.reshape(len(images), size)
+    if size % LANES:
+        flat = np.pad(flat, ((0, 0), (0, -size % LANES)))
+
+    def prepare(rows: jax.Array, *args, **strengths) -> jax.Array:
+        return prepare_images(rows.reshape(len(rows), -1)[:, :size].reshape(len(rows), *shape), *args, **strengths)
+
+    return flat.reshape(len(images), -1, LANES), prepare
 
 
 def prepare_images(images: jax.Array, keys: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:

@@ -11,8 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from rgjax.models.conv import conv
+
+# What is kept for the gradient where the rest, affine forms and ReLUs, is computed again.
+KEEP_SUMS = jax.checkpoint_policies.save_only_these_names("convolution", "sums")
 
 
 class Conv(nnx.Module):
@@ -24,7 +28,7 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x):
-        return conv(x, self.kernel[...].astype(x.dtype), self.stride)
+        return checkpoint_name(conv(x, self.kernel[...].astype(x.dtype), self.stride), "convolution")
 
 
 class BatchNorm(nnx.Module):
@@ -78,7 +82,7 @@ def batch_norm(x, scale, bias, epsilon: float, axis: str | None = None):
 
 def _batch_norm_forward(x, scale, bias, epsilon, axis):
     n = _batch_size(x, axis)
-    sums = _channel_sums(x, x, axis)
+    sums = checkpoint_name(_channel_sums(x, x, axis), "sums")
     mean = sums[0] / n
     var = jnp.maximum(sums[1] / n - mean * mean, 0.0)
     return (_affine(x, scale, bias, mean, var, epsilon), mean, var), (x, scale, mean, var)

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from rgjax.models.conv import max_pool
-from rgjax.models.layers import HEADS, BatchNorm, Conv
+from rgjax.models.layers import HEADS, KEEP_SUMS, BatchNorm, Conv
 
 STAGES = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 STEMS = ("imagenet", "cifar")
@@ -33,12 +33,19 @@ class BasicBlock(nnx.Module):
         return nnx.relu(y + shortcut)
 
 
+def _in_turn(blocks: list[BasicBlock], x, train: bool):
+    for block in blocks:
+        x = block(x, train)
+    return x
+
+
 class ResNet(nnx.Module):
     """Basic-block ResNet; images [B, H, W, 3], normalised -> logits [B, classes] in float32.
 
     `stem` "imagenet" is the 7x7 stride-2 convolution with max-pooling; "cifar" a 3x3 convolution without,
     for images of about 32 pixels. `norm(channels)` makes the normalisations; `dtype` is the compute dtype of all but
-    their statistics and the head.
+    their statistics and the head. With `recompute` the gradient keeps what the convolutions give, and what enters
+    every other block, and computes the normalised activations again.
     """
 
     def __init__(
@@ -50,10 +57,11 @@ class ResNet(nnx.Module):
         head: str = "linear",
         width: int = 64,
         norm: Callable[[int], BatchNorm] = BatchNorm,
+        recompute: bool = False,
         dtype=jnp.float32,
         rng: np.random.Generator,
     ):
-        self.stem, self.dtype = stem, dtype
+        self.stem, self.recompute, self.dtype = stem, recompute, dtype
         self.conv1 = Conv(3, width, *((7, 2) if stem == "imagenet" else (3, 1)), rng=rng)
         self.bn1 = norm(width)
         blocks, c_in = [], width
@@ -67,12 +75,20 @@ class ResNet(nnx.Module):
 
     def features(self, x, train: bool = False):
         """Penultimate activations [B, 8 * width], averaged over the map, in float32."""
-        x = nnx.relu(self.bn1(self.conv1(x.astype(self.dtype)), train))
-        if self.stem == "imagenet":
-            x = max_pool(x)
-        for block in self.blocks:
-            x = block(x, train)
+
+        def run(part, module, x):
+            if train and self.recompute:
+                part = nnx.remat(part, static_argnums=2, policy=KEEP_SUMS)
+            return part(module, x, train)
+
+        x = run(ResNet._first_maps, self, x)
+        for at in range(0, len(self.blocks), 2):
+            x = run(_in_turn, list(self.blocks[at : at + 2]), x)
         return x.astype(jnp.float32).mean(axis=(1, 2))
+
+    def _first_maps(self, x, train: bool):
+        x = nnx.relu(self.bn1(self.conv1(x.astype(self.dtype)), train))
+        return max_pool(x) if self.stem == "imagenet" else x
 
     def __call__(self, x, *, train: bool = False, key=None):
         """`key` is what networks with dropout need; this one has none."""

@@ -29,9 +29,9 @@ class TrainState:
 
 
 class TrainData(NamedTuple):
-    """What training reads, on the device: `inputs` of the whole data set, an array [M, ...] or several of that length,
-    the `rows` [N] of it that are trained on, their (pseudo-)labels `labels` [N], and the sampler's `pool` [P] of
-    positions in 0..N-1."""
+    """What training reads, on the devices: `inputs` of the whole data set, an array [M, ...] or several of that length,
+    in equal parts along the mesh axis "data"; and, on every device, the `rows` [N] of it that are trained on, their
+    (pseudo-)labels `labels` [N], and the sampler's `pool` [P] of positions in 0..N-1."""
 
     inputs: Any
     rows: Any
@@ -154,7 +154,7 @@ def make_run_steps(
     the network is called as `(batch, train=True, key=key) -> logits [b, K]`. `loss(logits, labels [b], **hyper.loss)
     -> [b]`. The state is donated.
 
-    The data lie on all devices of `mesh`. Trials are spread over its axis "trial" and exchange nothing. Along "data"
+    Trials are spread over the axis "trial" of `mesh` and exchange nothing. Along "data"
     each device trains on its part of every batch, and they sum their gradients: results differ between device counts
     by rounding alone, but for dropout, which each draws for itself. The state comes and goes in the `layout`.
     """
@@ -184,11 +184,11 @@ def make_run_steps(
 
         def step(i, carry):
             state, totals = carry
-            rows = order[first + i][places]
-            labels = data.labels[rows]
+            rows = order[first + i]
+            labels = data.labels[rows[places]]
             augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
             keys = jax.vmap(partial(jax.random.fold_in, augment_key))(places)
-            batch = prepare(take(data.inputs, data.rows[rows]), keys, **hyper.augmentation)
+            batch = prepare(take(data.inputs, data.rows[rows], shards), keys, **hyper.augmentation)
             (value, (logits, batch_stats)), grads = gradients(
                 layout.as_tree(state.params),
                 state.batch_stats,
@@ -217,10 +217,11 @@ def make_run_steps(
         return for_each_trial(lambda own: train(own[0], count, data, *own[1:]), (state, hyper, key))
 
     everywhere, by_trial = PartitionSpec(), PartitionSpec(TRIAL)
+    data = TrainData(PartitionSpec(AXIS), everywhere, everywhere, everywhere)
     spread = jax.shard_map(
         train_trials,
         mesh=mesh,
-        in_specs=(by_trial, everywhere, everywhere, by_trial, by_trial),
+        in_specs=(by_trial, everywhere, data, by_trial, by_trial),
         out_specs=by_trial,
         check_vma=False,  # the checker does not know that summed gradients make equal parameters
     )
@@ -239,7 +240,7 @@ def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Lay
         model = nnx.merge(graph, layout.as_tree(params), batch_stats, copy=True)
 
         def logits(i):
-            return model(prepare(take(inputs, batches[i])))
+            return model(prepare(take(inputs, batches[i], mesh.shape[AXIS])))
 
         first = jax.eval_shape(logits, jnp.int32(0))
         found = jnp.zeros((len(batches), *first.shape), first.dtype)
@@ -248,12 +249,12 @@ def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Lay
     def forward_trials(params, batch_stats, *shared):
         return for_each_trial(lambda own: forward(*own, *shared), (params, batch_stats))
 
-    everywhere, by_trial, by_row = PartitionSpec(), PartitionSpec(TRIAL), PartitionSpec(None, AXIS)
+    everywhere, by_trial, by_row = PartitionSpec(), PartitionSpec(TRIAL), PartitionSpec(AXIS)
     spread = jax.jit(
         jax.shard_map(
             forward_trials,
             mesh=mesh,
-            in_specs=(by_trial, by_trial, everywhere, by_row, everywhere),
+            in_specs=(by_trial, by_trial, by_row, everywhere, everywhere),
             out_specs=PartitionSpec(TRIAL, None, AXIS),
             check_vma=False,
         ),
@@ -270,6 +271,17 @@ def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Lay
     return predict
 
 
-def take(inputs, rows):
-    """The `rows` of an array or of each of several arrays."""
-    return jax.tree.map(lambda array: array[rows], inputs)
+def take(inputs, rows: jax.Array, shards: int):
+    """A device's share of the `rows` [B] of one or several arrays, each of whose rows lies on one of `shards` devices.
+
+    Every device looks all of them up among its own, and they sum what they find: a batch is small beside the gradients.
+    """
+    if shards == 1:
+        return jax.tree.map(lambda array: array[rows], inputs)
+
+    def share(part):
+        at = rows - jax.lax.axis_index(AXIS) * len(part)
+        found = part.at[at].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        return jax.lax.psum_scatter(found, AXIS, tiled=True)
+
+    return jax.tree.map(share, inputs)

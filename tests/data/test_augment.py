@@ -1,9 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.scipy.ndimage import map_coordinates
 
-from rgjax.data.augment import MEAN, STD, augment, normalise
+from rgjax.data.augment import MEAN, STD, augment, in_lanes, normalise, prepare_images
 
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 12, 9, 3), np.uint8))
 KEYS = jax.random.split(jax.random.key(3), 3)
@@ -27,3 +28,11 @@ def test_rotation_equals_interpolation_at_the_rotated_coordinates():
 def test_normalise():
     expected = (np.asarray(IMAGES) / 255 - np.array(MEAN)) / np.array(STD)
     np.testing.assert_allclose(normalise(IMAGES.astype(jnp.float32)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [8, 13, 16])
+def test_images_kept_in_lanes_come_out_as_they_were(size):
+    images = np.random.default_rng(0).integers(0, 256, (5, size, size - 2, 3), np.uint8)
+    rows, prepare = in_lanes(images)
+    assert rows.shape == (5, -(-size * (size - 2) * 3 // 128), 128)
+    np.testing.assert_array_equal(prepare(jnp.asarray(rows)), prepare_images(jnp.asarray(images)))

@@ -210,22 +210,26 @@ import jax, jax.numpy as jnp, numpy as np
 from functools import partial
 from rgjax.batches import in_batches
 from rgjax.data.augment import prepare_images
-from rgjax.devices import by_trial, make_mesh, place
+from rgjax.devices import by_trial, everywhere, make_mesh, place, place_rows
 from rgjax.models.layers import BatchNorm
 from rgjax.models.resnet import ResNet
-from rgjax.training.program import init_state, make_predict
-from tests.training.test_program import BATCH, KEY, one, program, setup
+from rgjax.training.program import TrainData, init_state, make_predict
+from tests.training.test_program import BATCH, KEY, ROWS, one, program, setup
 
-_, _, data, hyper = setup()
+_, _, host, hyper = setup()
 results = {}
 for count, local in ((1, False), (2, False), (4, False), (8, False), (4, True)):
     mesh = make_mesh(jax.devices()[:count], trials=1, batch_size=BATCH)
     norm = partial(BatchNorm, axis="data", local=local)
     graph, state = init_state(ResNet("resnet10", 3, width=4, norm=norm, rng=np.random.default_rng(0)), "sgd")
-    state = place(one(state), by_trial(mesh))
-    run = program(graph, mesh=mesh).lower(state, jnp.int32(3), data, hyper, KEY).compile()
+    state, hyper, key = place((one(state), hyper, KEY), by_trial(mesh))
+    steps, *rest = place((np.int32(3), *host[1:]), everywhere(mesh))
+    data = TrainData(place_rows(np.asarray(host.inputs)[:ROWS + 7], mesh), *rest)
+    assert data.inputs.addressable_shards[0].data.shape[0] == -(-(ROWS + 7) // count)
+    run = program(graph, mesh=mesh).lower(state, steps, data, hyper, key).compile()
     reductions = sum(" all-reduce(" in line for line in run.as_text().splitlines())
-    state, totals = run(state, jnp.int32(3), data, hyper, KEY)
+    with jax.transfer_guard("disallow"):
+        state, totals = run(state, steps, data, hyper, key)
     predict = make_predict(graph, prepare_images, mesh)
     logits = predict(state, data.inputs, in_batches(np.arange(11, dtype=np.int32), 8))[0]
     results[count, local] = totals.loss.item(), totals.correct.item(), logits[:11], reductions
