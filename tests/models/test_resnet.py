@@ -76,7 +76,7 @@ def fill(model) -> None:
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_recomputation_keeps_less_and_changes_nothing(stem):
-    images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    images = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
     found, kept = [], []
     for recompute in (False, True):
         model = ResNet("resnet18", 5, stem=stem, width=8, recompute=recompute, rng=np.random.default_rng(0))
@@ -91,7 +91,7 @@ def test_recomputation_keeps_less_and_changes_nothing(stem):
         pullback = jax.eval_shape(lambda params: jax.vjp(loss, params, has_aux=True)[1], params)
         kept.append(sum(leaf.size for leaf in jax.tree.leaves(pullback)) - count(model))
     for x, y in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-3 * float(jnp.abs(x).max()))  # rounding moves a ReLU or two
+        np.testing.assert_allclose(x, y, atol=2e-4 * float(jnp.abs(x).max()))
     assert kept[1] < 0.8 * kept[0]
 
 
