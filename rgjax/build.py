@@ -184,7 +184,14 @@ def make_model(
         settings = bert_config(checkpoint)
         network = checkpoint.build(
             lambda tensors: BertClassifier(
-                tensors, settings, outputs, head=head, dropout=model.dropout, dtype=dtype, rng=rng
+                tensors,
+                settings,
+                outputs,
+                head=head,
+                dropout=model.dropout,
+                unroll=model.unroll,
+                dtype=dtype,
+                rng=rng,
             ),
             say,
         )

@@ -100,6 +100,7 @@ FIELDS: dict[str, Field] = {
     "model.name": Field("resnet34", "network", choices=(*STAGES, "bert")),
     "model.checkpoint": Field("", "bert: folder or hub name of the weights (empty: bert-base-uncased)"),
     "model.dropout": Field(0.1, "bert: dropout of hidden states and attention, in steps of 1/256", low=0, high=0.9),
+    "model.unroll": Field(False, "bert: compile its layers in a row instead of one in a loop"),
     "model.stem": Field("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", choices=STEMS),
     "model.head": Field("auto", "auto: cosine for ldam, else linear", choices=("auto", *HEADS)),
     "model.width": Field(64, "channels of the first stage", low=1, high=1024),

@@ -1,9 +1,13 @@
-"""The benchmark runner's timing and report, on cases that take no time: a clock that the ways themselves move on."""
+"""The benchmark runner's timing and report, on cases that take no time: a clock that the ways themselves move on.
+
+And that the cases run at all, at small sizes.
+"""
 
 import json
 
 import pytest
 
+from tests.bench import ap, kmeans, resnet
 from tests.bench.case import Case, measure
 from tests.bench.report import against_peak, row
 
@@ -63,3 +67,16 @@ def test_without_the_other_library_there_is_no_ratio():
 def test_rounds_are_as_many_as_the_time_allows_within_limits(budget, rounds):
     clock = Clock()
     assert clock.measure(Case(clock.way("a", *[1] * 16), None, {}), budget=budget)["rounds"] == rounds
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        lambda: resnet._data_path(resnet.Shape(16, 8, steps=1)),
+        lambda: kmeans._lloyd(300, 5, 1),
+        ap.ap,
+    ],
+    ids=["data_path", "kmeans", "ap"],
+)
+def test_the_cases_run(case):
+    case().ours()

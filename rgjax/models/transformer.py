@@ -2,7 +2,7 @@
 
 Modules are built from a checkpoint's tensors by their Hugging Face names, so the constructors are the key map.
 All layers of an encoder are stacked along a first axis and scanned: a third of the leaves and half of the compile
-time of twelve layers in a row. Parameters are float32; `dtype` is what is computed in.
+time of twelve layers in a row, which `unroll` makes of them. Parameters are float32; `dtype` is what is computed in.
 
 Text is packed (packing.py): hidden states are [P, D], without padding.
 """
@@ -85,7 +85,7 @@ class LayerNorm(nnx.Module):
 class Layers(nnx.Module):
     """All encoder layers; post-LN with BERT's names, pre-LN with CLIP's."""
 
-    def __init__(self, tensors: Tensors, shape: Shape, *, pre_norm: bool, dropout: float = 0.0):
+    def __init__(self, tensors: Tensors, shape: Shape, *, pre_norm: bool, dropout: float = 0.0, unroll: bool = False):
         (query, key, value, output), (norm1, mlp1, mlp2, norm2) = _CLIP_LAYER if pre_norm else _BERT_LAYER
         self.qkv = Dense(tensors, (query, key, value), shape.width, shape.width)
         self.output = Dense(tensors, (output,), shape.width, shape.width)
@@ -93,7 +93,7 @@ class Layers(nnx.Module):
         self.mlp1 = Dense(tensors, (mlp1,), shape.width, shape.inner)
         self.mlp2 = Dense(tensors, (mlp2,), shape.inner, shape.width)
         self.norm2 = LayerNorm(tensors.at(norm2), shape.width, shape.epsilon)
-        self.shape, self.pre_norm, self.dropout = shape, pre_norm, dropout
+        self.shape, self.pre_norm, self.dropout, self.unroll = shape, pre_norm, dropout, unroll
 
     def __call__(self, x, packed: Packed | None = None, key=None):
         """`x` [P, D] of `packed`, or [B, T, D]; a `key` switches dropout on."""
@@ -104,7 +104,7 @@ class Layers(nnx.Module):
             params, key = scanned
             return nnx.merge(graph, params)._layer(x, packed, key), None
 
-        return jax.lax.scan(layer, x, (stacked, keys))[0]
+        return jax.lax.scan(layer, x, (stacked, keys), unroll=self.unroll)[0]
 
     def _layer(self, x, packed, key):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
@@ -165,7 +165,15 @@ def dropout(x, rate: float, key):
 class Bert(nnx.Module):
     """BERT's embeddings and layers: Packed -> hidden states [P, D] in `dtype`."""
 
-    def __init__(self, tensors: Tensors, config: dict[str, Any], *, dropout: float = 0.0, dtype=jnp.float32):
+    def __init__(
+        self,
+        tensors: Tensors,
+        config: dict[str, Any],
+        *,
+        dropout: float = 0.0,
+        unroll: bool = False,
+        dtype=jnp.float32,
+    ):
         shape, width = _shape(config), config["hidden_size"]
         tensors = tensors.below("embeddings.word_embeddings.weight")
         table = tensors.at("embeddings")
@@ -175,7 +183,8 @@ class Bert(nnx.Module):
         # All tokens are of the first type, so its embedding is part of every position's, in training too.
         self.positions = nnx.Param(jnp.asarray(positions + types[0]))
         self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
-        self.layers = Layers(tensors.layers("encoder.layer", shape.layers), shape, pre_norm=False, dropout=dropout)
+        layers = tensors.layers("encoder.layer", shape.layers)
+        self.layers = Layers(layers, shape, pre_norm=False, dropout=dropout, unroll=unroll)
         self.dropout, self.dtype = dropout, dtype
 
     def __call__(self, packed: Packed, key=None):
@@ -198,10 +207,11 @@ class BertClassifier(nnx.Module):
         *,
         head: str = "linear",
         dropout: float = 0.1,
+        unroll: bool = False,
         dtype=jnp.float32,
         rng: np.random.Generator,
     ):
-        self.bert = Bert(tensors, config, dropout=dropout, dtype=dtype)
+        self.bert = Bert(tensors, config, dropout=dropout, unroll=unroll, dtype=dtype)
         width, tensors = config["hidden_size"], tensors.below("embeddings.word_embeddings.weight")
         if tensors.has("pooler.dense.weight"):
             kernel = tensors.take("pooler.dense.weight", (width, width)).T

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rgjax.data.augment import prepare_images
+from rgjax.data.augment import in_lanes
 from rgjax.models.resnet import STAGES, ResNet
 from rgjax.training.program import take
 from tests.bench.case import Case
@@ -72,14 +72,15 @@ def _data_path(shape: Shape) -> Case:
 
     By itself it writes its batch to memory, which the training program may avoid: the share is an upper bound.
     """
-    images = jax.device_put(_images(shape))
+    stored, prepare = in_lanes(_images(shape))
+    images = jax.device_put(stored)
     rows = jnp.asarray(np.random.default_rng(1).integers(0, len(images), (shape.steps, shape.batch), np.int32))
 
     @jax.jit
     def batches(images, rows, key, augment):
         def body(i, _):
             keys = jax.random.split(jax.random.fold_in(key, i), shape.batch)
-            return prepare_images(take(images, rows[i]), keys, **augment)
+            return prepare(take(images, rows[i], 1), keys, **augment)
 
         return jax.lax.fori_loop(0, shape.steps, body, jnp.zeros((shape.batch, shape.size, shape.size, 3)))
 
@@ -95,8 +96,9 @@ def _data_path(shape: Shape) -> Case:
 
 def _ours(shape: Shape, trials: int = 1) -> Callable[[], None]:
     model = ResNet("resnet34", 10, stem=shape.stem, rng=np.random.default_rng(0))
+    images, prepare = in_lanes(_images(shape))
     return train_program(
-        model, prepare_images, _images(shape), AUGMENT,
+        model, prepare, images, AUGMENT,
         optimizer="sgd", batch=shape.batch, steps=shape.steps, trials=trials,
     )  # fmt: skip
 

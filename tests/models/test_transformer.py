@@ -49,9 +49,10 @@ def test_bert_is_torchs(name, budget, golden):
     np.testing.assert_allclose(hidden[inside], golden["bert_hidden"][inside], atol=TOLERANCE)
 
 
-def test_the_pooler_is_torchs_and_the_gradients_are(golden):
-    checkpoint = opened("bert")
-    model = BertClassifier(checkpoint.tensors(), bert_config(checkpoint), 3, rng=np.random.default_rng(0))
+@pytest.mark.parametrize("unroll", [False, True])
+def test_the_pooler_is_torchs_and_the_gradients_are(unroll, golden):
+    checkpoint, rng = opened("bert"), np.random.default_rng(0)
+    model = BertClassifier(checkpoint.tensors(), bert_config(checkpoint), 3, unroll=unroll, rng=rng)
     packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), 30)
     np.testing.assert_allclose(model.features(packed), golden["bert_pooled"], atol=TOLERANCE)
 
