@@ -309,14 +309,14 @@ def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
     config = method_config("rg", SMALL)
     config.update_from_flattened_dict(changes)
     trials = []
-    for seed, lr in ((3, 0.05), (4, 0.02)):
+    for seed, lr in ((3, 0.005), (4, 0.002)):
         own = config.copy_and_resolve_references()
         own.update_from_flattened_dict({"seed": seed, "train.lr": lr})
         trials.append(trainer.Trial(own, tmp_path / f"seed-{seed}"))
     results = experiment.run_population(trials, say=lambda text: None)
     assert [result["seed"] for result in results] == [3, 4]
     assert results[0]["timing"]["trials"] == 2
-    run("rg", tmp_path / "alone", **changes, **{"seed": 4, "train.lr": 0.02})
+    run("rg", tmp_path / "alone", **changes, **{"seed": 4, "train.lr": 0.002})
     ours, alone = predictions(tmp_path / "seed-4"), predictions(tmp_path / "alone")
     np.testing.assert_allclose(ours["test_logits"], alone["test_logits"], rtol=1e-2, atol=1e-3)
     assert not np.allclose(predictions(tmp_path / "seed-3")["test_logits"], alone["test_logits"], atol=0.1)
