@@ -120,8 +120,7 @@ def _output_tiles(dy):
 
 
 def _kernel_tiles(w):
-    tiles = _BOTH_WAYS.astype(w.dtype) @ w.reshape(9, -1)
-    return tiles.reshape(_WINDOW**2, *w.shape[2:])
+    return (_BOTH_WAYS.astype(w.dtype) @ w.reshape(9, -1)).reshape(_WINDOW**2, *w.shape[2:])
 
 
 def _image(contraction, x, kernels):

@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
 PAUSE = 0.25  # until the threads of the other library have stopped waiting for work, which some do spinning
-# Calls before the one that counts: in use, calls follow each other. The first after another library's pays for the
-# memory that one gave back (1.2 s of system time instead of 0.3 for 2 GB, or even 4).
-UNTIMED = 1
 
 
 class Case(NamedTuple):
@@ -45,8 +42,7 @@ def measure(
     while not _enough(len(seconds[0]), clock() - start, rounds, budget):
         for way, times in zip(ways, seconds, strict=True):
             sleep(PAUSE)
-            for _ in range(UNTIMED):
-                way()
+            way()  # the first call after another library's pays for memory that one gave back; in use there is none
             before = clock()
             way()
             times.append((clock() - before) / case.facts.get("per_call", 1))
