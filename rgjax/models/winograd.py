@@ -1,7 +1,9 @@
 """3x3 convolution of stride 1 by Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2016, section 4).
 
 Each 4x4 tile of the output takes 36 products a channel pair instead of 144, all of them in 36 matrix products.
-The transforms are sums of shifted slices, which XLA fuses into one pass over the image each.
+The transforms are sums of shifted slices, which XLA fuses into one pass over the image each. A vmapped convolution
+runs one after another: batched, the tiles of all leave the cache and its products transpose them (four trials of a
+ResNet34 took 1.18 of the time of four alone; so 0.9).
 
 Shapes: images [B, H, W, C], kernels [3, 3, I, O], tiles [36, T, C] with T = B * ceil(H / 4) * ceil(W / 4).
 """
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import sequential_vmap
 
 # Values of a chunk. 128 images of 32x32x64 take 30 ms by these 2 MB instead of 80 in one piece, and 59 instead of 144
 # for the gradients; half or twice as many are no faster (two AVX-512 cores, 2 MB of L2 and 32 of L3 cache).
@@ -42,15 +45,23 @@ _BOTH_WAYS = np.einsum("pi,qj->qpij", _KERNELS, _KERNELS).reshape(_WINDOW**2, 9)
 
 def tiles(shape: tuple[int, ...]) -> int:
     """T for images of `shape` [B, H, W, C]."""
-    return shape[0] * -(-shape[1] // TILE) * -(-shape[2] // TILE)
+    rows, columns = _grid(shape)
+    return shape[0] * rows * columns
 
 
+def _grid(shape):
+    """Tiles down and across an image."""
+    return -(-shape[1] // TILE), -(-shape[2] // TILE)
+
+
+@sequential_vmap
 def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
     """`x` [B, H, W, I], zero-padded by one, with `w` [3, 3, I, O] -> [B, H, W, O]."""
     n, kernels = _chunk_count(x), _kernel_tiles(w)
     return _joined(lax.map(lambda x: _image("ptc,pco->pto", x, kernels), _chunks(x, n)))
 
 
+@sequential_vmap
 def gradients(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Gradients of `convolve` by `x` and by `w`, where the gradient by its value is `dy` [B, H, W, O].
 
@@ -100,7 +111,7 @@ def _along(matrix: np.ndarray, x: jax.Array, axis: int, count: int) -> jax.Array
 
 def _tiles(matrix: np.ndarray, x: jax.Array, before: int) -> jax.Array:
     batch, height, width, channels = x.shape
-    rows, columns = -(-height // TILE), -(-width // TILE)
+    rows, columns = _grid(x.shape)
     after = (matrix.shape[1] - TILE) - before
     x = jnp.pad(
         x,
@@ -126,7 +137,7 @@ def _kernel_tiles(w):
 def _image(contraction, x, kernels):
     """Images [B, H, W, C] -> [B, H, W, O]."""
     batch, height, width, _ = x.shape
-    rows, columns = -(-height // TILE), -(-width // TILE)
+    rows, columns = _grid(x.shape)
     products = jnp.einsum(contraction, _input_tiles(x), kernels)
     y = products.reshape(_WINDOW, _WINDOW, batch, rows, columns, -1)
     y = jnp.stack(_combine(_OUTPUTS, y), axis=4).reshape(_WINDOW, batch, rows, columns * TILE, -1)

@@ -43,6 +43,25 @@ def test_convolution_equals_xla_in_value_and_gradients(case):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.parametrize("channels", [4, 16])  # by patches, by Winograd's
+@pytest.mark.parametrize("over", [(0, 0), (0, None), (None, 0)], ids=str)
+def test_vmapped_convolution_equals_one_after_another(channels, over):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 2, 9, 10, channels)).astype(np.float32)
+    w = rng.normal(size=(3, 3, 3, channels, 5)).astype(np.float32)
+    x, w = (values if axis == 0 else values[0] for values, axis in zip((x, w), over, strict=True))
+
+    def value_and_gradients(x, w):
+        y, vjp = jax.vjp(conv, x, w)
+        return y, *vjp(jnp.cos(y))
+
+    found = jax.vmap(value_and_gradients, in_axes=over)(x, w)
+    for i in range(3):
+        alone = value_and_gradients(*(v if axis is None else v[i] for v, axis in zip((x, w), over, strict=True)))
+        for ours, expected in zip(found, alone, strict=True):
+            np.testing.assert_allclose(ours[i], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_convolution_on_a_cpu_holds_no_xla_convolution():
     def gradient(x, w):
         return jax.grad(lambda w: conv(x, w, 1).sum())(w)
