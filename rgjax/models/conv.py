@@ -8,7 +8,7 @@ A100, transpose images and batch before and after (a ResNet34 of 32 pixels: 178 
 Shapes: images `x` are [B, H, W, I] (NHWC), kernels `w` are [kh, kw, I, O]; both share one dtype.
 """
 
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,7 @@ def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
         [B, ceil(H / stride), ceil(W / stride), O] in the dtype of `x`.
     """
-    return lax.platform_dependent(
-        x, w, cpu=partial(_conv_on_cpu, stride=stride), default=partial(_conv_by_xla, stride=stride)
-    )
+    return lax.platform_dependent(x, w, cpu=_form(_conv_on_cpu, stride), default=_form(_conv_by_xla, stride))
 
 
 def _conv_forward(x, w, stride):
@@ -45,16 +43,26 @@ def _conv_backward(stride, saved, dy):
     return lax.platform_dependent(
         *saved,
         dy,
-        cpu=partial(_gradients_on_cpu, stride=stride),
-        default=partial(_gradients, _conv_by_xla, stride=stride),
+        cpu=_form(_gradients_on_cpu, stride),
+        default=_form(_gradients_by_xla, stride),
     )
 
 
 conv.defvjp(_conv_forward, _conv_backward)
 
 
+@cache
+def _form(function, stride):
+    """One object for equal arguments: JAX traces a function that it knows but once for each shape."""
+    return partial(function, stride=stride)
+
+
 def _gradients(form, x, w, dy, stride):
     return jax.vjp(partial(form, stride=stride), x, w)[1](dy)
+
+
+def _gradients_by_xla(x, w, dy, stride):
+    return _gradients(_conv_by_xla, x, w, dy, stride)
 
 
 def _conv_by_xla(x, w, stride):
