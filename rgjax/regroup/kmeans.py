@@ -35,7 +35,7 @@ class Form(NamedTuple):
 def _form() -> Form:
     """On a CPU a chunk's distances stay in the cache. Elsewhere large chunks keep the device busy and within its
     memory, and a scatter would be slow and add in an arbitrary order."""
-    return Form(2**17, False) if jax.default_backend() == "cpu" else Form(2**27, True)
+    return Form(2**18, False) if jax.default_backend() == "cpu" else Form(2**27, True)
 
 
 def _mesh() -> Mesh:
@@ -191,6 +191,9 @@ def _lloyd(cloud, centers, n, k, max_iter, tol, form):
     centres = len(centers)
     index = jnp.arange(centres, dtype=jnp.int32)[:, None]
 
+    # A loop copies the rows of each round, which a single one does without.
+    over_chunks = partial(jax.lax.scan, unroll=len(cloud.x) == 1)
+
     def nearest(x, real, centers):
         distances = _distances(x, centers, k)
         # The lowest index among equals; argmin is a slow variadic reduction on a CPU.
@@ -210,14 +213,18 @@ def _lloyd(cloud, centers, n, k, max_iter, tol, form):
             labels = nearest(x, real, centers)
             return sums + group_sums(x, labels), labels
 
-        sums, labels = jax.lax.scan(chunk, jnp.zeros_like(centers), (cloud.x, cloud.real))
+        sums, labels = over_chunks(chunk, jnp.zeros_like(centers), (cloud.x, cloud.real))
         sizes = jnp.bincount(labels.reshape(-1), length=centres)  # without what is padded, labelled `centres`
         return labels, *jax.lax.psum((sums, sizes.astype(sums.dtype)[:, None]), "data")
 
     def errors(centers, labels):
         """Squared distances [chunks, size] to the own centre."""
-        own = jax.lax.map(lambda rows: ((rows[0] - centers[rows[1]]) ** 2).sum(axis=1), (cloud.x, labels))
-        return jnp.where(cloud.real, own, 0)
+
+        def chunk(_, rows):
+            x, labels = rows
+            return None, ((x - centers[labels]) ** 2).sum(axis=1)
+
+        return jnp.where(cloud.real, over_chunks(chunk, None, (cloud.x, labels))[1], 0)
 
     def relocate(centers, labels, sums, sizes):
         """The points farthest from their centres become the centres of the empty clusters."""
