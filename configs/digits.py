@@ -4,6 +4,7 @@ python -m rgjax.main --config=configs/digits.py[:METHOD]
 """
 
 from rgjax.config import method_config
+from rgjax.sweeps.grids import points
 
 
 def get_config(method: str = "rg"):
@@ -20,3 +21,9 @@ def get_config(method: str = "rg"):
             "train.lr": 0.02,
         },
     )
+
+
+def sweep():
+    grid = {"regroup.rule": ("target",), "regroup.threshold": (50, 100, 150, 200, 250, 300)}
+    yield from points(grid)
+    yield {"method": "rg", "variant": "random groups", "regroup.rule": "target", "regroup.threshold": 100}

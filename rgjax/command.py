@@ -24,6 +24,7 @@ def parse(argv: list[str], doc: str) -> list[str]:
         print(doc, settings.describe(), sep="\n")
         sys.exit(0)
     config_file = None
+    argv = [argv[0], *map(with_underscores, argv[1:])]
     for word in argv[1:]:
         name, _, value = word.partition("=")
         if name.lstrip("-").startswith("config."):
@@ -47,6 +48,12 @@ def parse(argv: list[str], doc: str) -> list[str]:
     if rest[1:]:
         raise UserError(f"unexpected argument '{rest[1]}'; --help lists what is understood")
     return rest
+
+
+def with_underscores(word: str) -> str:
+    """A flag as absl knows it: `--dry-run` is `--dry_run`."""
+    name, sign, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{sign}{value}" if name.startswith("--") else word
 
 
 def unknown_field(field: str) -> UserError:

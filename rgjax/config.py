@@ -152,6 +152,9 @@ TRACED = (
     "train.weight_decay",
 )
 
+# Where things lie is no part of what a run is.
+PLACES = ("data.manual_dir", "data.data_dir")
+
 # A method is a composition of a regrouping, a sampler and a loss.
 METHODS: dict[str, dict[str, str]] = {
     "ce": {},
@@ -204,7 +207,7 @@ def identity(config: Config) -> dict[str, Any]:
     def held(name: str) -> Any:
         return reduce(lambda tree, part: (tree or {}).get(part), name.split("."), config)
 
-    return {name: held(name) for name in FIELDS if name not in ("data.manual_dir", "data.data_dir")}
+    return {name: held(name) for name in FIELDS if name not in PLACES}
 
 
 def validate(config: Config) -> None:

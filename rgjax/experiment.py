@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from rgjax.errors import UserError
 from rgjax.figures import draw_groups
 from rgjax.models.tokenizer import FILES
 from rgjax.regroup import AGGREGATIONS, Regrouping, regroup
-from rgjax.storage import digest, write_json, write_npz
+from rgjax.storage import cache_dir, cached_arrays, digest, write_json, write_npz
 from rgjax.trainer import Task, Trial, train
 from rgjax.training.checkpoints import newest_step
 
@@ -95,17 +96,20 @@ def make_groups(config: Config, dataset: data.Dataset, say: Say) -> tuple[Regrou
     found = None
     if clustering == "kmeans":
         encoder = make_encoder(config, dataset.kind, say)
-        found = features(encoder, dataset.inputs[dataset.train], digest(dataset.fingerprint, dataset.train))
-    grouping = regroup(
-        found,
-        labels,
-        len(dataset.class_names),
-        rule=config.regroup.rule,
-        threshold=config.regroup.threshold,
-        clustering=clustering,
-        seed=config.regroup.seed,
-        n_init=config.regroup.n_init,
-    )
+        # Of all rows, so that every split of a data set finds them in the cache.
+        found = features(encoder, dataset.inputs, dataset.fingerprint)[dataset.train]
+    how: dict[str, Any] = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init")}
+    how["clustering"] = clustering
+
+    def compute() -> dict[str, np.ndarray]:
+        made = regroup(found, labels, len(dataset.class_names), **how)
+        return {"pseudo_labels": made.pseudo_labels, "parent": made.parent}
+
+    if found is None or jax.process_count() > 1:  # processes cluster together: none may find what another computes
+        grouping = Regrouping(**compute())
+    else:
+        key = digest("groups-v1", found, labels, json.dumps(how, sort_keys=True))
+        grouping = Regrouping(**cached_arrays(cache_dir() / "groups" / f"{key}.npz", compute))
     trained_on = Regrouping.identity(labels, len(dataset.class_names)) if by_sampler else grouping
     return trained_on, grouping.pseudo_labels, found
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 
 def local(name: str) -> Path:
@@ -67,11 +68,17 @@ def digest(*parts: str | bytes | np.ndarray | int | float | None) -> str:
 
 
 def cached_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays stored at `path` (.npz), computed and stored if they are not there. Name `path` by content."""
+    """The arrays stored at `path` (.npz), computed and stored if they are not there. Name `path` by content.
+
+    Of several processes that ask at once one computes, and the others wait for it.
+    """
     if not path.exists():
-        arrays = compute()
-        write_npz(path, **arrays)
-        return arrays
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                arrays = compute()
+                write_npz(path, **arrays)
+                return arrays
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
 

@@ -1,0 +1,230 @@
+"""Where the runs of a sweep are trained: on this machine's devices, by Ray, or by Slurm.
+
+A launcher takes jobs, each a list of workdirs to be trained as one program, and gives a handle for each. Whether a
+run has succeeded stands in its workdir, so that any launcher can go on with what another has begun.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol, TypeAlias
+
+from rgjax.errors import UserError
+from rgjax.sweeps.worker import work
+
+_WORKER_BYTES = 4 * 2**30  # memory of a worker on a CPU: ResNet34 at 64 pixels, batch 256
+Job: TypeAlias = list[str]  # workdirs
+
+
+class Handle(Protocol):
+    def done(self) -> bool: ...
+
+    def exception(self) -> BaseException | None:
+        """Why a job that is done was cut short, if it was."""
+        ...
+
+
+class Launcher(Protocol):
+    def submit(self, jobs: Sequence[Job]) -> Sequence[Handle]: ...
+
+    def close(self) -> None:
+        """Give up what is not finished."""
+        ...
+
+
+class Place(NamedTuple):
+    """What a worker process has for itself: variables of its environment that name its device, and cores."""
+
+    environment: dict[str, str]
+    cores: frozenset[int] = frozenset()
+
+
+class Local:
+    """Worker processes on this machine, each bound to a device or a share of one."""
+
+    def __init__(self, logs: Path, places: Sequence[Place]):
+        logs.mkdir(parents=True, exist_ok=True)
+        self._workers = [Worker(logs / f"worker-{i}.log", place) for i, place in enumerate(places)]
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(len(self._workers))
+
+    def submit(self, jobs: Sequence[Job]) -> list[Future]:
+        return [self._threads.submit(self._work, job) for job in jobs]
+
+    def _work(self, job: Job) -> None:
+        worker = self._idle.get()
+        try:
+            worker.work(job)
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.stop()
+
+
+class Worker:
+    """A process that works off one job after another, started anew where it has died."""
+
+    def __init__(self, log: Path, place: Place):
+        self._log, self._place = log, place
+        self._process: subprocess.Popen[str] | None = None
+
+    def work(self, job: Job) -> None:
+        """Raises RuntimeError where the process dies over it."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        process = self._process
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps([job, os.getcwd()]) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except OSError:
+            answer = ""
+        if not answer:
+            code = process.wait()
+            raise RuntimeError(f"its process ended with code {code}{' (killed)' if code == -9 else ''}: {self._log}")
+
+    def _start(self) -> subprocess.Popen[str]:
+        with open(self._log, "a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rgjax.sweeps.worker"],
+                env={**os.environ, **self._place.environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # an interruption at the terminal is the sweep's to pass on
+            )
+        if self._place.cores:
+            os.sched_setaffinity(process.pid, self._place.cores)  # long before it makes its threads
+        return process
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def local_places(workers: int | None) -> list[Place]:
+    """Places for `workers` processes, as evenly over the devices as may be; unset: one a device, on a
+    CPU one a core.
+
+    Devices are told by their files, for asking jax would take them. Raises UserError for more workers than TPU chips.
+    """
+    gpus, tpus = _devices("/dev", r"nvidia\d+"), _devices("/dev", r"accel\d+") or _devices("/dev/vfio", r"\d+")
+    if gpus:
+        count = workers or gpus
+        share = -(-count // gpus)
+        memory = {} if share == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / share:.2f}"}
+        return [Place({"CUDA_VISIBLE_DEVICES": str(i % gpus), **memory}) for i in range(count)]
+    if tpus:
+        count = workers or tpus
+        if count > tpus:
+            raise UserError(f"--workers={count}: a TPU chip belongs to one process, and there are {tpus}")
+        alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+        return [Place({"TPU_VISIBLE_CHIPS": str(i), **alone}) for i in range(count)]
+    return _places_on_cpu(workers)
+
+
+def _places_on_cpu(workers: int | None) -> list[Place]:
+    """Workers with a core each get through twice as many small runs as one with two, whose tracing leaves one idle
+    (digits, two cores: 152 s against 317). All have equally many cores, for results depend on that by rounding."""
+    huge_pages = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}  # as launch/cpu.sh does
+    if not hasattr(os, "sched_getaffinity"):
+        return [Place(huge_pages)] * (workers or 1)
+    cores = sorted(os.sched_getaffinity(0))
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _WORKER_BYTES
+    count = workers or max(1, min(len(cores), room))
+    share = max(1, len(cores) // count)
+    return [Place(huge_pages, frozenset(cores[i * share % len(cores) :][:share])) for i in range(count)]
+
+
+def _devices(folder: str, pattern: str) -> int:
+    try:
+        return sum(bool(re.fullmatch(pattern, name)) for name in os.listdir(folder))
+    except OSError:
+        return 0
+
+
+class Ray:
+    """Tasks of a Ray cluster: the one that `RAY_ADDRESS` or this machine knows, else a new one of this machine.
+
+    `resources` are what each task takes, e.g. num_gpus=1 or TPU=4; unset: a GPU or a TPU chip if the cluster has any.
+    Ray starts a task again, elsewhere, when its worker or node dies.
+    """
+
+    def __init__(self, resources: Mapping[str, float]):
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("--launcher=ray needs Ray: uv sync --extra ray") from error
+        self._ray = ray
+        try:
+            ray.init(address="auto", log_to_driver=False)
+        except ConnectionError:
+            ray.init(log_to_driver=False)
+        has = ray.cluster_resources()
+        wanted = dict(resources) or ({"num_gpus": 1} if "GPU" in has else {"TPU": 1} if "TPU" in has else {})
+        named = {name: wanted.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in wanted}
+        self._task = ray.remote(work).options(max_retries=3, resources=wanted, **named)
+
+    def submit(self, jobs: Sequence[Job]) -> list[Future]:
+        return [self._task.remote(job, os.getcwd()).future() for job in jobs]
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+class Slurm:
+    """Job arrays by submitit. `resources` are its parameters, e.g. slurm_partition=gpu, gpus_per_node=1,
+    timeout_min=240; cluster=local runs them as processes of this machine."""
+
+    def __init__(self, folder: Path, resources: Mapping[str, float | str], limit: int | None):
+        try:
+            import submitit
+        except ImportError as error:
+            raise UserError("--launcher=slurm needs submitit: uv sync --extra slurm") from error
+        parameters = {"name": "rgjax", "timeout_min": 24 * 60, **resources}
+        cluster = parameters.pop("cluster", None)
+        if limit is not None and cluster is None:
+            parameters["slurm_array_parallelism"] = limit
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster)
+            self._executor.update_parameters(**parameters)
+        except (RuntimeError, NameError, ValueError) as error:
+            raise UserError(f"--launcher=slurm: {str(error).splitlines()[0]}") from error
+
+    def submit(self, jobs: Sequence[Job]) -> Sequence[Handle]:
+        return self._executor.map_array(work, jobs, [os.getcwd()] * len(jobs)) if jobs else []
+
+    def close(self) -> None:
+        """What Slurm has begun goes on; a later sweep finds it."""
+
+
+def numbers(pairs: Sequence[str]) -> dict[str, float | str]:
+    """`NAME=VALUE` words as a dict, numbers as numbers."""
+    found: dict[str, float | str] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise UserError(f"--resources={pair}: give NAME=VALUE, e.g. num_gpus=1")
+        found[name] = int(value) if value.isdigit() else float(value) if re.fullmatch(r"\d*\.\d+", value) else value
+    return found
+
+
+LAUNCHERS: dict[str, Callable[..., Launcher]] = {
+    "local": lambda root, workers, resources: Local(root / "logs", local_places(workers)),
+    "ray": lambda root, workers, resources: Ray(resources),
+    "slurm": lambda root, workers, resources: Slurm(root / "logs" / "submitit", resources, workers),
+}

@@ -1,0 +1,93 @@
+"""The work of a sweep: train the runs of some workdirs, wherever this is called.
+
+`python -m rgjax.sweeps.worker` works through lines of its standard input, each a JSON list of workdirs, and answers
+each with a line. It ends with its input, in the middle of a run too: no worker outlives the sweep that started it.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+from filelock import FileLock
+
+from rgjax.errors import UserError
+from rgjax.storage import cache_dir, write_json
+
+
+def work(workdirs: Sequence[str], cwd: str) -> None:
+    """Train the runs that the workdirs' config.json describe, as one program if there are several.
+
+    What they say goes to the log.txt of the first; an error to each one's failure.json. A workdir that another process
+    has in hand is waited for. `cwd` is where relative paths in the settings begin.
+    """
+    if os.path.isdir(cwd):
+        os.chdir(cwd)
+    folders = [Path(name) for name in workdirs]
+    with contextlib.ExitStack() as held:
+        for folder in sorted(folders):
+            held.enter_context(FileLock(folder / "lock"))
+        log = held.enter_context(open(folders[0] / "log.txt", "a", buffering=1, encoding="utf-8"))
+        held.enter_context(contextlib.redirect_stderr(log))
+        print(f"begun on {platform.node()}, process {os.getpid()}", file=log)
+        try:
+            _train(folders)
+        except UserError as error:
+            _fail(folders, str(error))
+        except Exception as error:  # one run's fault must not end the others
+            traceback.print_exc()
+            _fail(folders, f"{type(error).__name__}: {error}")
+
+
+def _train(folders: Sequence[Path]) -> None:
+    # Imported here: the sweep itself, and a worker that waits, need no jax.
+    import jax
+    from ml_collections import ConfigDict
+
+    from rgjax import experiment
+    from rgjax.trainer import Trial
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
+    trials = [Trial(ConfigDict(json.loads((folder / "config.json").read_text())), folder) for folder in folders]
+    experiment.run_population(trials, lambda text: print(text, file=sys.stderr))
+    for folder in folders:
+        (folder / "failure.json").unlink(missing_ok=True)
+
+
+def _fail(folders: Sequence[Path], error: str) -> None:
+    for folder in folders:
+        if not (folder / "result.json").exists():
+            record_failure(folder, error)
+
+
+def record_failure(workdir: Path, error: str) -> None:
+    """Write failure.json: the error in one line, and how often the run has failed by now."""
+    path = workdir / "failure.json"
+    before = json.loads(path.read_text())["attempts"] if path.exists() else 0
+    write_json(path, {"error": " ".join(error.split()), "attempts": before + 1})
+
+
+def serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    jobs: SimpleQueue[str] = SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            jobs.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        work(*json.loads(jobs.get()))
+        print("done", file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()
