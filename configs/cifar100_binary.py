@@ -4,6 +4,7 @@ python -m rgjax.main --config=configs/cifar100_binary.py[:METHOD]
 """
 
 from rgjax.config import method_config
+from rgjax.sweeps.grids import ablations, points
 
 
 def get_config(method: str = "rg"):
@@ -17,3 +18,10 @@ def get_config(method: str = "rg"):
             "model.stem": "cifar",
         },
     )
+
+
+def sweep():
+    # On two classes the other rule, ratio, makes the same groups at every threshold.
+    grid = {"regroup.rule": ("target",), "regroup.threshold": range(300, 801, 100)}
+    yield from points(grid)
+    yield from ablations(grid)

@@ -7,7 +7,12 @@ the paper's splits seem to.
 """
 
 from rgjax.config import method_config
+from rgjax.sweeps.grids import points
 
 
 def get_config(method: str = "rg"):
     return method_config(method, {"data.name": "ham10000", "data.image_size": 224, "data.split": "grouped"})
+
+
+def sweep():
+    yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": range(200, 701, 100)})

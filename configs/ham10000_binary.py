@@ -4,6 +4,7 @@ python -m rgjax.main --config=configs/ham10000_binary.py[:METHOD] --config.data.
 """
 
 from rgjax.config import method_config
+from rgjax.sweeps.grids import ablations, points
 
 
 def get_config(method: str = "rg"):
@@ -16,3 +17,10 @@ def get_config(method: str = "rg"):
             "data.positive": "mel",
         },
     )
+
+
+def sweep():
+    # On two classes the other rule, ratio, makes the same groups at every threshold.
+    grid = {"regroup.rule": ("target",), "regroup.threshold": range(250, 501, 50)}
+    yield from points(grid)
+    yield from ablations(grid)

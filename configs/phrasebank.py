@@ -7,6 +7,7 @@ there the rate falls by a cosine, the decay touches all parameters, and gradient
 """
 
 from rgjax.config import method_config
+from rgjax.sweeps.grids import points
 
 
 def get_config(method: str = "rg"):
@@ -24,3 +25,8 @@ def get_config(method: str = "rg"):
             "train.warmup_percent": 10.0,
         },
     )
+
+
+def sweep():
+    # The paper names no grid here; above 872 rows the neutral class alone is split.
+    yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": (300, 600, 1000)})

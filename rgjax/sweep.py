@@ -38,8 +38,9 @@ from rgjax import command
 from rgjax import config as settings
 from rgjax.errors import UserError, unknown
 from rgjax.sweeps.conduct import Course, Record
-from rgjax.sweeps.launchers import LAUNCHERS, Launcher, numbers
-from rgjax.sweeps.plan import SELECTIONS, Plan, Seeds, read_groups
+from rgjax.sweeps.cost import readable_cost
+from rgjax.sweeps.launchers import LAUNCHERS, Launcher, local_places, numbers
+from rgjax.sweeps.plan import SELECTIONS, Plan, Run, Seeds, read_groups
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the sweep is kept")
 _METHODS = flags.DEFINE_list("methods", [], "methods")
@@ -66,7 +67,8 @@ def main(argv: list[str]) -> None:
     resources = numbers(_RESOURCES.value)
     print(readable_plan(plan))
     if _DRY_RUN.value:
-        print(readable_cost(plan))
+        runs = plan.all_runs()
+        print(readable_cost(runs, _WORKERS.value or len(local_places(None)), [keeps(run) for run in runs]))
         return
     record = Record(plan, asked, command=shlex.join(["python", "-m", "rgjax.sweep", *argv[1:]]))
 
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
             record,
             retries=_RETRIES.value,
             population=_POPULATION.value,
-            keep=lambda run: _KEEP.value == "all" or (_KEEP.value == "reported" and run.stage == 2),
+            keep=keeps,
             bar=bar,
         )
         outcome = course.carry_out(begin)
@@ -92,6 +94,11 @@ def main(argv: list[str]) -> None:
             print(f"failed: {workdir}: {error} (log.txt has more)", file=sys.stderr)
         print("the same command tries them again", file=sys.stderr)
         sys.exit(1)
+
+
+def keeps(run: Run) -> bool:
+    """Whether the run's checkpoint stays when it has ended."""
+    return _KEEP.value == "all" or (_KEEP.value == "reported" and run.stage == 2)
 
 
 def make_plan() -> tuple[Plan, dict]:
@@ -156,11 +163,6 @@ def readable_plan(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def readable_cost(plan: Plan) -> str:
-    """What the runs of a plan that are not done will take."""
-    return ""
-
-
 def readable(plan: Plan, record: Record) -> str:
     """What was chosen, and what came of it, as a table for people."""
     lines = [f"\n{'study':<20}{'method':<28}{'n':>3}{'test BA %':>14}{'macro AP %':>14}   chosen"]
@@ -168,11 +170,9 @@ def readable(plan: Plan, record: Record) -> str:
         point = record.chosen(group) if len(group.grid) > 1 else group.grid[0]
         results = [run.result for run in plan.reported_runs(group, point)] if point is not None else []
         tests = [result["test"] for result in results if result]
-        spread = [mean_and_spread([test[name] for test in tests]) for name in ("ba", "macro_ap")]
+        ba, macro_ap = (mean_and_spread([test[name] for test in tests]) for name in ("ba", "macro_ap"))
         chosen = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in (point or {}).items())
-        lines.append(
-            f"{group.study:<20}{group.label:<28}{len(tests):>3}{spread[0]:>14}{spread[1]:>14}   {chosen}".rstrip()
-        )
+        lines.append(f"{group.study:<20}{group.label:<28}{len(tests):>3}{ba:>14}{macro_ap:>14}   {chosen}".rstrip())
     return "\n".join(lines)
 
 

@@ -196,6 +196,14 @@ class Plan:
         """Stage 2: the chosen setting, on each seed."""
         return [self._run(group, 2, seed, point) for seed in self.seeds.reported]
 
+    def all_runs(self) -> list[Run]:
+        """As many runs as the sweep will have; in stage 2 the first setting stands for the one to be chosen."""
+        return [
+            run
+            for group in self.groups
+            for run in (*self.tuning_runs(group), *self.reported_runs(group, group.grid[0]))
+        ]
+
     def count(self, group: Group) -> tuple[int, int]:
         """Runs of the two stages."""
         return len(group.grid) if len(group.grid) > 1 else 0, len(self.seeds.reported)

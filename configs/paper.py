@@ -1,0 +1,31 @@
+"""The whole paper: Table 1 (two classes), Table 2 (HAM10000), Table 3 (Financial PhraseBank) and the ablations.
+
+python -m rgjax.sweep --config=configs/paper.py --config.data.manual_dir=DOWNLOAD --workdir=DIR
+
+DOWNLOAD holds HAM10000; the other two are fetched, or lie there too. The ablations are variants and losses in the
+studies of two classes: other groups (figure 8 b), each loss with and without RG (c), max against sum (d).
+"""
+
+from pathlib import Path
+
+from rgjax.config import METHODS, method_config
+from rgjax.sweeps.plan import load_file
+
+STUDIES = {
+    "cifar100_binary.py": METHODS,
+    "ham10000_binary.py": METHODS,
+    "ham10000.py": METHODS,
+    "phrasebank.py": ("ce", "wce", "focal", "ldam", "la", "ros", "rg", "rg_wce"),  # the rows of Table 3
+}
+
+
+def get_config(method: str = "rg"):
+    """What the studies' own settings are laid over; a lone run takes the config file of its study."""
+    return method_config(method, {})
+
+
+def sweep():
+    for name, methods in STUDIES.items():
+        for point in load_file(str(Path(__file__).with_name(name))).sweep():
+            if point["method"] in methods:
+                yield {"config": name, **point}

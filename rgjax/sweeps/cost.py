@@ -1,0 +1,70 @@
+"""What a sweep will take, by a short run of each study."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rgjax.errors import UserError
+from rgjax.storage import write_json
+from rgjax.sweeps.launchers import Local, local_places
+from rgjax.sweeps.plan import Run
+
+_STEPS = 20
+
+
+class Cost(NamedTuple):
+    """Of one run: seconds on one worker of this machine, and bytes on disk with and without its checkpoint."""
+
+    seconds: float
+    bytes: int
+    bytes_without_checkpoint: int
+
+
+def measure(run: Run) -> Cost:
+    """Train a few steps of a run, and reckon what all of it takes. Raises UserError where it fails.
+
+    It runs twice in the same worker, for most runs of a sweep find their program compiled.
+    """
+    config = run.config.copy_and_resolve_references()
+    config.train.steps = min(_STEPS, config.train.steps or _STEPS)
+    with tempfile.TemporaryDirectory() as name:
+        workdirs = [Path(name) / "first", Path(name) / "second"]
+        launcher = Local(Path(name), local_places(None)[:1])
+        try:
+            for workdir in workdirs:
+                write_json(workdir / "config.json", json.loads(config.to_json()))
+                launcher.submit([[str(workdir)]])[0].result()
+                if not (workdir / "result.json").exists():
+                    raise UserError(json.loads((workdir / "failure.json").read_text())["error"])
+        finally:
+            launcher.close()
+        result = json.loads((workdirs[1] / "result.json").read_text())
+        sizes = {path: path.stat().st_size for path in workdirs[1].rglob("*") if path.is_file()}
+    rows, train, timing = sum(result["train_counts"].values()), run.config.train, result["timing"]
+    examples = (train.steps or train.epochs * (rows // train.batch_size)) * train.batch_size
+    seconds = timing["total_s"] - timing["train_s"] + examples / timing["examples_per_s"]
+    kept = sum(size for path, size in sizes.items() if "checkpoints" not in path.parts)
+    return Cost(seconds, sum(sizes.values()), kept)
+
+
+def readable_cost(runs: Sequence[Run], workers: int, keep: Sequence[bool]) -> str:
+    """One line for each study of `runs`: a run's time by measurement, all runs' device hours, hours on so many workers,
+    and disk space; `keep` says of each run whether its checkpoint stays."""
+    lines = [f"\n{'study':<20}{'runs':>6}{'s a run':>10}{'device h':>10}{f'h by {workers}':>10}{'disk GB':>9}"]
+    for study in dict.fromkeys(run.group.study for run in runs):
+        own = [(run, stays) for run, stays in zip(runs, keep, strict=True) if run.group.study == study]
+        typical = next((run for run, _ in own if run.group.method == "rg"), own[0][0])
+        try:
+            cost = measure(typical)
+        except UserError as error:
+            lines.append(f"{study:<20}{len(own):>6}  unknown: {error}")
+            continue
+        hours = len(own) * cost.seconds / 3600
+        space = sum(cost.bytes if stays else cost.bytes_without_checkpoint for _, stays in own) / 1e9
+        lines.append(
+            f"{study:<20}{len(own):>6}{cost.seconds:>10.1f}{hours:>10.2f}{hours / workers:>10.2f}{space:>9.2f}"
+        )
+    lines.append(f"measured by {_STEPS} steps of a run on one worker of this machine")
+    return "\n".join(lines)
