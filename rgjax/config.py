@@ -21,6 +21,7 @@ from rgjax.losses import LOSSES
 from rgjax.models.layers import HEADS
 from rgjax.models.resnet import STAGES, STEMS
 from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
+from rgjax.trackers import TRACKERS, split
 from rgjax.training.optimizer import OPTIMIZERS
 
 ENCODERS = ("auto", "clip", "bert", "projection", "checkpoint")
@@ -37,6 +38,7 @@ class Field:
     low: float | None = None
     high: float | None = None
     choices: Iterable[str] | None = None
+    several: bool = False  # any number of the choices, by commas
 
 
 def _duration(name: str, help: str, **defaults: float) -> dict[str, Field]:
@@ -52,6 +54,12 @@ FIELDS: dict[str, Field] = {
     "method": Field("rg", "name of the method that set the fields below"),
     "seed": Field(0, "seed of training: weights, batches, augmentation", low=0),
     "population": Field(1, "runs with this seed and the next ones, trained as one program", low=1, high=1024),
+    "trackers": Field(
+        "tensorboard",
+        "where metrics go beside metrics.jsonl, by commas (empty: nowhere)",
+        choices=TRACKERS,
+        several=True,
+    ),
     "data.name": Field("digits", "data set", choices=SOURCES),
     "data.manual_dir": Field("", "folder of your own download of the data"),
     "data.data_dir": Field("", "folder of prepared data sets; empty: TFDS's"),
@@ -152,8 +160,8 @@ TRACED = (
     "train.weight_decay",
 )
 
-# Where things lie is no part of what a run is.
-PLACES = ("data.manual_dir", "data.data_dir")
+# No part of what a run is: where things lie, and who is told of it.
+CIRCUMSTANCES = ("data.manual_dir", "data.data_dir", "trackers")
 
 # A method is a composition of a regrouping, a sampler and a loss.
 METHODS: dict[str, dict[str, str]] = {
@@ -199,7 +207,7 @@ def value_of(config: Config, name: str) -> Any:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What makes a run this run: the value of every field, but for those that say where things lie.
+    """What makes a run this run: the value of every field, but for those that say where things lie and go.
 
     `config` may also be the content of a config.json of an older version: what it lacks is None.
     """
@@ -207,7 +215,7 @@ def identity(config: Config) -> dict[str, Any]:
     def held(name: str) -> Any:
         return reduce(lambda tree, part: (tree or {}).get(part), name.split("."), config)
 
-    return {name: held(name) for name in FIELDS if name not in PLACES}
+    return {name: held(name) for name in FIELDS if name not in CIRCUMSTANCES}
 
 
 def validate(config: Config) -> None:
@@ -219,8 +227,10 @@ def validate(config: Config) -> None:
             raise UserError(f"the config has no field '{name}': make it by rgjax.config.method_config") from error
         if value is None:
             continue
-        if field.choices is not None and value not in field.choices:
-            raise unknown(f"value of config.{name}", str(value), field.choices)
+        if field.choices is not None:
+            for choice in split(value) if field.several else [value]:
+                if choice not in field.choices:
+                    raise unknown(f"value of config.{name}", str(choice), field.choices)
         below = field.low is not None and not value >= field.low
         above = field.high is not None and not value <= field.high
         if below or above:

@@ -21,6 +21,7 @@ from rgjax.figures import draw_groups
 from rgjax.models.tokenizer import FILES
 from rgjax.regroup import AGGREGATIONS, Regrouping, regroup
 from rgjax.storage import cache_dir, cached_arrays, digest, write_json, write_npz
+from rgjax.trackers import require
 from rgjax.trainer import Task, Trial, train
 from rgjax.training.checkpoints import newest_step
 
@@ -51,6 +52,8 @@ def run_population(trials: Sequence[Trial], say: Say) -> list[dict]:
 def complete(trials: Sequence[Trial], say: Say) -> None:
     """The story: from data to a result in each workdir."""
     started, lost = time.perf_counter(), []
+    for trial in trials:
+        require(trial.config.trackers)
     task = prepare(trials, say)
     for _, equally_far in groupby(sorted(trials, key=progress), progress):
         together = list(equally_far)

@@ -128,7 +128,7 @@ def make_plan() -> tuple[Plan, dict]:
     groups = [group for group in groups if not _METHODS.value or group.method in _METHODS.value]
     plan = Plan(Path(_WORKDIR.value), tuple(groups), given, seeds, _SELECT.value)
     asked = {
-        "overrides": {name: value for name, value in given.items() if name not in settings.PLACES},
+        "overrides": {name: value for name, value in given.items() if name not in settings.CIRCUMSTANCES},
         "common grid": common,
         "--quick": _QUICK.value,
         "--select": _SELECT.value,

@@ -1,6 +1,5 @@
 """From a task to logits: the training of one trial, or of several as one program."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from rgjax import metrics
 from rgjax.batches import in_batches
 from rgjax.build import adjusts_posthoc, loss_of, make_hyper, make_plan, packing
-from rgjax.config import Config
+from rgjax.config import Config, identity
 from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes
 from rgjax.devices import by_trial, everywhere, is_first_process, make_mesh, place, place_rows, stack
@@ -23,6 +22,7 @@ from rgjax.models.resnet import ResNet
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import BertClassifier
 from rgjax.regroup import Regrouping
+from rgjax.trackers import Trackers
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.loop import fit, largest_batch
 from rgjax.training.program import AXIS, TrainData, init_state, layout_for, make_predict, make_run_steps
@@ -78,8 +78,6 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     state, train_s = place(stack([layout.store(own) for own in states]), apart), max(clocks)
     del states
     step = int(np.asarray(state.step)[0])
-    for trial in trials:
-        keep_rows(trial.workdir / "metrics.jsonl", until_step=step)
 
     rows = place((dataset.train, regrouping.pseudo_labels, pool), shared)
     hyper = [make_hyper(trial.config, own, loss, stats) for trial, own in zip(trials, plans, strict=True)]
@@ -127,10 +125,14 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
 
     def log(i, row):
         if is_first_process():
-            with open(trials[i].workdir / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(row) + "\n")
+            trackers[i].log(row)
 
     before_s = train_s
+    trackers = [
+        Trackers(trial.config.trackers, trial.workdir, step, identity(trial.config))
+        for trial in trials
+        if is_first_process()
+    ]
     try:
         state, train_s, lost = fit(
             lambda state, count: compiled(state, place(np.int32(count), shared), on_device, hyper, key),
@@ -142,7 +144,7 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
             log=log,
         )
     finally:
-        for own in checkpoints:
+        for own in (*checkpoints, *trackers):
             own.close()
     logits = {part: predict_part(state, part) for part in batches}
     done = len(trials) * (plan.total_steps - step) * settings.batch_size
@@ -170,10 +172,3 @@ def validate(task: Task, logits: np.ndarray, how: str) -> dict[str, float]:
     ap = metrics.average_precision(metrics.log_odds(logits), labels)
     ba = metrics.balanced_accuracy(labels, logits.argmax(axis=1), len(dataset.class_names))
     return {"val_ba": float(ba), "val_macro_ap": float(np.nanmean(ap))}
-
-
-def keep_rows(path: Path, *, until_step: int) -> None:
-    """Drop the rows of a metrics file that the resumed training will write again."""
-    if path.exists() and is_first_process():
-        rows = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["step"] <= until_step))

@@ -14,6 +14,7 @@ from rgjax import experiment, trainer
 from rgjax.config import METHODS, method_config
 from rgjax.errors import UserError
 from rgjax.storage import write_json
+from tests.events import close_to, recorded, shown
 
 SMALL = {
     "data.positive": "8",
@@ -220,14 +221,14 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
-    changes = {"train.checkpoint_steps": 5, "train.eval_steps": 4}
+    changes = {"train.checkpoint_steps": 7, "train.eval_steps": 4}
     run("rg", tmp_path / "whole", **changes)
     evaluate = experiment.metrics.balanced_accuracy
     calls = []
 
     def interrupt(*args):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == 5:  # at step 20: the row of step 16 lies after the last checkpoint
             raise KeyboardInterrupt
         return evaluate(*args)
 
@@ -235,6 +236,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run("rg", tmp_path / "cut", **changes)
     monkeypatch.undo()
+    assert [row["step"] for row in shown(tmp_path / "cut")] == [4, 8, 12, 16]
     run("rg", tmp_path / "cut", **changes)
     whole, cut = predictions(tmp_path / "whole"), predictions(tmp_path / "cut")
     for name in whole:
@@ -247,6 +249,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
         ]
 
     assert rows("whole") == rows("cut")
+    assert shown(tmp_path / "cut") == close_to(recorded(tmp_path / "cut"))
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +325,8 @@ def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
     assert not np.allclose(predictions(tmp_path / "seed-3")["test_logits"], alone["test_logits"], atol=0.1)
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("seed-3", "seed-4", "alone")]
     assert names[0] == names[1] == names[2] - {"config.json"}
+    for trial in trials:
+        assert shown(trial.workdir) == close_to(recorded(trial.workdir))
     with pytest.raises(ValueError, match="not traced"):
         experiment.run_population([trials[0], trials[1]._replace(config=method_config("ce", SMALL))], say=print)
 
