@@ -118,12 +118,13 @@ def wandb_history(path):
 
 
 def test_wandb_goes_on_under_its_id_without_a_network(tmp_path, monkeypatch, capfd):
-    pytest.importorskip("wandb", reason="needs Weights & Biases: uv run --with wandb pytest")
+    wandb = pytest.importorskip("wandb", reason="needs Weights & Biases: uv run --with wandb pytest")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     log("wandb", tmp_path, ROWS[:3])
     time.sleep(1)  # W&B names its folders by the second
     log("wandb", tmp_path, ROWS[1:], step=4)
+    wandb.teardown()  # as at the end of a process: what its service holds is written
     assert recorded(tmp_path) == ROWS
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
     own = json.loads((tmp_path / "wandb" / "run.json").read_text())["id"]
