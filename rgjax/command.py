@@ -1,4 +1,4 @@
-"""What the commands share: the config on the command line, and one line and exit code 2 for what a user can mend."""
+"""What the commands that take a config share: the config on the command line, and how they end."""
 
 import difflib
 import os
@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from rgjax import config as settings
-from rgjax.errors import UserError
+from rgjax.errors import UserError, told_in_one_line
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optionally with :METHOD")
 
@@ -66,23 +65,9 @@ def unknown_field(field: str) -> UserError:
     return UserError(f"unknown field 'config.{field}'{guess}; valid: {', '.join(siblings)}")
 
 
-def refuse(reason: str) -> NoReturn:
-    print(f"rgjax: {' '.join(reason.split())}", file=sys.stderr)
-    sys.exit(2)
-
-
 def run(main: Callable[[list[str]], None], doc: str, *, interrupted: str) -> None:
     """Run `main` as the command that `doc` describes; exit 2 with one line for what the user can mend, 130 for an
     interruption."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
+    with told_in_one_line(interrupted=interrupted):
         app.run(main, flags_parser=partial(parse, doc=doc))
-    except UserError as error:
-        refuse(str(error))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        refuse(f"{error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        print(f"\nrgjax: interrupted{interrupted}", file=sys.stderr)
-        sys.exit(130)

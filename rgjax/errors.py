@@ -1,7 +1,10 @@
-"""The error that a user can cause."""
+"""The error that a user can cause, and how a command tells it."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -20,3 +23,24 @@ def first_few(names: Iterable[object], limit: int = 5) -> str:
     """The first names of a list, for an error message that must stay one line."""
     names = [str(name) for name in names]
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def refuse(reason: str) -> NoReturn:
+    print(f"rgjax: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def told_in_one_line(*, interrupted: str = "") -> Iterator[None]:
+    """Around a command: exit 2 with one line for what the user can mend, 130 for an interruption."""
+    try:
+        yield
+    except UserError as error:
+        refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        refuse(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print(f"\nrgjax: interrupted{interrupted}", file=sys.stderr)
+        sys.exit(130)
