@@ -1,0 +1,119 @@
+"""Figures of what single runs predicted and how they trained: precision and recall, confusion, training."""
+
+from collections import defaultdict
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rgjax.metrics import log_odds
+from rgjax.reports.reading import Warn, read_history, read_test_logits
+from rgjax.reports.runs import Run
+from rgjax.reports.study import Study
+from rgjax.reports.style import MUTED, in_percent, legend_below, line_styles, new_figure, short
+
+_POINTS = 200  # of a precision-recall curve
+
+
+def precision_recall(study: Study, warn: Warn) -> Figure | None:
+    """A panel for each class, a line for each label: the first reported seed that has predictions."""
+    found = {}
+    for label in study.labels:
+        predictions = (read_test_logits(run, warn) for run in study.finished(label))
+        if first := next((p for p in predictions if p is not None), None):
+            found[label] = first
+    if not found:
+        return None
+    styles, names = line_styles(list(found)), list(study.counts)
+    columns = min(3 if len(names) != 4 else 2, len(names))
+    figure, panels = new_figure(-(-len(names) // columns), columns, width=2.6, height=2.5, sharex=True, sharey=True)
+    for c, (name, axes) in enumerate(zip(names, panels, strict=False)):
+        for label, (logits, labels) in found.items():
+            if c < logits.shape[1] and (labels == c).any():
+                axes.plot(*precision_recall_curve(log_odds(logits)[:, c], labels == c), **styles[label])
+        chance = np.mean(next(iter(found.values()))[1] == c)
+        axes.axhline(float(chance), color=MUTED, linewidth=0.8, linestyle=":", label="chance")
+        axes.set(title=short(name), xlim=(0, 1), ylim=(0, 1.02))
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    figure.supxlabel("recall", fontsize=9)
+    figure.supylabel("precision", fontsize=9)
+    legend_below(figure, panels[0], columns=2 * columns)
+    return figure
+
+
+def precision_recall_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision at the thresholds [n] at which a positive is found, thinned where there are many."""
+    own = np.sort(scores[positive])[::-1]
+    others = np.sort(scores[~positive])
+    hits = len(own) - np.searchsorted(own[::-1], own)  # ties share a threshold
+    drawn = hits + len(others) - np.searchsorted(others, own)
+    kept = np.unique(np.linspace(0, len(own) - 1, _POINTS).round().astype(int))
+    return (hits / len(own))[kept], (hits / drawn)[kept]
+
+
+def confusion(study: Study) -> Figure | None:
+    """Rows are the true classes. Counts are summed over seeds, the colour is the share of the row."""
+    sums = {label: _summed(study.finished(label), len(study.counts)) for label in study.labels}
+    sums = {label: counts for label, counts in sums.items() if counts is not None}
+    if not sums:
+        return None
+    names, size = [short(name, 12) for name in study.counts], max(2.0, 0.42 * len(study.counts))
+    columns = min(len(sums), max(1, int(8 / size)))
+    figure, panels = new_figure(-(-len(sums) // columns), columns, width=size, height=size, sharex=True, sharey=True)
+    for (label, counts), axes in zip(sums.items(), panels, strict=False):
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(*counts.shape):
+            _write_share(
+                axes, row, column, int(counts[row, column]), float(shares[row, column]), detailed=len(names) <= 4
+            )
+        axes.set_title(short(label.name), fontsize=8)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(False)
+    for axes in panels[len(sums) :]:
+        axes.set_axis_off()
+    figure.supxlabel("predicted", fontsize=9)
+    figure.supylabel("true", fontsize=9)
+    return figure
+
+
+def _summed(runs: list[Run], classes: int) -> np.ndarray | None:
+    found = [np.array(run.confusion) for run in runs if len(run.confusion) == classes]
+    return np.sum(found, axis=0) if found else None
+
+
+def _write_share(axes: Axes, row: int, column: int, count: int, share: float, *, detailed: bool) -> None:
+    text = f"{100 * share:.0f} %\n{count}" if detailed else f"{count}"
+    colour = "white" if share > 0.55 else "#222222"
+    axes.text(column, row, text, ha="center", va="center", fontsize=7 if detailed else 5.5, color=colour)
+
+
+def training(study: Study, warn: Warn) -> Figure | None:
+    """Loss on the training batches and balanced accuracy on the validation set; means over the reported seeds."""
+    curves = {label: _mean_history(study.finished(label), warn) for label in study.labels}
+    curves = {label: curve for label, curve in curves.items() if len(curve)}
+    if not curves:
+        return None
+    styles = line_styles(list(curves))
+    figure, panels = new_figure(1, 2, width=3.6, height=3.0)
+    for label, curve in curves.items():
+        marker = "o" if len(curve) == 1 else None
+        for axes, column in zip(panels, (1, 2), strict=True):
+            axes.plot(curve[:, 0], curve[:, column], marker=marker, **styles[label])
+    panels[0].set(xlabel="epoch", ylabel="training loss (each method's own)")
+    panels[1].set(xlabel="epoch", ylabel="balanced accuracy, validation")
+    in_percent(panels[1].yaxis)
+    legend_below(figure, panels[0], columns=5)
+    return figure
+
+
+def _mean_history(runs: list[Run], warn: Warn) -> np.ndarray:
+    """Epoch, training loss and validation BA [evaluations, 3] at the steps that all seeds have."""
+    histories = [history for run in runs if (history := read_history(run, warn))]
+    at_step = defaultdict(list)
+    for history in histories:
+        for row in history:
+            at_step[row["step"]].append((row["epoch"], row["train_loss"], row["val_ba"]))
+    return np.array([np.mean(rows, axis=0) for _, rows in sorted(at_step.items()) if len(rows) == len(histories)])
