@@ -9,7 +9,7 @@ from rgjax.reports.runs import Label, Run
 from rgjax.reports.study import Score, Study, score_of
 from rgjax.reports.style import RG, in_percent, new_figure, short
 
-_PANELS = {"test_ba": "balanced accuracy", "test_macro_ap": "macro AP"}
+_PANELS = {"test_ba": "balanced accuracy (%), test", "test_macro_ap": "macro AP (%), test"}
 _ENCODERS = {"clip": "CLIP", "bert": "BERT", "projection": "RP", "checkpoint": "own checkpoint"}
 _CLUSTERINGS = {"kmeans": "K-means", "balanced": "balanced K-means", "spectral": "normalised cut", "random": "random"}
 _COLOURS, _MARKERS = ("#0072B2", RG), ("o", "D")
@@ -95,10 +95,10 @@ def _draw(rows: Rows) -> Figure | None:
     if not rows:
         return None
     series = list(dict.fromkeys(name for row in rows.values() for name in row))
-    figure, panels = new_figure(1, 2, width=3.6, height=0.8 + 0.42 * len(rows), sharey=True)
+    figure, panels = new_figure(1, 2, width=3.6, height=1.0 + (0.35 + 0.2 * len(series)) * len(rows), sharey=True)
     for i, (axes, title) in enumerate(zip(panels, _PANELS.values(), strict=True)):
         for j, name in enumerate(series):
-            shift = 0.3 * (j - (len(series) - 1) / 2)
+            shift = 0.42 * (j - (len(series) - 1) / 2)
             found = {y + shift: row[name][i] for y, row in enumerate(rows.values()) if name in row}
             known = {y: score for y, score in found.items() if score}
             means, spread = [s.mean for s in known.values()], [s.std or 0 for s in known.values()]
@@ -106,9 +106,10 @@ def _draw(rows: Rows) -> Figure | None:
             axes.errorbar(means, list(known), xerr=spread, fmt=_MARKERS[j], color=colour, capsize=2.5, label=name)
             for y, score in known.items():
                 axes.annotate(
-                    str(score), (score.mean, y), (0, 4), textcoords="offset points", fontsize=6.5, ha="center"
+                    str(score), (score.mean, y), (0, 3.5), textcoords="offset points", fontsize=7, ha="center"
                 )
-        axes.set(title=f"{title}, test", ylim=(len(rows) - 0.4, -0.6))
+        axes.set(title=title, ylim=(len(rows) - 0.4, -0.6))
+        axes.margins(x=0.15)
         axes.set_yticks(range(len(rows)), [short(name) for name in rows])
         axes.grid(visible=False, axis="y")
         in_percent(axes.xaxis)

@@ -22,6 +22,7 @@ class Chart:
     png: Path
     svg: Path
     caption: str
+    wide: bool
 
 
 def draw_all(study: Study, folder: Path, warn: Warn) -> list[Chart]:
@@ -31,7 +32,7 @@ def draw_all(study: Study, folder: Path, warn: Warn) -> list[Chart]:
         for name, caption, draw in _figures(study, warn):
             if figure := draw():
                 png, svg = save(figure, folder, f"{file_name(study.name)}-{name}")
-                charts.append(Chart(png, svg, caption))
+                charts.append(Chart(png, svg, caption, wide=figure.get_figwidth() > 7.5 or figure.get_figheight() > 5))
     return charts
 
 

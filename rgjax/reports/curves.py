@@ -22,14 +22,14 @@ def hyper_parameters(study: Study, label: Label) -> Figure | None:
     varied = {name: found for name, found in values.items() if len(found) > 1}
     if not varied:
         return None
-    figure, panels = new_figure(1, len(varied), width=5.0 if len(varied) == 1 else 3.6, height=3.2)
+    figure, panels = new_figure(1, len(varied), width=max(3.2, 7.2 / len(varied)), height=3.2)
     chosen = next((run.settings for run in study.of(label, 2)), {})
     for (name, found), axes in zip(varied.items(), panels, strict=True):
         _draw(axes, runs, name, found, others=[other for other in varied if other != name])
         if chosen.get(name) in found:
             axes.axvline(found.index(chosen[name]), color=RG, linewidth=1, linestyle=":", label="chosen")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1 if len(varied) > 1 else 3)
-    panels[0].set_ylabel("balanced accuracy")
+    panels[0].set_ylabel("balanced accuracy (%)")
     return figure
 
 

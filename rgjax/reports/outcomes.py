@@ -5,6 +5,7 @@ from collections import defaultdict
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rgjax.metrics import log_odds
 from rgjax.reports.reading import Warn, read_history, read_test_logits
@@ -26,18 +27,17 @@ def precision_recall(study: Study, warn: Warn) -> Figure | None:
         return None
     styles, names = line_styles(list(found)), list(study.counts)
     columns = min(3 if len(names) != 4 else 2, len(names))
-    figure, panels = new_figure(-(-len(names) // columns), columns, width=2.6, height=2.5, sharex=True, sharey=True)
+    figure, panels = new_figure(-(-len(names) // columns), columns, width=2.6, height=2.5)
     for c, (name, axes) in enumerate(zip(names, panels, strict=False)):
         for label, (logits, labels) in found.items():
             if c < logits.shape[1] and (labels == c).any():
                 axes.plot(*precision_recall_curve(log_odds(logits)[:, c], labels == c), **styles[label])
         chance = np.mean(next(iter(found.values()))[1] == c)
         axes.axhline(float(chance), color=MUTED, linewidth=0.8, linestyle=":", label="chance")
-        axes.set(title=short(name), xlim=(0, 1), ylim=(0, 1.02))
+        axes.set(title=short(name), xlim=(0, 1), ylim=(0, 1.02), ylabel="" if c % columns else "precision")
+        axes.set_xlabel("" if c + columns < len(names) else "recall")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
-    figure.supxlabel("recall", fontsize=9)
-    figure.supylabel("precision", fontsize=9)
     legend_below(figure, panels[0], columns=2 * columns)
     return figure
 
@@ -58,19 +58,18 @@ def confusion(study: Study) -> Figure | None:
     sums = {label: counts for label, counts in sums.items() if counts is not None}
     if not sums:
         return None
-    names, size = [short(name, 12) for name in study.counts], max(2.0, 0.42 * len(study.counts))
-    columns = min(len(sums), max(1, int(8 / size)))
-    figure, panels = new_figure(-(-len(sums) // columns), columns, width=size, height=size, sharex=True, sharey=True)
-    for (label, counts), axes in zip(sums.items(), panels, strict=False):
+    names, size = [short(name, 12) for name in study.counts], max(1.8, 0.34 * len(study.counts))
+    columns = min(len(sums), max(1, int(10 / size)))
+    figure, panels = new_figure(-(-len(sums) // columns), columns, width=size, height=size)
+    for i, ((label, counts), axes) in enumerate(zip(sums.items(), panels, strict=False)):
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for row, column in np.ndindex(*counts.shape):
-            _write_share(
-                axes, row, column, int(counts[row, column]), float(shares[row, column]), detailed=len(names) <= 4
-            )
+        for (row, column), count in np.ndenumerate(counts):
+            _write_share(axes, row, column, count, float(shares[row, column]), detailed=len(names) <= 4)
         axes.set_title(short(label.name), fontsize=8)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)
+        axes.tick_params(length=0, labelbottom=i + columns >= len(sums), labelleft=i % columns == 0)
         axes.grid(False)
     for axes in panels[len(sums) :]:
         axes.set_axis_off()
@@ -102,8 +101,9 @@ def training(study: Study, warn: Warn) -> Figure | None:
         marker = "o" if len(curve) == 1 else None
         for axes, column in zip(panels, (1, 2), strict=True):
             axes.plot(curve[:, 0], curve[:, column], marker=marker, **styles[label])
-    panels[0].set(xlabel="epoch", ylabel="training loss (each method's own)")
-    panels[1].set(xlabel="epoch", ylabel="balanced accuracy, validation")
+    for axes, name in zip(panels, ("training loss", "validation BA (%)"), strict=True):
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     in_percent(panels[1].yaxis)
     legend_below(figure, panels[0], columns=5)
     return figure

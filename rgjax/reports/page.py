@@ -40,7 +40,7 @@ class Section:
     caption: str
     choices: Sequence[Choice]
     differences: Sequence[tuple[Difference, Difference | None]]  # BA, macro AP
-    figures: Sequence[tuple[str, str]]  # data URI, caption
+    figures: Sequence[tuple[str, Chart]]  # data URI, what it is of
     grouped: Run | None  # whose groups are shown
     pictures: Sequence[tuple[str, str]]  # data URI, file
     texts: Sequence[tuple[str, str]]  # text, file
@@ -80,7 +80,7 @@ def _section(study: Study, charts: Sequence[Chart], warn: Warn) -> Section:
         caption(study, lines),
         choices(study),
         [(ba, macro_ap.get(ba.label)) for ba in differences(study, "test_ba")],
-        [(_uri(chart.svg.read_bytes(), "svg+xml"), chart.caption) for chart in charts],
+        [(_uri(chart.svg.read_bytes(), "svg+xml"), chart) for chart in charts],
         grouped,
         pictures,
         texts,

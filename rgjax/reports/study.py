@@ -71,6 +71,11 @@ class Choice:
     planned: int
 
     @property
+    def tells(self) -> bool:
+        """Whether anything was tuned or set."""
+        return bool(self.planned or any(self.settings))
+
+    @property
     def budget(self) -> str:
         return str(self.tuned) if self.tuned >= self.planned else f"{self.tuned} of {self.planned}"
 

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rgjax.reports.runs import Label
 from rgjax.storage import atomic_path
@@ -27,7 +27,14 @@ _COLOURS = {
 }
 RG = "#882255"  # the maroon of the paper
 MUTED = "#777777"
-_DASHES = ("-", (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2)))  # variants of one method with regrouping
+_DASHES = (
+    "-",
+    (0, (1, 1)),
+    (0, (4, 1, 1, 1)),
+    (0, (6, 2)),
+    (0, (4, 1, 1, 1, 1, 1)),
+    (0, (2, 1)),
+)  # variants of one method with regrouping
 
 _STYLE = {
     "font.size": 9,
@@ -59,11 +66,11 @@ def style():
 
 
 def new_figure(
-    rows: int, columns: int, *, width: float, height: float, sharex: bool = False, sharey: bool = False
+    rows: int, columns: int, *, width: float, height: float, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A grid of panels, each `width` x `height` inches, as a list."""
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
@@ -72,6 +79,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     for path, unset in ((png, "Software"), (svg, "Date")):
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=160, metadata={unset: None})
+        figure.set_layout_engine("none")  # it is laid out by now, which takes as long as to draw it
     return png, svg
 
 
@@ -93,7 +101,9 @@ def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
 
 
 def in_percent(axis: Axis) -> None:
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    """Shares as percent, without the sign: it belongs to the axis's name."""
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}"))
 
 
 def literal(text: object) -> str:
