@@ -24,8 +24,7 @@ def main(argv: list[str]) -> None:
         print(__doc__)
         return
     directory = directory_of(argv)
-    for path in render(directory):
-        print(path)
+    print(*render(directory), sep="\n")
 
 
 def directory_of(argv: list[str]) -> Path:

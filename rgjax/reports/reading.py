@@ -20,7 +20,7 @@ _INCIDENTAL = {"method", "population", "data.manual_dir", "data.data_dir", "trai
 
 def read_runs(directory: Path, warn: Warn) -> list[Run]:
     """All runs below `directory`, sorted. What is damaged is told to `warn`."""
-    runs = [run for folder in workdirs(directory) if (run := read_run(folder, directory, warn))]
+    runs = [run for folder in workdirs(directory, warn) if (run := read_run(folder, directory, warn))]
     for run in runs:
         run.row["study"] = run.row["study"] or _study_of_lone(run, runs)
     for run in runs:
@@ -32,9 +32,9 @@ def read_runs(directory: Path, warn: Warn) -> list[Run]:
     return runs
 
 
-def workdirs(directory: Path) -> Iterator[Path]:
+def workdirs(directory: Path, warn: Warn) -> Iterator[Path]:
     """The folders with a config.json. That of a population holds no run itself but those of its seeds."""
-    for parent, folders, files in os.walk(directory):
+    for parent, folders, files in os.walk(directory, onerror=lambda error: warn(str(error))):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "checkpoints")
         members = (Path(parent, name, "config.json") for name in folders if name.startswith("seed-"))
         if "config.json" in files and ("result.json" in files or not any(path.exists() for path in members)):
