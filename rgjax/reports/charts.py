@@ -22,7 +22,11 @@ class Chart:
     png: Path
     svg: Path
     caption: str
-    wide: bool
+    inches: float  # width
+
+    @property
+    def wide(self) -> bool:
+        return self.inches > 7.5
 
 
 def draw_all(study: Study, folder: Path, warn: Warn) -> list[Chart]:
@@ -32,7 +36,7 @@ def draw_all(study: Study, folder: Path, warn: Warn) -> list[Chart]:
         for name, caption, draw in _figures(study, warn):
             if figure := draw():
                 png, svg = save(figure, folder, f"{file_name(study.name)}-{name}")
-                charts.append(Chart(png, svg, caption, wide=figure.get_figwidth() > 7.5 or figure.get_figheight() > 5))
+                charts.append(Chart(png, svg, caption, figure.get_figwidth()))
     return charts
 
 

@@ -93,7 +93,7 @@ def training(study: Study, warn: Warn) -> Figure | None:
     """Loss on the training batches and balanced accuracy on the validation set; means over the reported seeds."""
     curves = {label: _mean_history(study.finished(label), warn) for label in study.labels}
     curves = {label: curve for label, curve in curves.items() if len(curve)}
-    if not curves:
+    if not any(len(curve) > 1 for curve in curves.values()):
         return None
     styles = line_styles(list(curves))
     figure, panels = new_figure(1, 2, width=3.6, height=3.0)

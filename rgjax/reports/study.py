@@ -171,11 +171,11 @@ def table(study: Study) -> list[Line]:
 
 
 def mark_best(lines: Sequence[Line]) -> list[Line]:
-    """Mark, in each column, the best mean and every score whose interval meets the best one's."""
+    """Mark, in each column of two scores or more, the best mean and every score whose interval meets the best one's."""
     marked = [dict(line.scores) for line in lines]
     for column in lines[0].scores if lines else ():
         known = [score for line in lines if (score := line.scores[column])]
-        if not known:
+        if len(known) < 2:
             continue
         top = max(score.mean for score in known)
         best = [score.interval for score in known if score.mean == top]
@@ -188,11 +188,12 @@ def mark_best(lines: Sequence[Line]) -> list[Line]:
 
 
 def caption(study: Study, lines: Sequence[Line]) -> str:
-    counts = sorted({line.n for line in lines})
-    n = " to ".join(str(x) for x in (counts or [0])[:: max(1, len(counts) - 1)])
+    counts = sorted({line.n for line in lines}) or [0]
+    n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    seeds = "seed" if n == "1" else "seeds"
     rule = f" Hyper-parameters chosen by {study.selected_by}." if study.selected_by else ""
     return (
-        f"{study.data_set}, n = {n} seeds: balanced accuracy (BA) and average precision (AP) of each class on the "
+        f"{study.data_set}, n = {n} {seeds}: balanced accuracy (BA) and average precision (AP) of each class on the "
         "test set. Below a class stands its number of examples in the whole data set. ± is the sample standard "
         "deviation over seeds (none for n = 1). Bold: the best mean, and all whose interval of mean ± standard "
         f"deviation meets that of the best.{rule}"
