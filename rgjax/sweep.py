@@ -167,7 +167,7 @@ def readable(plan: Plan, record: Record) -> str:
     """What was chosen, and what came of it, as a table for people."""
     lines = [f"\n{'study':<20}{'method':<28}{'n':>3}{'test BA %':>14}{'macro AP %':>14}   chosen"]
     for group in plan.groups:
-        point = record.chosen(group) if len(group.grid) > 1 else group.grid[0]
+        point = record.chosen(group)
         results = [run.result for run in plan.reported_runs(group, point)] if point is not None else []
         tests = [result["test"] for result in results if result]
         ba, macro_ap = (mean_and_spread([test[name] for test in tests]) for name in ("ba", "macro_ap"))

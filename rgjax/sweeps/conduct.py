@@ -46,7 +46,8 @@ class Record:
         return self._content["studies"][group.study]["methods"][group.label]
 
     def chosen(self, group: Group) -> Point | None:
-        return self._method(group)["chosen"]
+        """The group's setting; None where the choice is still to be made."""
+        return group.grid[0] if len(group.grid) == 1 else self._method(group)["chosen"]
 
     def choose(self, group: Group, point: Point) -> None:
         self._method(group)["chosen"] = point
@@ -114,7 +115,7 @@ class Course:
         wanted = []
         for group in self.plan.groups:
             tuning = self.plan.tuning_runs(group)
-            point = self.record.chosen(group) if tuning else group.grid[0]
+            point = self.record.chosen(group)
             if point is None and all(run.done or self._given_up(run) for run in tuning):
                 point = best(self.plan, group)
                 if point is not None:

@@ -5,6 +5,7 @@ run has succeeded stands in its workdir, so that any launcher can go on with wha
 """
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -171,9 +172,9 @@ class Ray:
             raise UserError("--launcher=ray needs Ray: uv sync --extra ray") from error
         self._ray = ray
         try:
-            ray.init(address="auto", log_to_driver=False, logging_level="error")
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError:
-            ray.init(log_to_driver=False, logging_level="error")
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         has = ray.cluster_resources()
         wanted = dict(resources) or ({"num_gpus": 1} if "GPU" in has else {"TPU": 1} if "TPU" in has else {})
         named = {name: wanted.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in wanted}
