@@ -15,7 +15,7 @@ Warn = Callable[[str], None]
 
 _MALFORMED = (KeyError, TypeError, AttributeError, ValueError)
 # Settings that may differ between the runs of one mean.
-_INCIDENTAL = {"method", "population", "data.manual_dir", "data.data_dir", "train.steps_per_call"}
+_INCIDENTAL = {"method", "population", "data.manual_dir", "data.data_dir", "trackers", "train.steps_per_call"}
 
 
 def read_runs(directory: Path, warn: Warn) -> list[Run]:

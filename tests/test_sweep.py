@@ -1,0 +1,152 @@
+"""The sweep as a user meets it: killed, started again, refused, and on Ray and Slurm's stand-in."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--config=configs/digits.py",
+    "--quick",
+    "--seeds=2",
+    "--methods=ce,la",
+    "--config.data.image_size=16",
+    "--config.model.name=resnet10",
+    "--config.model.width=8",
+    "--config.train.steps=12",
+    "--config.train.checkpoint_steps=4",
+]
+RUNS = 6
+
+
+def environment(**more):
+    return os.environ | {"PYTHONPATH": str(ROOT), **more}
+
+
+def sweep(*arguments, timeout=400, **more):
+    return subprocess.run(
+        [sys.executable, "-m", "rgjax.sweep", *SMALL, *arguments],
+        cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+
+
+def results(root):
+    """What each run found, but for its times."""
+    found = {}
+    for path in root.glob("digits/*/result.json"):
+        found[path.parent.name] = json.loads(path.read_text())
+        del found[path.parent.name]["timing"]
+    return found
+
+
+def kill_when(process, condition, timeout=300):
+    deadline = time.monotonic() + timeout
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+
+
+def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_path):
+    whole = sweep(f"--workdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    assert f"{RUNS} of {RUNS} runs done" in whole.stdout
+    cut = tmp_path / "cut"
+    for done in (0, 2):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rgjax.sweep", *SMALL, f"--workdir={cut}"],
+            cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        kill_when(process, lambda done=done: len(results(cut)) >= done and list(cut.glob("digits/*/checkpoints/4")))
+    assert 0 < len(results(cut)) < RUNS
+    again = sweep(f"--workdir={cut}")
+    assert again.returncode == 0, again.stderr
+    assert results(cut) == results(tmp_path / "whole")
+    assert len(results(cut)) == RUNS
+
+    before = {path: path.stat().st_mtime_ns for path in cut.rglob("*") if path.name != "sweep.json"}
+    third = sweep(f"--workdir={cut}")
+    assert third.returncode == 0, third.stderr
+    assert {path: path.stat().st_mtime_ns for path in cut.rglob("*") if path.name != "sweep.json"} == before
+
+    # The command that stands behind each number is that run, and prints it.
+    run = json.loads(next(cut.glob("digits/la-*/run.json")).read_text())
+    command = [sys.executable, *shlex.split(run["command"])[1:]]
+    printed = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100)
+    assert printed.returncode == 0, printed.stderr
+    assert "balanced accuracy" in printed.stdout
+
+    other = sweep(f"--workdir={cut}", "--config.train.lr=0.5")
+    assert other.returncode == 2
+    assert "use another --workdir" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods=ce,rgg"], "did you mean 'rg'"),
+        (["--config=configs/digits.py:focal"], "a sweep takes --methods=focal instead"),
+        (["--config.population=4"], "a sweep takes --population"),
+        (["--tuning-seed=1"], "--tuning-seed=1 is among the reported seeds"),
+        (["--lr=fast"], "--lr=fast: give numbers"),
+        (["--launcher=cloud"], "should be one of"),
+        (["--config.data.name=ham10000", "--config.data.manual_dir=nowhere"], "nowhere"),
+        (["--workdir="], "--workdir=DIR is missing"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
+    process = sweep(f"--workdir={tmp_path / 'sweep'}", *arguments)
+    assert process.returncode == 2, process.stderr
+    assert message in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+
+
+def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
+    process = sweep(f"--workdir={tmp_path / 'sweep'}", "--dry-run")
+    assert process.returncode == 0, process.stderr
+    runs, seconds, hours, _, disk = process.stdout.splitlines()[-2].split()[1:]
+    assert int(runs) == RUNS
+    assert float(hours) == pytest.approx(RUNS * float(seconds) / 3600, abs=0.01)
+    assert float(disk) > 0
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.cluster
+def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: uv sync --extra ray")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rgjax.sweep", *SMALL, "--launcher=ray", "--retries=0", f"--workdir={tmp_path}"],
+            cwd=ROOT, env=environment(RAY_ADDRESS=cluster.address), stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 300
+        # Both nodes have a run in hand when the first checkpoints are written.
+        while len(list(tmp_path.glob("digits/*/checkpoints/4"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(results(tmp_path)) < RUNS
+        cluster.remove_node(second, allow_graceful=False)
+        output, _ = process.communicate(timeout=400)
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 0
+    assert f"{RUNS} of {RUNS} runs done" in output
+    assert len(results(tmp_path)) == RUNS
+    begun = [path.read_text().count("begun on") for path in tmp_path.glob("digits/*/log.txt")]
+    assert max(begun) == 2  # Ray itself has started the lost one again: the sweep had no retries
+
+
+@pytest.mark.cluster
+def test_submitits_local_executor_runs_a_sweep_too(tmp_path):
+    pytest.importorskip("submitit", reason="needs submitit: uv sync --extra slurm")
+    process = sweep(f"--workdir={tmp_path}", "--launcher=slurm", "--resources=cluster=local,timeout_min=10")
+    assert process.returncode == 0, process.stderr
+    assert len(results(tmp_path)) == RUNS
