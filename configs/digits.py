@@ -4,7 +4,7 @@ python -m rgjax.main --config=configs/digits.py[:METHOD]
 """
 
 from rgjax.config import method_config
-from rgjax.sweeps.grids import points
+from rgjax.sweeps.grids import ablations, points
 
 
 def get_config(method: str = "rg"):
@@ -26,4 +26,4 @@ def get_config(method: str = "rg"):
 def sweep():
     grid = {"regroup.rule": ("target",), "regroup.threshold": (50, 100, 150, 200, 250, 300)}
     yield from points(grid)
-    yield {"method": "rg", "variant": "random groups", "regroup.rule": "target", "regroup.threshold": 100}
+    yield from ablations(grid, variants=["random groups"])

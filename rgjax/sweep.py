@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
         runs = plan.all_runs()
         print(readable_cost(runs, _WORKERS.value or len(local_places(None)), [keeps(run) for run in runs]))
         return
-    record = Record(plan, asked, command=shlex.join(["python", "-m", "rgjax.sweep", *argv[1:]]))
+    record = Record(plan, asked, command=shlex.join(["uv", "run", "python", "-m", "rgjax.sweep", *sys.argv[1:]]))
 
     def begin() -> Launcher:
         check_data(plan)
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
         )
         outcome = course.carry_out(begin)
     print(readable(plan, record))
-    print(f"\n{outcome.done} of {total} runs done; to see them: python -m rgjax.report {plan.root}")
+    print(f"\n{outcome.done} of {total} runs done; to see them: uv run python -m rgjax.report {plan.root}")
     if outcome.failed:
         for workdir, error in outcome.failed.items():
             print(f"failed: {workdir}: {error} (log.txt has more)", file=sys.stderr)

@@ -77,7 +77,7 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
 
     # The command that stands behind each number is that run, and prints it.
     run = json.loads(next(cut.glob("digits/la-*/run.json")).read_text())
-    command = [sys.executable, *shlex.split(run["command"])[1:]]
+    command = [sys.executable, *shlex.split(run["command"])[3:]]
     printed = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100)
     assert printed.returncode == 0, printed.stderr
     assert "balanced accuracy" in printed.stdout

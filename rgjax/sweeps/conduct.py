@@ -25,14 +25,18 @@ class Record:
     """sweep.json: how the sweep was asked for, how many runs it has, and what was chosen. A choice once made stays."""
 
     def __init__(self, plan: Plan, asked: dict, command: str):
+        """Raises UserError where the folder holds a sweep that was `asked` for otherwise."""
         self._path = plan.root / "sweep.json"
-        known = json.loads(self._path.read_text()) if self._path.exists() else {}
-        for name, value in asked.items():
-            if known and known["asked"].get(name) != value:
-                raise UserError(
-                    f"{plan.root} holds a sweep with {name}={known['asked'].get(name)!r}, not {value!r}: "
-                    "use another --workdir"
-                )
+        try:
+            known = json.loads(self._path.read_text()) if self._path.exists() else {}
+            before = known.get("asked", asked)
+        except (ValueError, AttributeError) as error:
+            raise UserError(
+                f"{self._path} is damaged: remove it, and settings are chosen anew from the runs"
+            ) from error
+        if name := next((name for name, value in asked.items() if before.get(name) != value), None):
+            theirs, ours = before.get(name), asked[name]
+            raise UserError(f"{plan.root} holds a sweep with {name}={theirs!r}, not {ours!r}: use another --workdir")
         self._content = known or {"asked": asked, "studies": {}}
         self._content |= {"command": command, "select": plan.select}
         for group in plan.groups:

@@ -32,9 +32,9 @@ def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple
             yield {"method": method} | chosen
 
 
-def ablations(regrouping: Mapping[str, Sequence]) -> Iterator[Point]:
+def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
     """RG with other groups (its figure 8 b): the same search in each."""
-    for variant in VARIANTS:
+    for variant in variants:
         for chosen in combinations(regrouping):
             yield {"method": "rg", "variant": variant} | chosen
 

@@ -78,7 +78,7 @@ class Run:
         values = {**self.given, **VARIANTS.get(self.group.variant, {}), **self.point}
         words = [f"--config={self.group.file}:{self.group.method}"]
         words += [f"--config.{name}={value}" for name, value in values.items()]
-        return shlex.join(["python", "-m", "rgjax.main", *words, f"--workdir={self.workdir}"])
+        return shlex.join(["uv", "run", "python", "-m", "rgjax.main", *words, f"--workdir={self.workdir}"])
 
     @property
     def result(self) -> dict | None:
