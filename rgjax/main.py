@@ -24,7 +24,7 @@ from rgjax.command import CONFIG, run
 from rgjax.config import Config
 from rgjax.devices import is_first_process
 from rgjax.errors import UserError
-from rgjax.storage import cache_dir, digest, write_json
+from rgjax.storage import cache_dir, digest, local, write_json
 from rgjax.trainer import Trial
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run is kept")
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     config = CONFIG.value
     settings.validate(config)
     connect()
-    workdir = Path(_WORKDIR.value or default_workdir(config))
+    workdir = local(_WORKDIR.value) if _WORKDIR.value else default_workdir(config)
     claim(workdir, config)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
     trials = members(config, workdir)

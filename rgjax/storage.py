@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from rgjax.errors import UserError
+
 
 def local(name: str) -> Path:
-    """The path that a user means by `name`, `~` and all."""
+    """The path that a user means by `name`, `~` and all. Raises UserError for an address of an object store."""
+    if "://" in name:
+        raise UserError(f"{name} is no folder: mount the object store (gcsfuse, rclone mount) and give its folder")
     try:
         return Path(name).expanduser()
     except RuntimeError:  # ~someone who is not known here

@@ -27,7 +27,6 @@ interrupted sweep, tries failed runs again, and does nothing where all is done; 
 
 import shlex
 import sys
-from pathlib import Path
 from statistics import fmean, stdev
 
 from absl import flags, logging
@@ -37,6 +36,7 @@ from tqdm import tqdm
 from rgjax import command
 from rgjax import config as settings
 from rgjax.errors import UserError, unknown
+from rgjax.storage import local
 from rgjax.sweeps.conduct import Course, Record
 from rgjax.sweeps.cost import readable_cost
 from rgjax.sweeps.launchers import LAUNCHERS, Launcher, local_places, numbers
@@ -126,7 +126,7 @@ def make_plan() -> tuple[Plan, dict]:
         if name not in known:
             raise unknown("method", name, dict.fromkeys(known))
     groups = [group for group in groups if not _METHODS.value or group.method in _METHODS.value]
-    plan = Plan(Path(_WORKDIR.value), tuple(groups), given, seeds, _SELECT.value)
+    plan = Plan(local(_WORKDIR.value), tuple(groups), given, seeds, _SELECT.value)
     asked = {
         "overrides": {name: value for name, value in given.items() if name not in settings.CIRCUMSTANCES},
         "common grid": common,

@@ -97,6 +97,7 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
         (["--lr=fast"], "--lr=fast: give numbers"),
         (["--launcher=cloud"], "should be one of"),
         (["--config.data.name=ham10000", "--config.data.manual_dir=nowhere"], "nowhere"),
+        (["--workdir=gs://bucket/sweep"], "mount the object store"),
         (["--workdir="], "--workdir=DIR is missing"),
     ],
 )

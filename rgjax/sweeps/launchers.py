@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from rgjax.errors import UserError
 from rgjax.sweeps.worker import work
 
-_WORKER_BYTES = 4 * 2**30  # memory of a worker on a CPU: ResNet34 at 64 pixels, batch 256
+_WORKER_BYTES = 4 * 2**30  # set aside for a worker on a CPU; runs on large images take more, and --workers fewer
 Job: TypeAlias = list[str]  # workdirs
 
 
