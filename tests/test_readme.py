@@ -22,7 +22,7 @@ TINY = ["--config.train.steps=2", "--config.train.batch_size=16", "--config.mode
 
 def commands() -> list[list[str]]:
     chapter = (ROOT / "README.md").read_text().split("## From one run to the whole paper\n")[1]
-    return [shlex.split(line) for line in re.findall(r"^    (uv run .*)$", chapter.split("\n\n")[1], re.MULTILINE)]
+    return [shlex.split(line) for line in re.findall(r"^    (uv run .*)$", chapter.split("\n\n")[0], re.MULTILINE)]
 
 
 @pytest.fixture

