@@ -53,6 +53,7 @@ def kill_when(process, condition, timeout=300):
     process.wait()
 
 
+@pytest.mark.long
 def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_path):
     whole = sweep(f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
@@ -91,7 +92,6 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
     ("arguments", "message"),
     [
         (["--methods=rgg"], "did you mean 'rg'"),
-        (["--config=configs/digits.py:focal"], "a sweep takes --methods=focal instead"),
         (["--lr=fast"], "--lr=fast: give numbers"),
         (["--config.data.name=ham10000", "--config.data.manual_dir=nowhere"], "nowhere"),
         (["--workdir=gs://bucket/sweep"], "mount the object store"),
@@ -104,6 +104,7 @@ def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.long
 def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
     process = sweep(f"--workdir={tmp_path / 'sweep'}", "--dry-run")
     assert process.returncode == 0, process.stderr
@@ -114,7 +115,7 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.cluster
+@pytest.mark.long
 def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
     cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: uv sync --extra ray")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -141,7 +142,7 @@ def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
     assert max(begun) == 2  # Ray itself has started the lost one again: the sweep had no retries
 
 
-@pytest.mark.cluster
+@pytest.mark.long
 def test_submitits_local_executor_runs_a_sweep_too(tmp_path):
     pytest.importorskip("submitit", reason="needs submitit: uv sync --extra slurm")
     process = sweep(f"--workdir={tmp_path}", "--launcher=slurm", "--resources=cluster=local,timeout_min=10")
