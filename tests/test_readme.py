@@ -17,7 +17,7 @@ from rgjax.data.cifar100 import load
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--config.model.name=resnet10", "--config.model.width=8", "--config.data.image_size=16"]
-TINY = ["--config.train.steps=2", "--config.train.batch_size=16", "--config.model.width=8", "--config.regroup.n_init=1"]
+TINY = ["--config.train.steps=2", "--config.train.batch_size=16", "--config.model.width=8", "--config.data.max_length=16"]
 
 
 def commands() -> list[list[str]]:
@@ -27,14 +27,14 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def prepared_cifar(tmp_path, monkeypatch):
-    """A folder with a prepared CIFAR-100 of 200 training and 40 test images, every tenth an apple."""
+    """A folder with a prepared CIFAR-100 of two training images and one test image of each class."""
     rng = np.random.default_rng(0)
     names = ["apple", *(f"fine{i}" for i in range(1, 100))]
     files = {"fine_label_names.txt": "\n".join(names).encode() + b"\n"}
     files["coarse_label_names.txt"] = "\n".join(f"coarse{i}" for i in range(20)).encode() + b"\n"
-    for name, count in (("train", 200), ("test", 40)):
+    for name, count in (("train", 200), ("test", 100)):
         records = rng.integers(0, 256, (count, 2 + 3072), np.uint8)
-        records[:, 0], records[:, 1] = 0, np.arange(count) % 10
+        records[:, 0], records[:, 1] = 0, np.arange(count) % 100
         files[f"{name}.bin"] = records.tobytes()
     archive = tmp_path / "cifar-100-binary.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
