@@ -128,8 +128,9 @@ def make_plan() -> tuple[Plan, dict]:
     groups = [group for group in groups if not _METHODS.value or group.method in _METHODS.value]
     plan = Plan(local(_WORKDIR.value), tuple(groups), given, seeds, _SELECT.value)
     asked = {
-        "overrides": {name: value for name, value in given.items() if name not in settings.CIRCUMSTANCES},
-        "common grid": common,
+        **{f"--config.{name}": value for name, value in given.items() if name not in settings.CIRCUMSTANCES},
+        "--lr": common.get("train.lr"),
+        "--weight-decay": common.get("train.weight_decay"),
         "--quick": _QUICK.value,
         "--select": _SELECT.value,
         "--tuning-seed": seeds.tuning,

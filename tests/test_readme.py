@@ -17,7 +17,12 @@ from rgjax.data.cifar100 import load
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--config.model.name=resnet10", "--config.model.width=8", "--config.data.image_size=16"]
-TINY = ["--config.train.steps=2", "--config.train.batch_size=16", "--config.model.width=8", "--config.data.max_length=16"]
+TINY = [
+    "--config.train.steps=2",
+    "--config.train.batch_size=16",
+    "--config.model.width=8",
+    "--config.data.max_length=16",
+]
 
 
 def commands() -> list[list[str]]:

@@ -27,16 +27,18 @@ class Record:
     def __init__(self, plan: Plan, asked: dict, command: str):
         """Raises UserError where the folder holds a sweep that was `asked` for otherwise."""
         self._path = plan.root / "sweep.json"
+        begun = any(plan.root.glob("*/*/run.json"))
         try:
-            known = json.loads(self._path.read_text()) if self._path.exists() else {}
+            known = json.loads(self._path.read_text()) if begun and self._path.exists() else {}
             before = known.get("asked", asked)
         except (ValueError, AttributeError) as error:
-            raise UserError(
-                f"{self._path} is damaged: remove it, and settings are chosen anew from the runs"
-            ) from error
-        if name := next((name for name, value in asked.items() if before.get(name) != value), None):
-            theirs, ours = before.get(name), asked[name]
-            raise UserError(f"{plan.root} holds a sweep with {name}={theirs!r}, not {ours!r}: use another --workdir")
+            raise UserError(f"{self._path} is damaged: remove it, and the choices are made anew") from error
+        for name in before | asked:
+            theirs, ours = before.get(name), asked.get(name)
+            if theirs != ours:
+                raise UserError(
+                    f"{plan.root} holds a sweep with {name}={theirs!r}, not {ours!r}: use another --workdir"
+                )
         self._content = known or {"asked": asked, "studies": {}}
         self._content |= {"command": command, "select": plan.select}
         for group in plan.groups:

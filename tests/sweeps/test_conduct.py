@@ -129,9 +129,12 @@ def test_a_job_that_was_cut_short_leaves_its_reason(plan):
 
 
 def test_a_sweep_of_other_settings_is_refused(plan):
-    Record(plan, {"--quick": False}, "")
+    Record(plan, {"--quick": True, "--config.train.lr": 0.1}, "")  # nothing has begun: it may still be mended
+    carry_out(plan, Launcher(), asked={"--quick": False})
     with pytest.raises(UserError, match="holds a sweep with --quick=False, not True"):
         Record(plan, {"--quick": True}, "")
+    with pytest.raises(UserError, match=r"with --config.train.lr=None, not 0.1"):
+        Record(plan, {"--quick": False, "--config.train.lr": 0.1}, "")
 
 
 def test_runs_that_differ_in_traced_settings_share_a_job(plan):
