@@ -22,6 +22,7 @@ interrupted sweep, tries failed runs again, and does nothing where all is done; 
                          gpus_per_node=1, timeout_min=240, or cluster=local
   --population=N         up to N runs that differ in traced settings alone train as one program (1)
   --retries=N            how often a failed run is tried again (1)
+  --accept-failures      choose among the settings that have a result, though others failed for reasons that may pass
   --keep=all|reported|none   whose checkpoints stay (reported: those of stage 2)
 """
 
@@ -57,6 +58,7 @@ _WORKERS = flags.DEFINE_integer("workers", None, "runs at a time", lower_bound=1
 _RESOURCES = flags.DEFINE_list("resources", [], "of each run")
 _POPULATION = flags.DEFINE_integer("population", 1, "runs trained as one program", lower_bound=1)
 _RETRIES = flags.DEFINE_integer("retries", 1, "how often a failed run is tried again", lower_bound=0)
+_ACCEPT_FAILURES = flags.DEFINE_bool("accept_failures", False, "choose without the settings that failed")
 _KEEP = flags.DEFINE_enum("keep", "reported", ["all", "reported", "none"], "whose checkpoints stay")
 
 
@@ -68,7 +70,8 @@ def main(argv: list[str]) -> None:
     print(readable_plan(plan))
     if _DRY_RUN.value:
         runs = plan.all_runs()
-        print(readable_cost(runs, _WORKERS.value or len(local_places(None)), [keeps(run) for run in runs]))
+        places = local_places(_WORKERS.value)
+        print(readable_cost(runs, [keeps(run) for run in runs], places))
         return
     record = Record(plan, asked, command=shlex.join(["uv", "run", "python", "-m", "rgjax.sweep", *sys.argv[1:]]))
 
@@ -84,6 +87,7 @@ def main(argv: list[str]) -> None:
             retries=_RETRIES.value,
             population=_POPULATION.value,
             keep=keeps,
+            accept_failures=_ACCEPT_FAILURES.value,
             bar=bar,
         )
         outcome = course.carry_out(begin)
@@ -92,6 +96,8 @@ def main(argv: list[str]) -> None:
     if outcome.failed:
         for workdir, error in outcome.failed.items():
             print(f"failed: {workdir}: {error} (log.txt has more)", file=sys.stderr)
+        if outcome.undecided:
+            print(f"nothing is chosen yet for {', '.join(outcome.undecided)}", file=sys.stderr)
         print("the same command tries them again", file=sys.stderr)
         sys.exit(1)
 
@@ -109,8 +115,16 @@ def make_plan() -> tuple[Plan, dict]:
     if not _WORKDIR.value:
         raise UserError("--workdir=DIR is missing: where the sweep is kept")
     given = dict(config_flags.get_override_values(flags.FLAGS["config"]))
-    if given.pop("population", 1) != 1:
-        raise UserError("config.population is a lone run's: a sweep takes --population")
+    refused = {
+        "population": "a sweep takes --population",
+        "method": "a sweep takes --methods",
+        "train.lr": "it is searched by --lr" if _LR.value else "",
+        "train.weight_decay": "it is searched by --weight-decay" if _WEIGHT_DECAY.value else "",
+        "data.seed": "" if _FIXED_SPLIT.value else "each seed has a split of its own, unless by --fixed-split",
+    }
+    for name, reason in refused.items():
+        if reason and name in given:
+            raise UserError(f"--config.{name}={given[name]}: {reason}")
     seed = given.pop("seed", 0)
     seeds = Seeds(_TUNING_SEED.value, range(seed, seed + _SEEDS.value), _FIXED_SPLIT.value)
     if seeds.tuning in seeds.reported:

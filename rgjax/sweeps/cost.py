@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rgjax.errors import UserError
 from rgjax.storage import write_json
-from rgjax.sweeps.launchers import Local, local_places
+from rgjax.sweeps.launchers import Local, Place
 from rgjax.sweeps.plan import Run
 
 _STEPS = 20
@@ -22,7 +22,7 @@ class Cost(NamedTuple):
     bytes_without_checkpoint: int
 
 
-def measure(run: Run) -> Cost:
+def measure(run: Run, place: Place) -> Cost:
     """Train a few steps of a run, and reckon what all of it takes. Raises UserError where it fails.
 
     It runs twice in the same worker, for most runs of a sweep find their program compiled.
@@ -31,7 +31,7 @@ def measure(run: Run) -> Cost:
     config.train.steps = min(_STEPS, config.train.steps or _STEPS)
     with tempfile.TemporaryDirectory() as name:
         workdirs = [Path(name) / "first", Path(name) / "second"]
-        launcher = Local(Path(name), local_places(None)[:1])
+        launcher = Local(Path(name), [place])
         try:
             for workdir in workdirs:
                 write_json(workdir / "config.json", json.loads(config.to_json()))
@@ -49,15 +49,16 @@ def measure(run: Run) -> Cost:
     return Cost(seconds, sum(sizes.values()), kept)
 
 
-def readable_cost(runs: Sequence[Run], workers: int, keep: Sequence[bool]) -> str:
-    """One line for each study of `runs`: a run's time by measurement, all runs' device hours, hours on so many workers,
-    and disk space; `keep` says of each run whether its checkpoint stays."""
+def readable_cost(runs: Sequence[Run], keep: Sequence[bool], places: Sequence[Place]) -> str:
+    """One line for each study of `runs`: a run's time by measurement, all runs' device hours, hours on the workers of
+    this machine, and disk space; `keep` says of each run whether its checkpoint stays."""
+    workers = len(places)
     lines = [f"\n{'study':<20}{'runs':>6}{'s a run':>10}{'device h':>10}{f'h by {workers}':>10}{'disk GB':>9}"]
     for study in dict.fromkeys(run.group.study for run in runs):
         own = [(run, stays) for run, stays in zip(runs, keep, strict=True) if run.group.study == study]
         typical = next((run for run, _ in own if run.group.method == "rg"), own[0][0])
         try:
-            cost = measure(typical)
+            cost = measure(typical, places[0])
         except UserError as error:
             lines.append(f"{study:<20}{len(own):>6}  unknown: {error}")
             continue

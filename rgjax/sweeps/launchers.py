@@ -4,17 +4,19 @@ A launcher takes jobs, each a list of workdirs to be trained as one program, and
 run has succeeded stands in its workdir, so that any launcher can go on with what another has begun.
 """
 
+import contextlib
 import json
 import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rgjax.errors import UserError
 from rgjax.sweeps.worker import work
@@ -123,12 +125,12 @@ def local_places(workers: int | None) -> list[Place]:
 
     Devices are told by their files, for asking jax would take them. Raises UserError for more workers than TPU chips.
     """
-    gpus, tpus = _devices("/dev", r"nvidia\d+"), _devices("/dev", r"accel\d+") or _devices("/dev/vfio", r"\d+")
+    gpus, tpus = _gpus(), _tpu_chips()
     if gpus:
-        count = workers or gpus
-        share = -(-count // gpus)
+        count = workers or len(gpus)
+        share = -(-count // len(gpus))
         memory = {} if share == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / share:.2f}"}
-        return [Place({"CUDA_VISIBLE_DEVICES": str(i % gpus), **memory}) for i in range(count)]
+        return [Place({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **memory}) for i in range(count)]
     if tpus:
         count = workers or tpus
         if count > tpus:
@@ -151,7 +153,22 @@ def _places_on_cpu(workers: int | None) -> list[Place]:
     return [Place(huge_pages, frozenset(cores[i * share % len(cores) :][:share])) for i in range(count)]
 
 
-def _devices(folder: str, pattern: str) -> int:
+def _gpus() -> list[str]:
+    """The GPUs that JAX would use here, as CUDA names them."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+        return []
+    if allowed := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return allowed.split(",")
+    return [str(i) for i in range(_device_files("/dev", r"nvidia\d+"))]
+
+
+def _tpu_chips() -> int:
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or not find_spec("libtpu"):
+        return 0
+    return _device_files("/dev", r"accel\d+") or _device_files("/dev/vfio", r"\d+")
+
+
+def _device_files(folder: str, pattern: str) -> int:
     try:
         return sum(bool(re.fullmatch(pattern, name)) for name in os.listdir(folder))
     except OSError:
@@ -165,20 +182,30 @@ class Ray:
     Ray starts a task again, elsewhere, when its worker or node dies.
     """
 
-    def __init__(self, resources: Mapping[str, float]):
+    def __init__(self, resources: Mapping[str, float | str]):
+        # Else Ray makes an environment of its own on every node when it is started by `uv run`, without our extras.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
             import ray
         except ImportError as error:
             raise UserError("--launcher=ray needs Ray: uv sync --extra ray") from error
         self._ray = ray
-        try:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        has = ray.cluster_resources()
-        wanted = dict(resources) or ({"num_gpus": 1} if "GPU" in has else {"TPU": 1} if "TPU" in has else {})
-        named = {name: wanted.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in wanted}
-        self._task = ray.remote(work).options(max_retries=3, resources=wanted, **named)
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        with _told("--launcher=ray"):
+            try:
+                ray.init(address="auto", **quiet)
+            except ConnectionError:
+                if "RAY_ADDRESS" in os.environ:
+                    raise
+                ray.init(**quiet)
+            has = ray.cluster_resources()
+            wanted: dict[str, Any] = dict(resources) or {
+                name: 1 for kind, name in (("GPU", "num_gpus"), ("TPU", "TPU")) if kind in has
+            }
+            named = {name: wanted.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in wanted}
+            # A process that holds a device must end with its task, to give it back.
+            ends: dict[str, Any] = {"max_calls": 1} if "num_gpus" in named or "TPU" in wanted else {}
+            self._task = ray.remote(max_retries=3, resources=wanted, **named, **ends)(work)
 
     def submit(self, jobs: Sequence[Job]) -> list[Future]:
         return [self._task.remote(job, os.getcwd()).future() for job in jobs]
@@ -189,28 +216,41 @@ class Ray:
 
 class Slurm:
     """Job arrays by submitit. `resources` are its parameters, e.g. slurm_partition=gpu, gpus_per_node=1,
-    timeout_min=240; cluster=local runs them as processes of this machine."""
+    timeout_min=240; cluster=local runs all jobs as processes of this machine."""
 
     def __init__(self, folder: Path, resources: Mapping[str, float | str], limit: int | None):
         try:
             import submitit
         except ImportError as error:
             raise UserError("--launcher=slurm needs submitit: uv sync --extra slurm") from error
-        parameters = {"name": "rgjax", "timeout_min": 24 * 60, **resources}
-        cluster = parameters.pop("cluster", None)
-        if limit is not None and cluster is None:
+        parameters: dict[str, Any] = {"name": "rgjax", "timeout_min": 24 * 60, "cluster": "slurm", **resources}
+        cluster = parameters.pop("cluster")
+        if limit is not None:
             parameters["slurm_array_parallelism"] = limit
-        try:
+        self._jobs: list[Any] = []
+        with _told("--launcher=slurm"):
             self._executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster)
             self._executor.update_parameters(**parameters)
-        except (RuntimeError, NameError, ValueError) as error:
-            raise UserError(f"--launcher=slurm: {str(error).splitlines()[0]}") from error
 
     def submit(self, jobs: Sequence[Job]) -> Sequence[Handle]:
-        return self._executor.map_array(work, jobs, [os.getcwd()] * len(jobs)) if jobs else []
+        with _told("--launcher=slurm"):
+            submitted = self._executor.map_array(work, jobs, [os.getcwd()] * len(jobs))
+        self._jobs += submitted
+        return submitted
 
     def close(self) -> None:
-        """What Slurm has begun goes on; a later sweep finds it."""
+        for job in self._jobs:
+            if not job.done():
+                job.cancel()
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What a library says of the resources that it is asked for is the user's to mend."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 def numbers(pairs: Sequence[str]) -> dict[str, float | str]:
@@ -220,7 +260,8 @@ def numbers(pairs: Sequence[str]) -> dict[str, float | str]:
         name, sign, value = pair.partition("=")
         if not sign:
             raise UserError(f"--resources={pair}: give NAME=VALUE, e.g. num_gpus=1")
-        found[name] = int(value) if value.isdigit() else float(value) if re.fullmatch(r"\d*\.\d+", value) else value
+        number = re.fullmatch(r"0|[1-9]\d*|\d*\.\d+", value)  # 0012 is a name, of an account
+        found[name] = (float if "." in value else int)(value) if number else value
     return found
 
 

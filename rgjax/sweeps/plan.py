@@ -48,6 +48,10 @@ class Group:
     def label(self) -> str:
         return f"{self.method} {self.variant}".strip()
 
+    def settings(self, overrides: Mapping[str, Any]) -> Point:
+        """`overrides` under what the variant fixes."""
+        return {**overrides, **VARIANTS.get(self.variant, {})}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -75,25 +79,26 @@ class Run:
 
     @property
     def command(self) -> str:
-        values = {**self.given, **VARIANTS.get(self.group.variant, {}), **self.point}
         words = [f"--config={self.group.file}:{self.group.method}"]
-        words += [f"--config.{name}={value}" for name, value in values.items()]
+        words += [f"--config.{name}={value}" for name, value in self.group.settings(self.given | self.point).items()]
         return shlex.join(["uv", "run", "python", "-m", "rgjax.main", *words, f"--workdir={self.workdir}"])
 
     @property
     def result(self) -> dict | None:
+        path = self.workdir / "result.json"
         try:
-            return json.loads((self.workdir / "result.json").read_text())
+            return json.loads(path.read_text())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: remove it, and the run is concluded again") from error
 
     @property
     def done(self) -> bool:
         return (self.workdir / "result.json").exists()
 
     def write(self) -> None:
-        """Leave in the workdir what a worker and the report need to know."""
-        write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
+        """Leave in the workdir what a worker and the report need to know; config.json, which makes it a run, last."""
         known = {
             "run_id": self.run_id,
             "study": self.group.study,
@@ -104,6 +109,7 @@ class Run:
             "command": self.command,
         }
         write_json(self.workdir / "run.json", known)
+        write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
 
 
 def load_file(path: str) -> Any:
@@ -123,8 +129,13 @@ def load_file(path: str) -> Any:
 
 def resolve(group: Group, overrides: Mapping[str, Any]) -> Config:
     """The group's config with `overrides` (field -> value), validated."""
-    config = load_file(group.file).get_config(group.method)
-    for name, value in {**overrides, **VARIANTS.get(group.variant, {})}.items():
+    try:
+        config = load_file(group.file).get_config(group.method)
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's own program
+        raise UserError(f"get_config() of {group.file}: {type(error).__name__}: {error}") from error
+    for name, value in group.settings(overrides).items():
         if name not in settings.FIELDS:
             raise unknown(f"field in sweep() of {group.file}:", name, settings.FIELDS)
         try:
@@ -145,23 +156,39 @@ def read_groups(file: str, given: Mapping[str, Any], *, common: Mapping[str, Seq
     if not hasattr(module, "sweep"):
         raise UserError(f"{file} has no sweep(), a generator of a dict for each point of a grid: see configs/digits.py")
     found: dict[tuple[str, str, str], list[Point]] = {}
-    for yielded in module.sweep():
-        point = dict(yielded)
-        base = str(Path(file).with_name(point.pop("config"))) if "config" in point else file
+    for point in _yielded(file, module):
+        base = str(Path(file).parent / point.pop("config")) if "config" in point else file
         method, variant = point.pop("method", ""), point.pop("variant", "")
         if method not in settings.METHODS:
             raise unknown(f"method in sweep() of {file}:", method, settings.METHODS)
         if variant and variant not in VARIANTS:
             raise unknown(f"variant in sweep() of {file}:", variant, VARIANTS)
+        if name := next((name for name in ("seed", "data.seed") if name in point), None):
+            raise UserError(f"sweep() of {file} gives {name}: seeds are the sweep's own, by --seeds")
         points = found.setdefault((base, method, variant), [])
         for more in combinations(common):
             searched = {name: value for name, value in {**point, **more}.items() if name not in given}
             if searched not in points:
                 points.append(searched)
+    if not found:
+        raise UserError(f"sweep() of {file} yields nothing")
     return [
         Group(Path(base).stem, base, method, variant, tuple(two_of(points) if quick else points))
         for (base, method, variant), points in found.items()
     ]
+
+
+def _yielded(file: str, module: Any) -> list[Point]:
+    """The points of a file's `sweep()`, values of NumPy as Python's own."""
+    try:
+        return [
+            {name: value.item() if hasattr(value, "item") else value for name, value in dict(point).items()}
+            for point in module.sweep()
+        ]
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's own program
+        raise UserError(f"sweep() of {file}: {type(error).__name__}: {error}") from error
 
 
 def two_of(points: Sequence[Point]) -> list[Point]:

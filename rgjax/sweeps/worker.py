@@ -36,13 +36,15 @@ def work(workdirs: Sequence[str], cwd: str) -> None:
         log = held.enter_context(open(folders[0] / "log.txt", "a", buffering=1, encoding="utf-8"))
         held.enter_context(contextlib.redirect_stderr(log))
         print(f"begun on {platform.node()}, process {os.getpid()}", file=log)
+        for folder in folders:
+            (folder / "failure.json").unlink(missing_ok=True)
         try:
             _train(folders)
         except UserError as error:
-            _fail(folders, str(error))
+            _fail(folders, str(error), lasting=True)
         except Exception as error:  # one run's fault must not end the others
             traceback.print_exc()
-            _fail(folders, f"{type(error).__name__}: {error}")
+            _fail(folders, f"{type(error).__name__}: {error}", lasting=False)
 
 
 def _train(folders: Sequence[Path]) -> None:
@@ -56,21 +58,17 @@ def _train(folders: Sequence[Path]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
     trials = [Trial(ConfigDict(json.loads((folder / "config.json").read_text())), folder) for folder in folders]
     experiment.run_population(trials, lambda text: print(text, file=sys.stderr))
-    for folder in folders:
-        (folder / "failure.json").unlink(missing_ok=True)
 
 
-def _fail(folders: Sequence[Path], error: str) -> None:
+def _fail(folders: Sequence[Path], error: str, *, lasting: bool) -> None:
     for folder in folders:
         if not (folder / "result.json").exists():
-            record_failure(folder, error)
+            record_failure(folder, error, lasting=lasting)
 
 
-def record_failure(workdir: Path, error: str) -> None:
-    """Write failure.json: the error in one line, and how often the run has failed by now."""
-    path = workdir / "failure.json"
-    before = json.loads(path.read_text())["attempts"] if path.exists() else 0
-    write_json(path, {"error": " ".join(error.split()), "attempts": before + 1})
+def record_failure(workdir: Path, error: str, *, lasting: bool) -> None:
+    """Write failure.json: the error in one line, and whether the same settings will fail again."""
+    write_json(workdir / "failure.json", {"error": " ".join(error.split()), "lasting": lasting})
 
 
 def serve() -> None:

@@ -10,12 +10,15 @@ from rgjax.sweeps.launchers import Local, local_places, numbers
 
 
 def places(monkeypatch, workers, gpus=0, tpus=0):
-    found = {r"nvidia\d+": gpus, r"accel\d+": tpus}
-    monkeypatch.setattr(launchers, "_devices", lambda folder, pattern: found.get(pattern, 0))
+    files = {r"nvidia\d+": gpus, r"accel\d+": tpus}
+    monkeypatch.setattr(launchers, "_device_files", lambda folder, pattern: files.get(pattern, 0))
+    monkeypatch.setattr(launchers, "find_spec", lambda name: name in ("jax_cuda12_plugin", "libtpu") or None)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     return local_places(workers)
 
 
 def test_gpus_are_shared_evenly(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [place.environment for place in places(monkeypatch, None, gpus=2)] == [
         {"CUDA_VISIBLE_DEVICES": "0"},
         {"CUDA_VISIBLE_DEVICES": "1"},
@@ -23,6 +26,14 @@ def test_gpus_are_shared_evenly(monkeypatch):
     shared = [place.environment for place in places(monkeypatch, 4, gpus=2)]
     assert [own["CUDA_VISIBLE_DEVICES"] for own in shared] == ["0", "1", "0", "1"]
     assert {own["XLA_PYTHON_CLIENT_MEM_FRACTION"] for own in shared} == {"0.45"}
+
+
+def test_the_callers_choice_of_devices_holds(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in places(monkeypatch, None, gpus=4)] == ["2", "3"]
+    files = launchers._gpus()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert (files, launchers._gpus(), launchers._tpu_chips()) == (["2", "3"], [], 0)
 
 
 def test_a_tpu_chip_has_one_worker(monkeypatch):
@@ -57,10 +68,10 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
 
 
 def test_resources_are_numbers_or_words():
-    assert numbers(["num_gpus=0.5", "timeout_min=60", "slurm_partition=gpu"]) == {
+    assert numbers(["num_gpus=0.5", "timeout_min=60", "slurm_account=0012"]) == {
         "num_gpus": 0.5,
         "timeout_min": 60,
-        "slurm_partition": "gpu",
+        "slurm_account": "0012",
     }
     with pytest.raises(UserError, match="NAME=VALUE"):
         numbers(["gpu"])

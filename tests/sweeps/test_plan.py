@@ -1,5 +1,6 @@
 """What a sweep runs: the paper's grids, the settings, and the choice."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -101,6 +102,12 @@ def test_a_common_grid_is_the_same_for_all(file, tmp_path):
         assert set(pairs.values()) == {len(group.grid) // 4}
 
 
+def test_numbers_of_numpy_are_numbers(file, tmp_path):
+    Path(file).write_text("import numpy as np\n" + FILE.replace("(100, 200)", "np.arange(100, 300, 100)"))
+    group = group_of(plan_of(file, tmp_path), "rg")
+    assert json.dumps(group.grid) == '[{"regroup.threshold": 100}, {"regroup.threshold": 200}]'
+
+
 def test_quick_keeps_two_points_a_method(file, tmp_path):
     plan = plan_of(file, tmp_path, quick=True)
     assert {group.label: len(group.grid) for group in plan.groups} == {
@@ -130,6 +137,9 @@ def test_validation_chooses_and_the_first_of_equals(file, tmp_path):
         (("(100, 200)", "('many', 200)"), "gives regroup.threshold the value 'many'"),
         (("def sweep", "def sweeep"), "has no sweep()"),
         (("yield {", "yield {{"), "cannot be read"),
+        (("for threshold", "1 / 0\n    for threshold"), "ZeroDivisionError"),
+        (('"loss.gamma": gamma', '"seed": 3'), "seeds are the sweep's own"),
+        (('{"train.epochs": 3}', '{"train.epochs": 3 / 0}'), "get_config() of"),
     ],
 )
 def test_a_mistake_in_the_file_is_told(change, message, tmp_path):
