@@ -120,8 +120,7 @@ class Worker:
 
 
 def local_places(workers: int | None) -> list[Place]:
-    """Places for `workers` processes, as evenly over the devices as may be; unset: one a device, on a
-    CPU one a core.
+    """Places for `workers` processes, as evenly over the devices as may be; unset: one a device, on a CPU one a core.
 
     Devices are told by their files, for asking jax would take them. Raises UserError for more workers than TPU chips.
     """
