@@ -69,6 +69,7 @@ def test_rounds_are_as_many_as_the_time_allows_within_limits(budget, rounds):
     assert clock.measure(Case(clock.way("a", *[1] * 16), None, {}), budget=budget)["rounds"] == rounds
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "case",
     [

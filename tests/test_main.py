@@ -58,6 +58,7 @@ def test_a_run_prints_a_readable_result_and_a_second_call_does_nothing(tmp_path)
     assert "holds a run with config.seed=0, not 7" in other
 
 
+@pytest.mark.long
 def test_kill_and_resume_gives_the_same_bits(tmp_path):
     arguments = [
         "--config=configs/digits.py:rg",
@@ -91,6 +92,7 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
             np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.long
 def test_two_processes_make_one_run(tmp_path):
     arguments = ["--config=configs/digits.py:rg", *SMALL, "--config.train.steps=4", "--config.train.checkpoint_steps=2"]
     alone = run(*arguments, f"--workdir={tmp_path / 'alone'}")
@@ -117,6 +119,7 @@ def test_two_processes_make_one_run(tmp_path):
     assert names[0] == names[1]
 
 
+@pytest.mark.long
 def test_a_population_is_a_table_of_its_seeds(tmp_path):
     arguments = ["--config=configs/digits.py:ce", *SMALL, "--config.train.steps=2", f"--workdir={tmp_path}"]
     process = run(*arguments, "--config.population=2", "--config.seed=5")
@@ -136,6 +139,7 @@ def test_help_lists_methods_and_fields():
         assert word in process.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -253,6 +253,7 @@ def run(*arguments, python=sys.executable, **environment):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

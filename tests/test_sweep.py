@@ -19,8 +19,8 @@ SMALL = [
     "--config.data.image_size=16",
     "--config.model.name=resnet10",
     "--config.model.width=8",
-    "--config.train.steps=12",
-    "--config.train.checkpoint_steps=4",
+    "--config.train.steps=100",
+    "--config.train.checkpoint_steps=10",
 ]
 RUNS = 4  # two to tune, two to report
 
@@ -45,12 +45,16 @@ def results(root):
     return found
 
 
-def kill_when(process, condition, timeout=300):
+def under_way(root):
+    """How many runs have a checkpoint and no result yet."""
+    begun = {path.parents[1] for path in root.glob("digits/*/checkpoints/[0-9]*")}
+    return sum(not (workdir / "result.json").exists() for workdir in begun)
+
+
+def wait_until(condition, process, timeout=300):
     deadline = time.monotonic() + timeout
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.kill()
-    process.wait()
 
 
 @pytest.mark.long
@@ -64,7 +68,9 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
             [sys.executable, "-m", "rgjax.sweep", *SMALL, f"--workdir={cut}"],
             cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        kill_when(process, lambda done=done: len(results(cut)) >= done and list(cut.glob("digits/*/checkpoints/4")))
+        wait_until(lambda done=done: len(results(cut)) >= done and under_way(cut), process)
+        process.kill()
+        process.wait()
     assert 0 < len(results(cut)) < RUNS
     again = sweep(f"--workdir={cut}")
     assert again.returncode == 0, again.stderr
@@ -126,10 +132,7 @@ def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
             [sys.executable, "-m", "rgjax.sweep", *SMALL, "--launcher=ray", "--retries=0", f"--workdir={tmp_path}"],
             cwd=ROOT, env=environment(RAY_ADDRESS=cluster.address), stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        deadline = time.monotonic() + 300
-        # Both nodes have a run in hand when the first checkpoints are written.
-        while len(list(tmp_path.glob("digits/*/checkpoints/4"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: under_way(tmp_path) == 2, process)  # each node has a run in hand
         assert len(results(tmp_path)) < RUNS
         cluster.remove_node(second, allow_graceful=False)
         output, _ = process.communicate(timeout=400)
