@@ -21,6 +21,7 @@ TINY = [
     "--config.train.steps=2",
     "--config.train.batch_size=16",
     "--config.model.width=8",
+    "--config.data.image_size=16",
     "--config.data.max_length=16",
 ]
 
