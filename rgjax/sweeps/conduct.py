@@ -19,7 +19,7 @@ from rgjax.errors import UserError
 from rgjax.storage import digest, write_json
 from rgjax.sweeps.launchers import Handle, Launcher
 from rgjax.sweeps.plan import Group, Plan, Point, Run, best, resolve
-from rgjax.sweeps.worker import record_failure
+from rgjax.sweeps.worker import failure, record_failure
 
 _POLL = 0.2  # seconds
 
@@ -242,9 +242,3 @@ def as_jobs(runs: Sequence[Run], population: int) -> list[list[Run]]:
         members = list(alike)
         jobs += [members[i : i + population] for i in range(0, len(members), population)]
     return jobs
-
-
-def failure(workdir: Path) -> dict:
-    """What a run left that has no result."""
-    nothing = {"error": "it left neither a result nor an error", "lasting": False}
-    return nothing | json_object(workdir / "failure.json", "remove it")

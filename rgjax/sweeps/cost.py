@@ -10,6 +10,7 @@ from rgjax.errors import UserError
 from rgjax.storage import write_json
 from rgjax.sweeps.launchers import Local, Place
 from rgjax.sweeps.plan import Run
+from rgjax.sweeps.worker import failure
 
 _STEPS = 20
 
@@ -37,7 +38,7 @@ def measure(run: Run, place: Place) -> Cost:
                 write_json(workdir / "config.json", json.loads(config.to_json()))
                 launcher.submit([[str(workdir)]])[0].result()
                 if not (workdir / "result.json").exists():
-                    raise UserError(json.loads((workdir / "failure.json").read_text())["error"])
+                    raise UserError(failure(workdir)["error"])
         finally:
             launcher.close()
         result = json.loads((workdirs[1] / "result.json").read_text())

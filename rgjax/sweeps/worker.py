@@ -71,6 +71,16 @@ def record_failure(workdir: Path, error: str, *, lasting: bool) -> None:
     write_json(workdir / "failure.json", {"error": " ".join(error.split()), "lasting": lasting})
 
 
+def failure(workdir: Path) -> dict:
+    """What `record_failure` left of a run that has no result."""
+    nothing = {"error": "it left neither a result nor an error", "lasting": False}
+    path = workdir / "failure.json"
+    try:
+        return nothing | (json.loads(path.read_text()) if path.exists() else {})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: remove it") from error
+
+
 def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
