@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from rgjax.data.decode import Unreadable, decode
 from rgjax.errors import UserError, first_few
 from rgjax.progress import progress
 from rgjax.storage import cache_dir, cached_arrays, digest
@@ -40,7 +40,7 @@ def materialise(
     splits = sorted(builder.info.splits.values(), key=lambda split: split.name != "train")
     records = [Path(path) for split in splits for path in split.filepaths]
     written = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in records]
-    key = digest("images-v1", builder.info.full_name, image_size, repr(written))
+    key = digest("images-v2", builder.info.full_name, image_size, repr(written))
 
     def compute() -> dict[str, np.ndarray]:
         total = sum(split.num_examples for split in splits)
@@ -50,8 +50,8 @@ def materialise(
         for row, (name, example) in enumerate(progress(_examples(builder, splits), "decode", total, unit="image")):
             identity = example[id_column].decode()
             try:
-                inputs[row] = _decode(example["image"], image_size)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+                inputs[row] = decode(example["image"], image_size)
+            except Unreadable:
                 unreadable.append(file_of(identity))
             columns["labels"].append(example["label"])
             columns["ids"].append(identity)
@@ -73,11 +73,6 @@ def _examples(builder, splits) -> Iterator[tuple[str, dict]]:
     for split in splits:
         for example in builder.as_data_source(split.name, decoders=skip):
             yield split.name, example
-
-
-def _decode(image: bytes, size: int) -> np.ndarray:
-    with Image.open(io.BytesIO(image)) as opened:
-        return np.asarray(opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 
 @contextlib.contextmanager

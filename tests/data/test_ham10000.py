@@ -35,7 +35,7 @@ def test_the_builder_gives_what_the_files_hold(ham_download):
 
 def test_a_second_load_decodes_nothing(ham_download, monkeypatch):
     first = load_from(ham_download)
-    monkeypatch.setattr(materialise, "_decode", None)
+    monkeypatch.setattr(materialise, "decode", None)
     second = load_from(ham_download)
     np.testing.assert_array_equal(first.inputs, second.inputs)
     assert first.fingerprint == second.fingerprint

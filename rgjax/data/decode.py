@@ -1,0 +1,48 @@
+"""From an image file to pixels: the one way in, for data sets, own folders and predictions alike."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_PER_LEVEL = 257  # 16-bit values for one of the 255 steps of 8 bits
+
+
+class Unreadable(ValueError):
+    """An image that cannot be decoded; the message says why."""
+
+
+def decode(image: bytes | Path, size: int) -> np.ndarray:
+    """The image, from its file or the file's content, as uint8 [size, size, 3], RGB, resized bilinearly.
+
+    It is turned as its EXIF data say; 16-bit grey values are scaled to 8 bits, and what is transparent is put before
+    white. Raises Unreadable for what is no image, or a damaged one.
+    """
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            return np.asarray(_in_rgb(upright).resize((size, size), Image.Resampling.BILINEAR))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Unreadable(_reason(image, error)) from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # Pillow itself would cut off what is above 255
+        levels = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
+        image = Image.fromarray(((levels + _PER_LEVEL // 2) // _PER_LEVEL).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _reason(image: bytes | Path, error: Exception) -> str:
+    empty = not image if isinstance(image, bytes) else image.is_file() and image.stat().st_size == 0
+    if empty:
+        return "it is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is no image that Pillow knows"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

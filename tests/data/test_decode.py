@@ -1,0 +1,67 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rgjax.data.decode import Unreadable, decode
+
+LEVELS = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+COLOURS = np.stack([LEVELS, LEVELS[::-1], np.full_like(LEVELS, 128)], axis=2)
+
+
+def content(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_a_file_and_its_content_are_the_same(tmp_path):
+    image = Image.fromarray(COLOURS)
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 8), COLOURS)
+    np.testing.assert_array_equal(decode(content(image), 8), COLOURS)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(LEVELS),
+        Image.fromarray(LEVELS.astype(np.uint16) * 257),
+        Image.fromarray(LEVELS).convert("LA"),
+        Image.fromarray(LEVELS).convert("P"),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_grey_images_of_all_kinds_are_the_same_picture(image):
+    np.testing.assert_array_equal(decode(content(image), 8), np.repeat(LEVELS[..., None], 3, axis=2))
+
+
+def test_what_is_transparent_is_put_before_white():
+    half = np.concatenate([COLOURS, np.full((8, 8, 1), 255, np.uint8)], axis=2)
+    half[:4, :, 3] = 0
+    found = decode(content(Image.fromarray(half)), 8)
+    np.testing.assert_array_equal(found[:4], 255)
+    np.testing.assert_array_equal(found[4:], COLOURS[4:])
+
+
+def test_cmyk_is_shown_as_rgb():
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert np.abs(decode(content(red, "TIFF"), 8).astype(int) - [255, 0, 0]).max() <= 2
+
+
+def test_images_are_turned_as_their_exif_data_say():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
+    found = decode(content(Image.fromarray(COLOURS), exif=exif), 8)
+    np.testing.assert_array_equal(found, np.rot90(COLOURS, -1))
+
+
+@pytest.mark.parametrize("damaged", [b"", b"no image", content(Image.fromarray(COLOURS))[:60]])
+def test_what_is_no_image_is_told(damaged):
+    with pytest.raises(Unreadable):
+        decode(damaged, 8)
+
+
+def test_any_shape_becomes_a_square():
+    assert decode(content(Image.fromarray(COLOURS[:3]), "JPEG"), 6).shape == (6, 6, 3)
