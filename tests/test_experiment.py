@@ -307,6 +307,7 @@ def test_a_batch_larger_than_the_training_set_is_refused(tmp_path):
         run("ce", tmp_path, **{"train.batch_size": 5000})
 
 
+@pytest.mark.long
 def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
     changes = {"train.steps": 4, "train.checkpoint_steps": 2}
     config = method_config("rg", SMALL)
@@ -331,6 +332,7 @@ def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
         experiment.run_population([trials[0], trials[1]._replace(config=method_config("ce", SMALL))], say=print)
 
 
+@pytest.mark.long
 def test_members_that_came_unequally_far_all_end(tmp_path):
     config = method_config("ce", SMALL | {"train.steps": 8, "train.checkpoint_steps": 3})
     trials = []

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from rgjax.data.cifar100 import load
 
 ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # quick to compile
 SMALL = ["--config.model.name=resnet10", "--config.model.width=8", "--config.data.image_size=16"]
 TINY = [
     "--config.train.steps=2",
@@ -58,7 +59,7 @@ def run(command, tmp_path, *more):
     assert words[:3] == ["uv", "run", "python"]
     process = subprocess.run(
         [sys.executable, *words[3:], *more],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=500,
+        cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     return process.stdout

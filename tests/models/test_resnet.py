@@ -74,6 +74,7 @@ def fill(model) -> None:
     model.head.kernel[...], model.head.bias[...] = draw(model.head.kernel.shape, 0.1), draw((5,), 0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_recomputation_keeps_less_and_changes_nothing(stem):
     images = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
