@@ -44,6 +44,7 @@ def load_data(config: Config, *, outline: bool = False) -> data.Dataset:
         manual_dir=config.data.manual_dir,
         data_dir=config.data.data_dir,
         agreement=config.data.agreement,
+        unreadable=config.data.unreadable,
         split_kind=config.data.split,
         positive=config.data.positive,
         seed=config.data.seed,

@@ -3,6 +3,7 @@
 The files in `configs/` name what differs from these defaults; the command line overrides both.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from rgjax.balance.samplers import SAMPLERS
-from rgjax.data import SOURCES
+from rgjax.data import OWN, SOURCES
 from rgjax.data.phrasebank import AGREEMENTS
 from rgjax.data.splits import SPLITS
 from rgjax.encoders.bert import POOLINGS
@@ -21,6 +22,7 @@ from rgjax.losses import LOSSES
 from rgjax.models.layers import HEADS
 from rgjax.models.resnet import STAGES, STEMS
 from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
+from rgjax.storage import local
 from rgjax.trackers import TRACKERS, split
 from rgjax.training.optimizer import OPTIMIZERS
 
@@ -61,12 +63,19 @@ FIELDS: dict[str, Field] = {
         several=True,
     ),
     "data.name": Field("digits", "data set", choices=SOURCES),
-    "data.manual_dir": Field("", "folder of your own download of the data"),
+    "data.manual_dir": Field("", "folder of your own download; images, text: folder or table of your own data"),
+    "data.unreadable": Field(
+        "stop", "images: those that cannot be read end the run, or are left out", choices=("stop", "skip")
+    ),
     "data.data_dir": Field("", "folder of prepared data sets; empty: TFDS's"),
     "data.agreement": Field("50agree", "phrasebank: share of annotators who agree", choices=AGREEMENTS),
     "data.max_length": Field(64, "tokens at which sentences are cut", low=3, high=8192),
     "data.image_size": Field(32, "side of the square images, pixels", low=8, high=1024),
-    "data.split": Field("stratified", "by single image, by group, or the official test set", choices=SPLITS),
+    "data.split": Field(
+        "stratified",
+        "by single row, by group, or the official test set; auto: official, else grouped, where there is such",
+        choices=SPLITS,
+    ),
     "data.test_fraction": Field(0.2, "share of the rows held out for the test", low=0.01, high=0.9),
     "data.val_fraction": Field(0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9),
     "data.positive": Field("", "one class against the rest; empty: all classes"),
@@ -207,7 +216,8 @@ def value_of(config: Config, name: str) -> Any:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What makes a run this run: the value of every field, but for those that say where things lie and go.
+    """What makes a run this run: the value of every field, but for those that say where things lie and go. Of someone's
+    own data, whose name says nothing, the place counts.
 
     `config` may also be the content of a config.json of an older version: what it lacks is None.
     """
@@ -215,7 +225,10 @@ def identity(config: Config) -> dict[str, Any]:
     def held(name: str) -> Any:
         return reduce(lambda tree, part: (tree or {}).get(part), name.split("."), config)
 
-    return {name: held(name) for name in FIELDS if name not in CIRCUMSTANCES}
+    values = {name: held(name) for name in FIELDS if name not in CIRCUMSTANCES}
+    if values["data.name"] in OWN and (place := held("data.manual_dir")):  # all that tells them apart
+        values["data.manual_dir"] = os.path.abspath(local(place))
+    return values
 
 
 def validate(config: Config) -> None:

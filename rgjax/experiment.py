@@ -81,7 +81,7 @@ def prepare(trials: Sequence[Trial], say: Say) -> Task:
     config = trials[0].config
     dataset = load_data(config)
     sizes = ", ".join(f"{len(getattr(dataset, part))} {part}" for part in ("train", "val", "test"))
-    say(f"{dataset.name}: {sizes} {dataset.kind}")
+    say("; ".join((f"{dataset.name}: {sizes} {dataset.kind}", *dataset.notes)))
     make_mesh(jax.devices(), trials=len(trials), batch_size=config.train.batch_size)
     inputs = network_inputs(config, dataset.inputs)
     regrouping, clusters, found = make_groups(config, dataset, say)

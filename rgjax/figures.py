@@ -12,6 +12,7 @@ from rgjax.storage import atomic_path
 
 _NEAREST, _RANDOM = 8, 4  # members shown of each group
 _TILE, _GAP, _MARGIN = 64, 4, 72  # pixels
+_LONGEST = 2000  # characters of a sentence
 
 
 def draw_groups(
@@ -74,8 +75,8 @@ def _table(name: str, sentences: np.ndarray, shown) -> str:
         yield f"# {_plain(name)}: {len(shown)} groups"
         for group, size, nearest, others in shown:
             yield f"\n## Group {group}: {size} sentences\n\n| | |\n|---|---|"
-            yield from (f"| central | {_plain(str(sentences[row]))} |" for row in nearest)
-            yield from (f"| random | {_plain(str(sentences[row]))} |" for row in others)
+            yield from (f"| central | {_plain(str(sentences[row])[:_LONGEST])} |" for row in nearest)
+            yield from (f"| random | {_plain(str(sentences[row])[:_LONGEST])} |" for row in others)
 
     return "\n".join(lines()) + "\n"
 

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags, logging
 
 from rgjax import config as settings
-from rgjax import experiment
+from rgjax import data, experiment
 from rgjax.command import CONFIG, run
 from rgjax.config import Config
 from rgjax.devices import is_first_process
@@ -85,7 +85,8 @@ def members(config: Config, workdir: Path) -> list[Trial]:
 
 
 def default_workdir(config: Config) -> Path:
-    name = "_".join(filter(None, (config.data.name, config.data.positive)))
+    dataset = data.called(config.data.name, config.data.manual_dir)
+    name = "_".join(filter(None, (dataset, config.data.positive))).replace("/", "_")
     return Path("runs") / f"{name}-{config.method}-{digest(json.dumps(settings.identity(config)))[:8]}"
 
 

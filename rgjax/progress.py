@@ -2,7 +2,6 @@
 
 import sys
 
-import jax
 from tqdm import tqdm
 
 
@@ -12,5 +11,6 @@ def progress(steps=None, what: str = "", total: int | None = None, *, unit: str,
     On a terminal it moves every second; elsewhere it leaves a line every ten. Of several processes the first has it.
     """
     pause = 1.0 if sys.stderr.isatty() else 10.0
-    silent = jax.process_index() > 0
+    jax = sys.modules.get("jax")  # a process that has not imported it is alone
+    silent = jax is not None and jax.process_index() > 0
     return tqdm(steps, what, total, unit=unit, initial=done, mininterval=pause, maxinterval=pause, disable=silent)

@@ -13,8 +13,8 @@ class Source:
     """All rows of a data set, before any split.
 
     `inputs` uint8 images [N, H, W, 3] or sentences [N]; `labels` int32 [N]; rows of one of the `groups` [N] (a
-    lesion, a sentence) belong together; `ids` [N] names each row; `official_test` bool [N], or None where there is
-    no official test set; `fingerprint` stands for the content.
+    lesion, a sentence) belong together; `ids` [N] names each row; `official_test` and `official_val` bool [N], or None
+    where there is no such set; `fingerprint` stands for the content; `notes` say what of it was left out.
     """
 
     inputs: np.ndarray
@@ -24,6 +24,8 @@ class Source:
     ids: np.ndarray
     official_test: np.ndarray | None
     fingerprint: str
+    official_val: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,12 @@ class Dataset:
     val: np.ndarray
     test: np.ndarray
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
         """What its rows are: "images" or "sentences"."""
-        return "sentences" if self.inputs.dtype.kind == "U" else "images"
+        return "sentences" if self.inputs.ndim == 1 else "images"
 
     def one_vs_rest(self, positive: str) -> "Dataset":
         """The binary view: 1 for the class `positive`, 0 for the rest."""

@@ -8,6 +8,7 @@ from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint
 
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+_CHARACTERS = 100  # a token: so much of a sentence is read first, as ten megabytes take ten seconds
 
 
 class Tokens(NamedTuple):
@@ -43,6 +44,7 @@ def _encode(checkpoint: Checkpoint, sentences: list[str], max_length: int) -> li
     from tokenizers import Tokenizer
     from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
+    within = _CHARACTERS * max_length
     path = checkpoint.file("tokenizer.json") or checkpoint.required("vocab.txt")
     lowercase = True
     if path.name == "vocab.txt" and checkpoint.file("tokenizer_config.json"):
@@ -56,6 +58,10 @@ def _encode(checkpoint: Checkpoint, sentences: list[str], max_length: int) -> li
         tokenizer.enable_truncation(max_length)
         if tokenizer.num_special_tokens_to_add(False) != 2:
             raise ValueError("it does not add [CLS] and [SEP]")
-        return [encoding.ids for encoding in tokenizer.encode_batch(sentences)]
+        tokens = [encoding.ids for encoding in tokenizer.encode_batch([text[:within] for text in sentences])]
+        for row, text in enumerate(sentences):
+            if len(text) > within and len(tokens[row]) < max_length:  # a long word, or many spaces
+                tokens[row] = tokenizer.encode(text).ids
+        return tokens
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"{path} is no tokenizer of BERT's: {error}") from error

@@ -1,0 +1,103 @@
+"""Images of one's own, in a folder with a subfolder for each class or listed in a table."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from rgjax.data.dataset import Source, blank_image
+from rgjax.data.decode import Unreadable, decode
+from rgjax.data.own import list_images
+from rgjax.errors import UserError, first_few
+from rgjax.progress import progress
+from rgjax.storage import atomic_path, cache_dir, cached_arrays, digest
+
+_AHEAD = 512  # images that threads may have decoded before they are written
+
+
+def load(*, image_size: int, manual_dir: str = "", unreadable: str = "stop") -> Source:
+    """The images that `own.list_images` finds, at `image_size`; `inputs` is a memory map of a file in the cache.
+
+    Those that cannot be read raise UserError, or are left out and noted where `unreadable` is "skip".
+    """
+    listing = list_images(manual_dir)
+    pixels, faults, content = decoded(listing.items, image_size)
+    if bad := [f"{listing.ids[row]} ({faults[row]})" for row in np.flatnonzero(faults != "")]:
+        told = f"{len(bad)} of {len(faults)} images cannot be read"
+        if unreadable == "stop":
+            raise UserError(
+                f"{told}: {first_few(bad)}; mend or remove them (python -m rgjax.data.inspect lists all), or leave "
+                "them out by --config.data.unreadable=skip"
+            )
+        listing = listing.only(faults == "", f"{told} and are left out: {first_few(bad)}")
+    return listing.source(pixels, digest("images", content, *listing.labels, *listing.ids))
+
+
+def outline(*, image_size: int, manual_dir: str = "") -> Source:
+    """The same rows without their pixels, those that cannot be read among them."""
+    listing = list_images(manual_dir)
+    blank = blank_image(image_size)
+    return listing.source(np.broadcast_to(blank, (len(listing.items), *blank.shape)), "outline")
+
+
+def decoded(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """The images that can be read, uint8 [n, S, S, 3] on disk; why a row of `paths` cannot [N], "" if it can; and
+    the hash of the former. Decoded once, for as long as names, sizes and times of the files stay."""
+    files = [(os.path.abspath(path), *_state(path)) for path in paths]
+    path = cache_dir() / "images" / f"{digest('own-images-v1', image_size, repr(files))}.npy"
+
+    def compute() -> dict[str, np.ndarray]:
+        faults, sha = [""] * len(paths), hashlib.sha256()
+        shape = (len(paths), image_size, image_size, 3)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            size = file.tell() + int(np.prod(shape))
+            for row, found in enumerate(progress(_decode_all(paths, image_size), "decode", len(paths), unit="image")):
+                if isinstance(found, Unreadable):
+                    faults[row] = str(found)
+                else:
+                    file.write(found.data)
+                    sha.update(found.data)
+            file.truncate(size)  # the rows of those that cannot be read are behind the others, and empty
+        return {"faults": np.array(faults), "content": np.array(sha.hexdigest())}
+
+    beside = path.with_suffix(".npz")
+    if not path.exists():
+        beside.unlink(missing_ok=True)
+    try:
+        known = cached_arrays(beside, compute)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UserError(
+            f"{path.parent} cannot be written: {error.strerror}; name a folder with more space by RGJAX_CACHE=FOLDER"
+        ) from error
+    return (
+        np.load(path, mmap_mode="r")[: np.count_nonzero(known["faults"] == "")],
+        known["faults"],
+        str(known["content"]),
+    )
+
+
+def _decode_all(paths: Sequence[Path], image_size: int) -> Iterator[np.ndarray | Unreadable]:
+    def one(path: Path) -> np.ndarray | Unreadable:
+        try:
+            return np.ascontiguousarray(decode(path, image_size))
+        except Unreadable as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), _AHEAD):
+            yield from pool.map(one, paths[start : start + _AHEAD])
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        state = path.stat()
+    except OSError:  # a link to nowhere: decoding tells
+        return -1, -1
+    return state.st_size, state.st_mtime_ns
