@@ -1,6 +1,8 @@
 """From an image file to pixels: the one way in, for data sets, own folders and predictions alike."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,25 @@ def decode(image: bytes | Path, size: int) -> np.ndarray:
     It is turned as its EXIF data say; 16-bit grey values are scaled to 8 bits, and what is transparent is put before
     white. Raises Unreadable for what is no image, or a damaged one.
     """
+    with _opened(image) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        return np.asarray(_in_rgb(upright).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def examine(image: bytes | Path) -> tuple[str, int, int]:
+    """Pillow's mode, width and height of an image, read to its end, but faster than `decode` does. Raises Unreadable."""
+    with _opened(image) as opened:
+        found = opened.mode, *opened.size
+        opened.draft(None, (1, 1))  # a JPEG at an eighth of its size
+        opened.load()
+        return found
+
+
+@contextlib.contextmanager
+def _opened(image: bytes | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            return np.asarray(_in_rgb(upright).resize((size, size), Image.Resampling.BILINEAR))
+            yield opened
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Unreadable(_reason(image, error)) from error
 

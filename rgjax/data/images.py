@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from rgjax.errors import UserError, first_few
 from rgjax.progress import progress
 from rgjax.storage import atomic_path, cache_dir, cached_arrays, digest
 
-_AHEAD = 512  # images that threads may have decoded before they are written
+Result = TypeVar("Result")
+
+_AHEAD = 512  # images that threads may have read before they are asked for
 
 
 def load(*, image_size: int, manual_dir: str = "", unreadable: str = "stop") -> Source:
@@ -56,7 +59,8 @@ def decoded(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np.ndar
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             size = file.tell() + int(np.prod(shape))
-            for row, found in enumerate(progress(_decode_all(paths, image_size), "decode", len(paths), unit="image")):
+            found_all = in_threads(lambda path: np.ascontiguousarray(decode(path, image_size)), paths)
+            for row, found in enumerate(progress(found_all, "decode", len(paths), unit="image")):
                 if isinstance(found, Unreadable):
                     faults[row] = str(found)
                 else:
@@ -83,10 +87,12 @@ def decoded(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np.ndar
     )
 
 
-def _decode_all(paths: Sequence[Path], image_size: int) -> Iterator[np.ndarray | Unreadable]:
-    def one(path: Path) -> np.ndarray | Unreadable:
+def in_threads(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterator[Result | Unreadable]:
+    """`function(path)` of all paths in their order, or why the image cannot be read; few are held at a time."""
+
+    def one(path: Path) -> Result | Unreadable:
         try:
-            return np.ascontiguousarray(decode(path, image_size))
+            return function(path)
         except Unreadable as error:
             return error
 

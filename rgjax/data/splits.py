@@ -14,13 +14,12 @@ def split(source: Source, kind: str, *, seed: int, test_fraction: float, val_fra
     "stratified" deals out single rows and rounds the larger part down. "grouped" deals out whole groups, which
     count to the class of their first row, so that no group is in two parts. "official" keeps the source's own
     test set, and validation set if it has one, and deals out the rest, by groups where rows share one. "auto" is
-    official where there is such a test set, else grouped where rows share a group, else stratified. Raises UserError
-    for a class that is too small.
+    what `automatic` says. Raises UserError for a class that is too small.
     """
+    if kind == "auto":
+        kind = automatic(source)
     groups = np.unique(source.groups, return_inverse=True)[1]
     shared = groups.max() + 1 < len(groups)
-    if kind == "auto":
-        kind = "official" if source.official_test is not None else "grouped" if shared else "stratified"
     part = np.zeros(len(groups), np.int8)  # 0 train, 1 validation, 2 test
     needed = 3
     if kind == "official":
@@ -59,3 +58,11 @@ def split(source: Source, kind: str, *, seed: int, test_fraction: float, val_fra
         )
     part[rows] = given[units]
     return tuple(np.flatnonzero(part == p).astype(np.int32) for p in range(3))
+
+
+def automatic(source: Source) -> str:
+    """The kind of split that suits the source: official where it has a test set, else grouped where rows share a group,
+    else stratified."""
+    if source.official_test is not None:
+        return "official"
+    return "grouped" if len(np.unique(source.groups)) < len(source.groups) else "stratified"
