@@ -93,6 +93,16 @@ def test_where_the_data_lie_makes_no_other_run():
     assert identity({"seed": 3})["train.lr"] is None
 
 
+def test_of_data_of_ones_own_the_place_counts(tmp_path, monkeypatch):
+    def of(place, name="images"):
+        return identity(method_config("rg", {"data.name": name, "data.manual_dir": place}))
+
+    assert of("/a/flowers") != of("/b/flowers")
+    monkeypatch.chdir(tmp_path)
+    assert of("flowers/") == of(str(tmp_path / "flowers")) == of("./x/../flowers")
+    assert of("", "text")["data.name"] == "text"
+
+
 def test_help_lists_every_field_and_method():
     text = describe()
     assert all(name in text for name in (*FIELDS, *METHODS))

@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rgjax.config import method_config
+from rgjax.main import default_workdir
+
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--config.data.image_size=16",
@@ -214,3 +217,17 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "file"))
     says = refused("--config=configs/digits.py:rg", *SMALL, f"--workdir={tmp_path / 'w'}")
     assert f"{tmp_path / 'file'}" in says
+
+
+def test_runs_on_data_of_ones_own_are_called_by_its_place(tmp_path):
+    def workdir(place, **changes):
+        return default_workdir(method_config("rg", {"data.name": "images", "data.manual_dir": place, **changes})).name
+
+    assert workdir("/a/flowers").startswith("flowers-rg-")
+    assert workdir("/a/flowers") != workdir("/b/flowers")
+    assert workdir("/a/birds.csv", **{"data.positive": "tits/jays"}).startswith("birds_tits_jays-rg-")
+
+
+def test_data_of_ones_own_that_are_missing_are_one_line(tmp_path):
+    says = refused("--config=configs/images.py", f"--workdir={tmp_path / 'w'}")
+    assert "--config.data.manual_dir=PLACE is missing: a folder with a subfolder for each class" in says

@@ -27,7 +27,7 @@ def decode(image: bytes | Path, size: int) -> np.ndarray:
 
 
 def examine(image: bytes | Path) -> tuple[str, int, int]:
-    """Pillow's mode, width and height of an image, read to its end, but faster than `decode` does. Raises Unreadable."""
+    """Pillow's mode, width and height of an image, read through, but faster than `decode` does. Raises Unreadable."""
     with _opened(image) as opened:
         found = opened.mode, *opened.size
         opened.draft(None, (1, 1))  # a JPEG at an eighth of its size

@@ -6,11 +6,12 @@ from rgjax.data.splits import split
 from rgjax.errors import UserError
 
 
-def parts(kind, labels, groups=None, official_test=None, seed=0):
+def parts(kind, labels, groups=None, official_test=None, official_val=None, seed=0):
     rows = np.arange(len(labels))
     source = Source(
         inputs=rows, labels=labels, class_names=tuple("abcdefg"[: labels.max() + 1]),
-        groups=rows if groups is None else groups, ids=rows, official_test=official_test, fingerprint="",
+        groups=rows if groups is None else groups, ids=rows, official_test=official_test, official_val=official_val,
+        fingerprint="",
     )  # fmt: skip
     return split(source, kind, seed=seed, test_fraction=0.2, val_fraction=0.2)
 
@@ -47,12 +48,44 @@ def test_the_official_test_set_is_kept_and_the_rest_dealt_out():
         parts("official", labels)
 
 
+def test_the_official_validation_set_is_kept_too():
+    labels, rows = np.tile([0, 0, 0, 1], 50), np.arange(200)
+    official = {"official_test": rows >= 160, "official_val": (rows >= 120) & (rows < 160)}
+    for found, expected in zip(
+        parts("official", labels, **official), (rows[:120], rows[120:160], rows[160:]), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(UserError, match="class 'b' has 0 rows beside the official sets: a split into 1 parts needs 1"):
+        parts("official", np.where(rows < 120, 0, labels), **official)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_stay_together_beside_an_official_test_set(seed):
+    rng = np.random.default_rng(seed)
+    groups, official = rng.integers(0, 60, 200), rng.random(200) < 0.2  # some groups reach into the test set
+    train, val, test = parts("official", groups % 3, groups, official_test=official, seed=seed)
+    np.testing.assert_array_equal(test, np.flatnonzero(official))
+    assert not set(groups[train]) & set(groups[val])
+    assert len(val)
+
+
+def test_the_split_suits_the_source():
+    labels, rows = np.repeat([0, 1], 50), np.arange(100)
+    official, groups = rows % 5 == 0, rows // 2
+    shared = {"groups": groups}
+    for kind, source in (("official", shared | {"official_test": official}), ("grouped", shared), ("stratified", {})):
+        for found, expected in zip(parts("auto", labels, **source), parts(kind, labels, **source), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_another_seed_is_another_split():
     labels = np.repeat([0, 1], 50)
     assert (parts("stratified", labels, seed=1)[0] != parts("stratified", labels, seed=2)[0]).any()
 
 
 def test_a_class_that_is_too_small_is_named():
+    with pytest.raises(UserError, match="class 'a' has 1 rows, class 'c' has 2 rows: a split into 3 parts needs 3 or"):
+        parts("stratified", np.repeat([0, 1, 2], [1, 9, 2]))
     labels = np.repeat([0, 1], [9, 2])
     with pytest.raises(UserError, match="class 'b' has 2 rows"):
         parts("stratified", labels)
