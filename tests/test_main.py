@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rgjax.config import method_config
-from rgjax.main import default_workdir
-
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--config.data.image_size=16",
@@ -219,15 +216,10 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     assert f"{tmp_path / 'file'}" in says
 
 
-def test_runs_on_data_of_ones_own_are_called_by_its_place(tmp_path):
-    def workdir(place, **changes):
-        return default_workdir(method_config("rg", {"data.name": "images", "data.manual_dir": place, **changes})).name
-
-    assert workdir("/a/flowers").startswith("flowers-rg-")
-    assert workdir("/a/flowers") != workdir("/b/flowers")
-    assert workdir("/a/birds.csv", **{"data.positive": "tits/jays"}).startswith("birds_tits_jays-rg-")
-
-
-def test_data_of_ones_own_that_are_missing_are_one_line(tmp_path):
-    says = refused("--config=configs/images.py", f"--workdir={tmp_path / 'w'}")
-    assert "--config.data.manual_dir=PLACE is missing: a folder with a subfolder for each class" in says
+def test_data_of_ones_own_that_are_missing_are_one_line_and_the_run_is_called_by_them(tmp_path):
+    arguments = [f"--config={ROOT / 'configs' / 'images.py'}", "--config.data.positive=tits/jays"]
+    process = run(*arguments, "--config.data.manual_dir=birds", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "rgjax: there is no folder or table birds" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert next((tmp_path / "runs").iterdir()).name.startswith("birds_tits_jays-rg-")
