@@ -165,8 +165,15 @@ def _images_of_folder(root: Path) -> Listing[Path]:
             f"{root}: {_count(empty, 'class folder')} without images: {first_few(sorted(empty))}; put some in or "
             "remove the folder"
         )
-    if not found:
-        raise UserError(f"{root} has no class folders with images: put the images of each class into a folder of its")
+    filled = {part for _, _, part in found}
+    if (
+        bare := [str(root)]
+        if not found
+        else [folder for folder, part in parts.items() if official and part not in filled]
+    ):
+        raise UserError(
+            f"{bare[0]} has no class folders with images: put the images of each class into a folder of its"
+        )
     notes = [(strays, "directly in the folder belong to no class"), (foreign, "in class folders are no images by name")]
     return Listing(
         root,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rgjax.data import called
 from rgjax.reports.runs import COLUMNS, Label, Plan, Run, is_seed, shown
 
 Warn = Callable[[str], None]
@@ -25,7 +26,7 @@ def read_runs(directory: Path, warn: Warn) -> list[Run]:
         run.row["study"] = run.row["study"] or _study_of_lone(run, runs)
     for run in runs:
         known = (r.row["dataset"] for r in runs if r.row["dataset"] and r.row["study"] == run.row["study"])
-        run.row["dataset"] = run.row["dataset"] or next(known, run.config.get("data.name"))
+        run.row["dataset"] = run.row["dataset"] or next(known, _called(run))
     _tell_lone_runs_apart(runs)
     runs.sort(key=lambda run: run.order)
     _tell_repetitions([run for run in runs if run.status == "done"], warn)
@@ -201,10 +202,15 @@ def _study_of_lone(run: Run, runs: Iterable[Run]) -> str:
     """A lone run's data set, by the name that a finished run of the same data gives it."""
 
     def data(run: Run) -> list:
-        return [run.config.get(f"data.{name}") for name in ("name", "positive", "agreement")]
+        return [_called(run), *(run.config.get(f"data.{name}") for name in ("positive", "agreement"))]
 
     alike = (other.row["dataset"] for other in (run, *runs) if other.row["dataset"] and data(other) == data(run))
-    return next(alike, _text(run.config.get("data.name")) or "unknown")
+    return next(alike, _called(run) or "unknown")
+
+
+def _called(run: Run) -> str | None:
+    name, place = (_text(run.config.get(f"data.{field}")) for field in ("name", "manual_dir"))
+    return name and called(name, place or "")
 
 
 def _tell_lone_runs_apart(runs: Iterable[Run]) -> None:

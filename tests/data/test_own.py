@@ -111,6 +111,14 @@ def test_parts_that_are_not_clear_are_refused(tmp_path):
     assert "has other folders beside those for training and test: extra; move them away" in refused(tmp_path)
 
 
+def test_a_test_set_without_classes_is_refused(folder):
+    (folder / "train").mkdir()
+    for name in ("cat", "dog"):
+        (folder / name).rename(folder / "train" / name)
+    image(folder / "test" / "0.png")
+    assert f"{folder / 'test'} has no class folders with images" in refused(folder)
+
+
 def test_what_holds_too_little_is_refused(folder, tmp_path):
     (folder / "empty").mkdir()
     assert "1 class folder without images: empty; put some in or remove the folder" in refused(folder)

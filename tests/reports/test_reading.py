@@ -104,6 +104,15 @@ def test_lone_runs_belong_to_their_data_set_and_settings_that_differ_tell_them_a
     assert counts == {"CE": 2, "Focal": 0, "RG (regroup.threshold=0)": 2, "RG (regroup.threshold=50)": 2}
 
 
+def test_lone_runs_on_data_of_ones_own_are_told_apart_by_their_place(sweep_of):
+    sweep = sweep_of()
+    for place in ("/a/cats", "/a/dogs.csv"):
+        own = {"data.name": "images", "data.manual_dir": place}
+        sweep.run(place.rpartition("/")[2], "ce", stage=None, state="pending", **own)
+    runs, _ = read(sweep)
+    assert [(run.row["study"], run.row["dataset"]) for run in runs] == [("cats", "cats"), ("dogs", "dogs")]
+
+
 def test_a_repetition_is_told_and_counts_once(sweep_of):
     sweep = sweep_of()
     for name in ("a", "b"):
