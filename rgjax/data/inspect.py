@@ -211,8 +211,8 @@ def readable(found: dict[str, Any]) -> str:
             lines.append(f"  {what}: {spread['min']} to {spread['max']}, median {spread['median']:g}")
     for where, sets in found["equal"].items():
         if sets:
-            warning = {"in several classes": " (which label is right?)", "in several parts": " (leaks)"}.get(where, "")
-            lines.append(f"  equal {where}{warning}: {len(sets)} sets: " + first_few(" = ".join(ids) for ids in sets))
+            warning = {"in several classes": ", which label is right?", "in several parts": ", leaks"}.get(where, "")
+            lines.append(f"  equal {where} ({len(sets)}{warning}): " + first_few(" = ".join(ids) for ids in sets))
     if unreadable := found.get("unreadable"):
         lines.append(f"  {len(unreadable)} cannot be read; remove them, or train with --config.data.unreadable=skip:")
         lines += [f"    {name}: {reason}" for name, reason in unreadable.items()]

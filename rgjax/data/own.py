@@ -174,7 +174,7 @@ def _images_of_folder(root: Path) -> Listing[Path]:
         raise UserError(
             f"{bare[0]} has no class folders with images: put the images of each class into a folder of its"
         )
-    notes = [(strays, "directly in the folder belong to no class"), (foreign, "in class folders are no images by name")]
+    notes = [(strays, "directly in the folder, so of no class"), (foreign, "in class folders, but no images by name")]
     return Listing(
         root,
         [root / identity for identity, _, _ in found],
@@ -183,7 +183,7 @@ def _images_of_folder(root: Path) -> Listing[Path]:
         None,
         [part for _, _, part in found] if official else None,
         tuple(
-            f"{_count(files, 'file')} {what} and are left out: {first_few(os.path.relpath(f, root) for f in files)}"
+            f"{_count(files, 'file')} left out, {what}: {first_few(os.path.relpath(f, root) for f in files)}"
             for files, what in notes
             if files
         ),

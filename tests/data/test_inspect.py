@@ -116,8 +116,8 @@ def test_equal_images_conflicts_leaks_and_what_cannot_be_read(tmp_path):
     assert found["unreadable"].keys() == {"test/dog/0.png", "train/cat/9.jpg"}
     assert found["rows"] == 16 - 1
     text = readable(found)
-    assert "equal in several classes (which label is right?): 1 sets: train/cat/0.png = train/dog/0.png" in text
-    assert "(leaks)" in text
+    assert "equal in several classes (1, which label is right?): train/cat/0.png = train/dog/0.png" in text
+    assert ", leaks): " in text
     assert "test/dog/0.png: it is empty" in text
 
 

@@ -72,8 +72,8 @@ def test_hidden_files_are_passed_over_and_others_told(folder):
     (folder / "dog" / "notes.txt").write_text("")
     os.mkfifo(folder / "dog" / "pipe.png")
     assert list_images(str(folder)).notes == (
-        "1 file directly in the folder belong to no class and are left out: lost.png",
-        "2 files in class folders are no images by name and are left out: dog/notes.txt, dog/pipe.png",
+        "1 file left out, directly in the folder, so of no class: lost.png",
+        "2 files left out, in class folders, but no images by name: dog/notes.txt, dog/pipe.png",
     )
 
 
@@ -86,7 +86,7 @@ def test_links_are_followed_once_and_never_back(folder):
     (folder / "linked").symlink_to(folder / "dog")
     found = list_images(str(folder))
     assert found.labels == ["cat"] * 3 + ["dog"] * 4 + ["linked"] * 4
-    assert found.notes == ("1 file in class folders are no images by name and are left out: cat/self",)
+    assert found.notes == ("1 file left out, in class folders, but no images by name: cat/self",)
 
 
 @pytest.mark.parametrize(("val", "parts"), [("valid", {"train", "val", "test"}), (None, {"train", "test"})])
