@@ -160,19 +160,15 @@ def _images_of_folder(root: Path) -> Listing[Path]:
             found += [(os.path.relpath(image, root), label, part or "") for image in images]
             foreign += others
     found.sort()
+    filled = {part for _, _, part in found}
+    bare = [folder for folder, part in parts.items() if official and part not in filled]
+    if bare or not found:
+        where = bare[0] if found else root
+        raise UserError(f"{where} has no class folders with images: put the images of each class into one of its own")
     if empty := empty - {label for _, label, _ in found}:
         raise UserError(
             f"{root}: {_count(empty, 'class folder')} without images: {first_few(sorted(empty))}; put some in or "
             "remove the folder"
-        )
-    filled = {part for _, _, part in found}
-    if (
-        bare := [str(root)]
-        if not found
-        else [folder for folder, part in parts.items() if official and part not in filled]
-    ):
-        raise UserError(
-            f"{bare[0]} has no class folders with images: put the images of each class into a folder of its"
         )
     notes = [(strays, "directly in the folder, so of no class"), (foreign, "in class folders, but no images by name")]
     return Listing(
