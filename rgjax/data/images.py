@@ -35,7 +35,10 @@ def load(*, image_size: int, manual_dir: str = "", unreadable: str = "stop") -> 
                 f"{told}: {first_few(bad)}; mend or remove them (python -m rgjax.data.inspect lists all), or leave "
                 "them out by --config.data.unreadable=skip"
             )
+        names = listing.class_names
         listing = listing.only(faults == "", f"{told} and are left out: {first_few(bad)}")
+        if gone := [name for name in names if name not in listing.class_names]:
+            raise UserError(f"{told}, among them all of the classes {first_few(gone)}: {first_few(bad)}; mend them")
     return listing.source(pixels, digest("images", content, *listing.labels, *listing.ids))
 
 

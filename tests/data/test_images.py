@@ -98,6 +98,13 @@ def test_what_cannot_be_read_stops_or_is_left_out(folder):
     )
 
 
+def test_a_class_is_not_left_out_with_its_images(folder):
+    for path in (folder / "cat").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="9 of 18 images cannot be read, among them all of the classes cat: cat/0"):
+        source_of(folder, unreadable="skip")
+
+
 def test_a_class_that_is_too_small_is_told_before_anything_is_decoded(folder, monkeypatch):
     (folder / "bee").mkdir()
     Image.new("RGB", (4, 4)).save(folder / "bee" / "0.png")
