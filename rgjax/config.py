@@ -80,6 +80,12 @@ FIELDS: dict[str, Field] = {
     "data.val_fraction": Field(0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9),
     "data.positive": Field("", "one class against the rest; empty: all classes"),
     "data.seed": Field(0, "seed of the split", low=0),
+    "data.placement": Field(
+        "auto",
+        "all inputs on the devices, or streamed from the host; auto: streamed where they would take more than half of "
+        "the memory",
+        choices=("auto", "device", "stream"),
+    ),
     "data.flip": Field(True, "augment by random horizontal flips"),
     "data.rotation": Field(15.0, "augment by random rotations of up to this many degrees", low=0, high=180),
     "encoder.name": Field(
@@ -170,7 +176,7 @@ TRACED = (
 )
 
 # No part of what a run is: where things lie, and who is told of it.
-CIRCUMSTANCES = ("data.manual_dir", "data.data_dir", "trackers")
+CIRCUMSTANCES = ("data.manual_dir", "data.data_dir", "data.placement", "trackers")
 
 # A method is a composition of a regrouping, a sampler and a loss.
 METHODS: dict[str, dict[str, str]] = {

@@ -137,8 +137,8 @@ def record(task: Task, trial: Trial) -> None:
         class_names=np.array(dataset.class_names),
     )
     if regrouping.num_pseudo_classes > regrouping.num_classes and not (workdir / "groups" / "sizes.png").exists():
-        rows = dataset.inputs[dataset.train]
-        draw_groups(workdir / "groups", rows, regrouping, task.features, dataset.class_names)
+        groups = workdir / "groups"
+        draw_groups(groups, dataset.inputs, dataset.train, regrouping, task.features, dataset.class_names)
 
 
 def conclude(task: Task, trial: Trial, logits: dict[str, np.ndarray], timing: dict) -> None:

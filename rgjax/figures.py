@@ -18,12 +18,13 @@ _LONGEST = 2000  # characters of a sentence
 def draw_groups(
     folder: Path,
     inputs: np.ndarray,
+    rows: np.ndarray,
     regrouping: Regrouping,
     features: np.ndarray | None,
     class_names: tuple[str, ...],
 ) -> None:
-    """Write into `folder` a picture (images [N, H, W, 3]) or a Markdown table (sentences [N]) for each class that is
-    split, and `sizes.png`, the sizes of all groups.
+    """Write into `folder` a picture (images [M, H, W, 3]) or a Markdown table (sentences [M]) for each class that is
+    split, and `sizes.png`, the sizes of all groups. Those are the groups of the training `rows` [N] of the inputs.
 
     Each group shows the members nearest to its centre in `features` [N, D], and some random ones; without features
     only those.
@@ -32,7 +33,11 @@ def draw_groups(
         groups = np.flatnonzero(regrouping.parent == c)
         if len(groups) < 2:
             continue
-        shown = [(group, *_members(regrouping.pseudo_labels == group, features)) for group in groups]
+        members = (_members(regrouping.pseudo_labels == group, features) for group in groups)
+        shown = [
+            (group, size, rows[nearest], rows[others])
+            for group, (size, nearest, others) in zip(groups, members, strict=True)
+        ]
         path = folder / f"{c}-{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
         if inputs.ndim == 1:
             with atomic_path(path.with_suffix(".md")) as temporary:

@@ -15,17 +15,18 @@ from rgjax.batches import in_batches
 from rgjax.build import adjusts_posthoc, loss_of, make_hyper, make_plan, packing
 from rgjax.config import Config, identity
 from rgjax.data import Dataset
-from rgjax.data.augment import in_lanes
-from rgjax.devices import by_trial, everywhere, is_first_process, make_mesh, place, place_rows, stack
+from rgjax.data.augment import in_lanes, to_lanes
+from rgjax.devices import by_trial, everywhere, is_first_process, make_mesh, place, stack
 from rgjax.losses import ClassStats, Loss, adjust_logits
 from rgjax.models.resnet import ResNet
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import BertClassifier
+from rgjax.placement import Host, Resident, Streamed, device_memory, streams
 from rgjax.regroup import Regrouping
 from rgjax.trackers import Trackers
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.loop import fit, largest_batch
-from rgjax.training.program import AXIS, TrainData, init_state, layout_for, make_predict, make_run_steps
+from rgjax.training.program import AXIS, init_state, layout_for, make_predict, make_run_steps
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,6 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     del states
     step = int(np.asarray(state.step)[0])
 
-    rows = place((dataset.train, regrouping.pseudo_labels, pool), shared)
     hyper = [make_hyper(trial.config, own, loss, stats) for trial, own in zip(trials, plans, strict=True)]
     hyper, keys = place(stack(hyper), apart), [jax.random.key(trial.config.seed) for trial in trials]
     size = mesh.shape[AXIS] * -(-min(256, max(len(dataset.val), len(dataset.test))) // mesh.shape[AXIS])
@@ -89,10 +89,15 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         prepare = packing(max(largest_batch(lengths, pool, key, plan, devices=mesh.shape[AXIS]) for key in keys))
         sums = (inputs.lengths[rows].reshape(-1, size // mesh.shape[AXIS]).sum(axis=1) for rows in batches.values())
         prepare_eval = packing(max(map(max, sums)))
+        host = Host(inputs)
     else:
-        inputs, prepare = in_lanes(inputs)
-        prepare_eval = prepare
-    on_device = TrainData(place_rows(inputs, mesh), *rows)
+        _, prepare = in_lanes(inputs[:1])
+        prepare_eval, host = prepare, Host(inputs, to_lanes)
+    rows = dataset.train, regrouping.pseudo_labels, pool
+    if streams(config.data.placement, host, mesh.shape[AXIS], device_memory()):
+        feed = Streamed(host, rows, plan, mesh, keys)
+    else:
+        feed = Resident(host, rows, plan, mesh)
     key = place(jnp.stack(keys), apart)
     run_steps = make_run_steps(
         graphs[0],
@@ -105,13 +110,15 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         layout=layout,
     )
     compiling = time.perf_counter()
-    compiled = run_steps.lower(state, place(np.int32(1), shared), on_device, hyper, key).compile()
+    now = min(step, plan.total_steps - 1)
+    compiled = run_steps.lower(state, place(np.int32(1), shared), feed.at(now), hyper, key).compile()
     compile_s = time.perf_counter() - compiling
     predict = make_predict(graphs[0], prepare_eval, mesh, layout)
     member = jax.jit(lambda state, i: layout.as_tree(jax.tree.map(lambda x: x[i], state)), out_shardings=shared)
 
     def predict_part(state, part) -> list[np.ndarray]:
-        logits = predict(state, on_device.inputs, batches[part])
+        windows = feed.windows(batches[part])
+        logits = np.concatenate([predict(state, inputs, rows) for inputs, rows in windows], axis=1)
         logits = logits[:, : len(getattr(dataset, part)), : regrouping.num_pseudo_classes]
         return [as_trained(trial.config, loss, stats, rows) for trial, rows in zip(trials, logits, strict=True)]
 
@@ -135,9 +142,9 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     ]
     try:
         state, train_s, lost = fit(
-            lambda state, count: compiled(state, place(np.int32(count), shared), on_device, hyper, key),
+            lambda state, step, count: compiled(state, place(np.int32(count), shared), feed.at(step), hyper, key),
             state,
-            plan,
+            feed.plan,
             train_s=train_s,
             evaluate=evaluate,
             save=save,

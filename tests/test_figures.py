@@ -14,7 +14,9 @@ FEATURES = np.concatenate([np.arange(-10, 10), np.arange(0, 20), np.zeros(20)])[
 
 def test_sentences_become_a_table_of_the_most_central_ones(tmp_path):
     sentences = np.array([f"sentence {i:02d} | <b>*bold*</b>" for i in range(60)])
-    draw_groups(tmp_path, sentences, REGROUPING, FEATURES, ("ne/ut<ral", "negative"))
+    held_out = np.array(["held out"] * 3)  # the training rows are not the first ones
+    inputs = np.concatenate([held_out, sentences])
+    draw_groups(tmp_path, inputs, np.arange(3, 63), REGROUPING, FEATURES, ("ne/ut<ral", "negative"))
     assert {path.name for path in tmp_path.iterdir()} == {"0-ne_ut_ral.md", "sizes.png"}
     text = (tmp_path / "0-ne_ut_ral.md").read_text()
     assert text.startswith(r"# ne/ut\<ral: 2 groups")
@@ -31,7 +33,7 @@ def test_images_become_a_row_for_each_group(features, tmp_path):
     images = np.zeros((60, 8, 8, 3), np.uint8)
     images[:20, :, :, 0] = 255
     images[20:40, :, :, 2] = 255
-    draw_groups(tmp_path, images, REGROUPING, features, ("a", "b"))
+    draw_groups(tmp_path, images, np.arange(60), REGROUPING, features, ("a", "b"))
     sheet = np.asarray(Image.open(tmp_path / "0-a.png"))
     red, blue = (sheet == [255, 0, 0]).all(axis=2), (sheet == [0, 0, 255]).all(axis=2)
     shown = 12 if features is not None else 4

@@ -206,7 +206,7 @@ def test_an_outline_of_data_at_hand_is_the_data():
 
 def test_a_batch_of_sentences_is_packed_as_far_as_the_published_lengths_fill_it():
     config = method_config("rg", {"data.name": "phrasebank", "model.name": "bert", "train.batch_size": 32})
-    tokens, prepare = inputs_of(config, outline_of(config), 1)
+    (tokens, _), prepare = inputs_of(config, outline_of(config), 1)
     assert tokens.ids.shape == (4846, 64)
     batch = jax.eval_shape(prepare, jax.tree.map(lambda rows: rows[:32], tokens))
     assert 32 * 28 < len(batch.ids) < 32 * 45

@@ -65,7 +65,7 @@ class TooLarge(Exception):
 def figures(config: Config, target: Target, devices: list[Any], say: Say) -> Figures:
     """Compile the config's program for the `devices` of `target`. Raises TooLarge."""
     outline = outline_of(config)
-    traced, lowered = lowered_program(config, outline, devices, target.card.platform, say)
+    traced, lowered = lowered_program(config, outline, devices, target.card.platform, target.card.usable, say)
     started = time.perf_counter()
     compiled, dump = _compile(lowered, target.card)
     seconds = time.perf_counter() - started

@@ -12,7 +12,7 @@ from rgjax.balance.samplers import SAMPLERS
 from rgjax.build import Say, bert_checkpoint, load_data, loss_of, make_hyper, make_model, make_plan, packing, reads_text
 from rgjax.config import Config
 from rgjax.data import Dataset
-from rgjax.data.augment import in_lanes
+from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.data.phrasebank import TOKEN_QUANTILES
 from rgjax.devices import by_trial, everywhere, make_mesh, placed_rows
 from rgjax.errors import UserError
@@ -20,6 +20,7 @@ from rgjax.losses import ClassStats
 from rgjax.models.pretrained import Checkpoint, Tensors
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import bert_config
+from rgjax.placement import Host, steps_per_window, streams
 from rgjax.regroup import Regrouping, regroup
 from rgjax.training.loop import Plan, largest_batch
 from rgjax.training.program import AXIS, TrainData, init_state, layout_for, make_run_steps
@@ -59,10 +60,10 @@ def outline_of(config: Config) -> Outline:
 
 
 def lowered_program(
-    config: Config, outline: Outline, devices: Sequence[Any], platform: str, say: Say
+    config: Config, outline: Outline, devices: Sequence[Any], platform: str, memory: int, say: Say
 ) -> tuple[jax.stages.Traced, jax.stages.Lowered]:
     """The program that `trainer.train` compiles for the config, traced, and lowered for the `devices`
-    of `platform`, by shapes alone. All that knows the program's arguments is in here."""
+    of `platform`, with `memory` bytes each, by shapes alone. All that knows the program's arguments is in here."""
     trials = config.population
     mesh = make_mesh(devices, trials=trials, batch_size=config.train.batch_size)
     graphs = []
@@ -86,35 +87,39 @@ def lowered_program(
     layout = layout_for(platform, state.params)
     state = jax.eval_shape(layout.store, state)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    inputs, prepare = inputs_of(config, outline, mesh.shape[AXIS])
+    shards, plan = mesh.shape[AXIS], outline.plan
+    host, prepare = inputs_of(config, outline, shards)
+    count = len(outline.dataset.inputs)
+    if streams(config.data.placement, host, shards, memory):
+        count = trials * plan.batch_size * steps_per_window(host, plan, trials=trials, devices=shards)
     run_steps = make_run_steps(
         graphs[0],
         loss_of(config).function,
         prepare,
         optimizer=config.train.optimizer,
-        batch_size=outline.plan.batch_size,
-        steps_per_epoch=outline.plan.steps_per_epoch,
+        batch_size=plan.batch_size,
+        steps_per_epoch=plan.steps_per_epoch,
         mesh=mesh,
         layout=layout,
     )
     rows = shared((outline.dataset.train, outline.regrouping.pseudo_labels, outline.pool))
-    data = TrainData(placed_rows(inputs, mesh), *rows)
-    state, hyper, key = of_each_trial((state, make_hyper(config, outline.plan, loss_of(config), outline.stats), key))
+    data = TrainData(placed_rows(host.outline(count), mesh), *rows)
+    state, hyper, key = of_each_trial((state, make_hyper(config, plan, loss_of(config), outline.stats), key))
     traced = run_steps.trace(state, shared(np.int32(1)), data, hyper, key)
     return traced, traced.lower()
 
 
-def inputs_of(config: Config, outline: Outline, devices: int) -> tuple[Any, Callable]:
+def inputs_of(config: Config, outline: Outline, devices: int) -> tuple[Host, Callable]:
     """The data set as the network's program reads it, empty, and the preparation of its batches."""
     inputs, plan = outline.dataset.inputs, outline.plan
     if not reads_text(config, inputs):
-        return in_lanes(inputs)
+        return Host(inputs, to_lanes), in_lanes(inputs[:1])[1]
     lengths = np.interp(np.linspace(0, 1, len(inputs)), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
     lengths = np.random.default_rng(0).permutation(np.minimum(lengths.astype(np.int32), config.data.max_length))
     tokens = Tokens(np.broadcast_to(np.int32(0), (len(inputs), lengths.max())), lengths)
     key = jax.random.key(config.seed)
     budget = largest_batch(lengths[outline.dataset.train], outline.pool, key, plan, devices=devices)
-    return tokens, packing(budget)
+    return Host(tokens), packing(budget)
 
 
 def blank_checkpoint(config: Config, say: Say) -> Checkpoint:

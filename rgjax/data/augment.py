@@ -19,14 +19,19 @@ def in_lanes(images: np.ndarray) -> tuple[np.ndarray, Callable]:
     """
     shape = images.shape[1:]
     size = int(np.prod(shape))
-    flat = images.reshape(len(images), size)
-    if size % LANES:
-        flat = np.pad(flat, ((0, 0), (0, -size % LANES)))
 
     def prepare(rows: jax.Array, *args, **strengths) -> jax.Array:
         return prepare_images(rows.reshape(len(rows), -1)[:, :size].reshape(len(rows), *shape), *args, **strengths)
 
-    return flat.reshape(len(images), -1, LANES), prepare
+    return to_lanes(images), prepare
+
+
+def to_lanes(images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, H, W, 3] as [N, R, 128]; the same memory where their size is a multiple of 128."""
+    flat = images.reshape(len(images), int(np.prod(images.shape[1:])))
+    if flat.shape[1] % LANES:
+        flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % LANES)))
+    return flat.reshape(len(images), -1, LANES)
 
 
 def prepare_images(images: jax.Array, keys: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ _CALL_SECONDS = 3.0  # long enough that calls cost nothing, short enough to watc
 
 @dataclass(frozen=True)
 class Plan:
-    """The lengths of a training, in steps; `steps_per_call` None stands for as many as take a few seconds."""
+    """The lengths of a training, in steps; `steps_per_call` None stands for as many as take a few seconds. The devices
+    hold the inputs of `steps_per_window` steps of an epoch at a time; None stands for all of them."""
 
     total_steps: int
     steps_per_epoch: int
@@ -26,11 +27,15 @@ class Plan:
     eval_every: int
     checkpoint_every: int
     batch_size: int
+    steps_per_window: int | None = None
 
     def next_stop(self, step: int) -> int:
-        """Where a call that starts at `step` must end: the next epoch, evaluation or checkpoint at the latest."""
+        """Where a call that starts at `step` must end: the next window, epoch, evaluation or checkpoint at the
+        latest."""
         marks = (self.steps_per_epoch, self.eval_every, self.checkpoint_every)
-        return min(self.total_steps, *((step // mark + 1) * mark for mark in marks))
+        window, within = self.steps_per_window or self.steps_per_epoch, step % self.steps_per_epoch
+        end_of_window = step - within + (within // window + 1) * window
+        return min(self.total_steps, end_of_window, *((step // mark + 1) * mark for mark in marks))
 
 
 def largest_batch(sizes: np.ndarray, pool: np.ndarray, key: jax.Array, plan: Plan, *, devices: int = 1) -> int:
@@ -50,7 +55,7 @@ def largest_batch(sizes: np.ndarray, pool: np.ndarray, key: jax.Array, plan: Pla
 
 
 def fit(
-    run_steps: Callable[[TrainState, int], tuple[TrainState, Totals]],
+    run_steps: Callable[[TrainState, int, int], tuple[TrainState, Totals]],
     state: TrainState,
     plan: Plan,
     *,
@@ -62,6 +67,7 @@ def fit(
     """Train the trials of `state` to the plan's end; returns the last state, the seconds spent in steps alone, and what
     was wrong with each trial that is lost: its loss was not finite.
 
+    `run_steps(state, step, count)` trains for `count` steps from `step` on, where the state stands.
     `log(trial, row)` receives a row of every trial at each evaluation: step, epoch, the mean loss and accuracy (on
     pseudo-labels, where there are any) since the last row, and what `evaluate` found. What is lost is neither logged
     nor, by `save(state, train_s, lost)`, to be saved; when all is lost, training ends.
@@ -103,7 +109,7 @@ def fit(
         while step < plan.total_steps and len(lost) < trials:
             count = min(steps_per_call, plan.next_stop(step) - step)
             with jax.transfer_guard("disallow"):
-                state, totals = run_steps(state, count)
+                state, totals = run_steps(state, step, count)
             started.append((count, totals))
             step += count
             # The device has its next call before the host asks for the last one's figures.

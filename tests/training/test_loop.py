@@ -16,7 +16,7 @@ def at(step: int, trials: int = 1) -> TrainState:
 def run(plan, start=0, losses=(2.0,)):
     calls, saved, rows = [], [], [[] for _ in losses]
 
-    def run_steps(state, count):
+    def run_steps(state, _, count):
         with jax.transfer_guard("allow"):  # this stand-in is made on the host
             step = int(state.step[0])
             calls.append((step, count))
@@ -79,7 +79,7 @@ def test_figures_are_fetched_when_the_next_call_is_under_way():
             events.append(f"fetch {self.at}")
             return np.zeros(1, dtype)
 
-    def run_steps(state, count):
+    def run_steps(state, _, count):
         with jax.transfer_guard("allow"):
             step = int(state.step[0])
             events.append(f"call {step}")
