@@ -1,0 +1,108 @@
+"""A convolutional autoencoder of square images: kernels of 4, stride 2, and one linear code (as in DeepSMOTE)."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rgjax.models.layers import LinearHead
+
+_SMALLEST = 7  # pixels a side: larger maps are halved
+
+
+def sides(side: int) -> list[int]:
+    """The sides of the maps from an image of `side` pixels to the smallest: halves, rounded up."""
+    found = [side]
+    while found[-1] > _SMALLEST:
+        found.append(-(-found[-1] // 2))
+    return found
+
+
+class Autoencoder(nnx.Module):
+    """`encode`: images [B, side, side, 3] in 0..1 -> codes [B, latent]; `decode`: the way back. Both give float32.
+
+    The first map has `width` channels, and each further one, of half the side, twice as many. `dtype` is the compute
+    dtype of the convolutions.
+    """
+
+    def __init__(self, side: int, *, width: int, latent: int, dtype=jnp.float32, rng: np.random.Generator):
+        self.sides, self.dtype = sides(side), dtype
+        channels = [3, *(width * 2**i for i in range(len(self.sides) - 1))]
+        self.smallest = (self.sides[-1], self.sides[-1], channels[-1])
+        size = int(np.prod(self.smallest))
+        self.down = nnx.List([Down(c_in, c_out, rng=rng) for c_in, c_out in pairwise(channels)])
+        self.to_code = LinearHead(size, latent, rng=rng)
+        self.from_code = LinearHead(latent, size, rng=rng)
+        self.up = nnx.List([Up(c_in, c_out, rng=rng) for c_in, c_out in pairwise(reversed(channels))])
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        x = images.astype(self.dtype)
+        for layer in self.down:
+            x = nnx.leaky_relu(layer(x), 0.2)
+        return self.to_code(x.reshape(len(x), -1))
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        x = self.from_code(codes).reshape(-1, *self.smallest).astype(self.dtype)
+        for layer, side in zip(self.up, self.sides[-2::-1], strict=True):
+            x = layer(nnx.leaky_relu(x, 0.2), side)
+        return nnx.sigmoid(x.astype(jnp.float32))
+
+
+class Down(nnx.Module):
+    """Convolution with a kernel of 4, stride 2 and padding 1: [B, H, H, I] -> [B, ceil(H / 2), ceil(H / 2), O].
+
+    On cells of 2x2 pixels its kernel is of 2 and its stride 1, which is one matrix product on every platform.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, rng: np.random.Generator):
+        self.kernel, self.bias = _he(rng, 16 * c_in, c_out), nnx.Param(jnp.zeros(c_out, jnp.float32))
+
+    def __call__(self, x):
+        odd = x.shape[1] % 2
+        x = jnp.pad(x, ((0, 0), (1, 1 + odd), (1, 1 + odd), (0, 0)))
+        return _product(_windows(_as_cells(x)), self.kernel, self.bias)
+
+
+class Up(nnx.Module):
+    """Transposed convolution with a kernel of 4, stride 2 and padding 1, the adjoint of `Down` in shape:
+    [B, h, h, I] -> [B, side, side, O], with `side` 2h or 2h - 1."""
+
+    def __init__(self, c_in: int, c_out: int, *, rng: np.random.Generator):
+        self.kernel, self.bias = _he(rng, 4 * c_in, 4 * c_out), nnx.Param(jnp.zeros(4 * c_out, jnp.float32))
+
+    def __call__(self, x, side: int):
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        cells = _product(_windows(x), self.kernel, self.bias)
+        return _as_pixels(cells)[:, 1 : 1 + side, 1 : 1 + side]
+
+
+def _he(rng: np.random.Generator, fan_in: int, features: int) -> nnx.Param:
+    drawn = rng.standard_normal((fan_in, features), np.float32)
+    return nnx.Param(jnp.asarray(drawn * np.float32((2 / fan_in) ** 0.5)))
+
+
+def _product(x, kernel: nnx.Param, bias: nnx.Param):
+    rows = x.reshape(-1, x.shape[3]) @ kernel[...].astype(x.dtype) + bias[...].astype(x.dtype)[None]
+    return rows.reshape(*x.shape[:3], -1)
+
+
+def _windows(x):
+    """Windows of 2x2, stride 1, as channels: [B, H - 1, W - 1, 4 C]."""
+    rows = jnp.concatenate([x[:, :-1], x[:, 1:]], axis=3)
+    return jnp.concatenate([rows[:, :, :-1], rows[:, :, 1:]], axis=3)
+
+
+def _as_cells(x):
+    """Cells of 2x2 pixels as channels: [B, H / 2, W / 2, 4 C]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def _as_pixels(x):
+    """The way back from `_as_cells`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from sklearn.neighbors import NearestNeighbors
+
+from rgjax.balance import deepsmote
+from rgjax.models.autoencoder import Autoencoder
+
+SETTINGS = {"epochs": 2, "batch_size": 16, "latent": 6, "width": 2, "penalty": 0.1, "neighbours": 3, "seed": 0}
+LABELS = np.repeat([0, 1, 2], [40, 9, 1]).astype(np.int32)
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
+        yield
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (len(LABELS), 9, 9, 3), np.uint8)
+
+
+def network():
+    model = Autoencoder(9, width=2, latent=6, rng=np.random.default_rng(0))
+    return nnx.split(model, nnx.Param)
+
+
+def test_the_penalty_is_not_the_reconstruction_and_trains_the_encoder(images):
+    graph, params = network()
+    batch = deepsmote.as_floats(jnp.asarray(images[:8]))
+
+    def errors(params, order):
+        return deepsmote.errors(nnx.merge(graph, params), batch, jnp.array(order))
+
+    def encoders_gradient(order):
+        found = jax.grad(lambda params: errors(params, order)[1])(params)
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves((found["down"], found["to_code"]))])
+
+    itself, turned, swapped = [0, 1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 0], [1, 0, 3, 2, 5, 4, 7, 6]
+    reconstruction, permuted = errors(params, turned)
+    assert abs(float(permuted - reconstruction)) > 1e-4
+    np.testing.assert_allclose(*errors(params, itself), rtol=1e-6)
+    # The images stay where they are: against images that move along, the error would be the reconstruction's.
+    decoded = nnx.merge(graph, params).decode(nnx.merge(graph, params).encode(batch)[jnp.array(turned)])
+    np.testing.assert_allclose(permuted, ((decoded - batch) ** 2).mean(), rtol=1e-5)
+    by_turned, by_swapped, by_none = map(encoders_gradient, (turned, swapped, itself))
+    size = np.linalg.norm(by_turned)
+    assert size > 1e-4
+    assert np.linalg.norm(by_turned - by_swapped) > 0.01 * size
+    assert np.linalg.norm(by_turned - by_none) > 0.01 * size
+
+
+def test_codes_are_permuted_within_their_classes():
+    labels = jnp.array(np.random.default_rng(0).permutation(LABELS))
+    orders = [np.asarray(deepsmote.within_classes(jax.random.key(i), labels)) for i in range(50)]
+    for order in orders:
+        assert sorted(order) == list(range(len(labels)))
+        np.testing.assert_array_equal(labels[order], labels)
+    meets = np.mean([order != np.arange(len(labels)) for order in orders], axis=0)
+    assert meets[labels == 0].min() > 0.8  # of 40, one stays in its place on average
+    assert meets[labels == 2].max() == 0
+
+
+@pytest.mark.parametrize("distances", [2**24, 2**10])
+def test_neighbours_are_scikit_learns(distances, monkeypatch):
+    codes = 3 + np.random.default_rng(0).standard_normal((100, 7), np.float32)
+    monkeypatch.setattr(deepsmote, "_DISTANCES", distances)
+    jax.clear_caches()
+    found = deepsmote.nearest(deepsmote.padded(codes, 5), np.int32(100), k=5)
+    expected = NearestNeighbors(n_neighbors=5).fit(codes).kneighbors(return_distance=False)
+    np.testing.assert_array_equal(found[:100], expected)
+
+
+def test_no_block_of_distances_is_larger_than_allowed():
+    outline = jax.ShapeDtypeStruct((2**17, 8), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    lowered = deepsmote.nearest.lower(*outline, k=5).as_text()
+    assert "128x131072xf32" in lowered
+    assert "131072x131072" not in lowered
+
+
+@pytest.mark.parametrize("members", [1, 2, 4, 60])
+def test_every_synthetic_code_lies_between_a_member_and_one_of_its_neighbours(members):
+    codes = np.random.default_rng(0).standard_normal((members, 6), np.float32)
+    filled, count = deepsmote.padded(codes, 5), np.int32(members)
+    near = deepsmote.nearest(filled, count, k=5)
+    made = np.asarray(deepsmote.smote(jax.random.key(0), filled, near, count, draws=400))
+    if members == 1:
+        np.testing.assert_array_equal(made, np.repeat(codes, 400, axis=0))
+        return
+    k = min(5, members - 1)
+    partners = NearestNeighbors(n_neighbors=k).fit(codes).kneighbors(return_distance=False)
+    start, way = codes[:, None], codes[partners] - codes[:, None]  # [members, k, D]
+    ahead = made[:, None, None] - start
+    share = np.clip((ahead * way).sum(-1) / (way**2).sum(-1), 0, 1)
+    off = np.linalg.norm(ahead - share[..., None] * way, axis=-1).reshape(400, -1)
+    assert off.min(axis=1).max() < 1e-5
+    # All members and all their neighbours are drawn, and all parts of the way.
+    used = off.argmin(axis=1)
+    assert len(set(used // k)) == members
+    assert set(used % k) == set(range(k))
+    assert share.reshape(400, -1)[np.arange(400), used].std() > 0.2
+
+
+def test_classes_are_balanced_and_the_seed_decides(images):
+    made = deepsmote.deepsmote(images, LABELS, **SETTINGS)
+    assert np.bincount(made.labels).tolist() == [0, 31, 39]
+    assert made.images.shape == (70, 9, 9, 3) and made.images.dtype == np.uint8
+    assert np.bincount(LABELS[made.shown]).tolist() == [12, 9, 1]
+    assert made.reconstructed.shape == (22, 9, 9, 3)
+    # The copies of a lone image are its reconstruction.
+    np.testing.assert_array_equal(made.images[made.labels == 2], np.repeat(made.reconstructed[-1:], 39, axis=0))
+    again = deepsmote.deepsmote(images, LABELS, **SETTINGS)
+    other = deepsmote.deepsmote(images, LABELS, **SETTINGS | {"seed": 1})
+    np.testing.assert_array_equal(made.images, again.images)
+    assert (made.images != other.images).any()
+
+
+def test_what_is_made_resembles_its_class():
+    """Images of one colour a class, in all shades of it."""
+    labels, images = np.repeat([0, 1], [90, 20]).astype(np.int32), np.zeros((110, 8, 8, 3), np.uint8)
+    shades = np.random.default_rng(0).integers(100, 256, (110, 1, 1))
+    images[:90, :, :, :1], images[90:, :, :, 1:2] = shades[:90, ..., None], shades[90:, ..., None]
+    made = deepsmote.deepsmote(images, labels, **SETTINGS | {"epochs": 60, "width": 8, "latent": 16})
+    red, green, blue = made.images.astype(float).mean(axis=(1, 2)).T
+    assert green.min() > 4 * max(red.max(), blue.max())
+    assert green.std() > 0.2 * shades[90:].std()  # no single shade
+    assert abs(green.mean() - shades[90:].mean()) < 20
