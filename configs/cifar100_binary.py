@@ -16,6 +16,7 @@ def get_config(method: str = "rg"):
             "data.split": "official",
             "data.positive": "apple",
             "model.stem": "cifar",
+            "deepsmote.batch_size": 512,
         },
     )
 

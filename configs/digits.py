@@ -19,6 +19,8 @@ def get_config(method: str = "rg"):
             "train.epochs": 6,
             "train.batch_size": 64,
             "train.lr": 0.02,
+            "deepsmote.epochs": 30,
+            "deepsmote.batch_size": 64,
         },
     )
 

@@ -57,6 +57,8 @@ def load_data(config: Config, *, outline: bool = False) -> data.Dataset:
             f"config.train.batch_size={config.train.batch_size} is larger than the training set of "
             f"{len(dataset.train)} {dataset.kind}: lower it"
         )
+    if config.sampler == "deepsmote" and dataset.kind != "images":
+        raise UserError(f"config.sampler=deepsmote makes images, not {dataset.kind}: use --config.sampler=ros")
     return dataset
 
 

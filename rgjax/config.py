@@ -108,6 +108,14 @@ FIELDS: dict[str, Field] = {
     "regroup.n_init": Field(10, "restarts of K-means", low=1, high=1000),
     "regroup.seed": Field(0, "seed of the clustering", low=0),
     "sampler": Field("none", "over- or undersampling", choices=SAMPLERS),
+    "deepsmote.epochs": Field(300, "passes of the autoencoder over the training rows", low=1, high=1_000_000),
+    "deepsmote.batch_size": Field(128, "rows a step of the autoencoder", low=2),
+    "deepsmote.latent": Field(512, "length of its codes", low=1, high=65536),
+    "deepsmote.width": Field(16, "channels of its first layer, doubled by each further one", low=1, high=1024),
+    "deepsmote.penalty": Field(
+        0.1, "weight of decoding an image from the code of another of its class; 1 halves the contrast", low=0, high=100
+    ),
+    "deepsmote.neighbours": Field(5, "nearest neighbours that SMOTE draws from", low=1, high=1000),
     "loss.name": Field("ce", "loss", choices=LOSSES),
     "loss.gamma": Field(2.0, "focal: focusing exponent", low=0, high=20),
     "loss.tau": Field(1.0, "la: strength of the adjustment", low=0, high=20),
@@ -188,6 +196,7 @@ METHODS: dict[str, dict[str, str]] = {
     "ros": {"sampler": "ros"},
     "rus": {"sampler": "rus"},
     "rusc": {"sampler": "rusc"},
+    "dsmt": {"sampler": "deepsmote"},
     "rg": {"regroup.clustering": "kmeans"},
     "rg_wce": {"regroup.clustering": "kmeans", "loss.name": "wce"},
     "rg_focal": {"regroup.clustering": "kmeans", "loss.name": "focal"},

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 
 from rgjax import data, metrics, provenance
+from rgjax.balance.deepsmote import Synthetic, deepsmote
 from rgjax.balance.samplers import SAMPLERS
-from rgjax.build import Say, bert_checkpoint, load_data, make_encoder, make_model, network_inputs
+from rgjax.build import Say, bert_checkpoint, compute_dtype, load_data, make_encoder, make_model, network_inputs
 from rgjax.config import TRACED, Config, identity
 from rgjax.devices import is_first_process, make_mesh, wait_for_all
 from rgjax.encoders import features
 from rgjax.errors import UserError
-from rgjax.figures import draw_groups
+from rgjax.figures import draw_groups, draw_synthetic
 from rgjax.models.tokenizer import FILES
 from rgjax.regroup import AGGREGATIONS, Regrouping, regroup
 from rgjax.storage import cache_dir, cached_arrays, digest, write_json, write_npz
@@ -86,8 +87,15 @@ def prepare(trials: Sequence[Trial], say: Say) -> Task:
     inputs = network_inputs(config, dataset.inputs)
     regrouping, clusters, found = make_groups(config, dataset, say)
     say(describe_groups(regrouping, dataset))
-    pool = SAMPLERS[config.sampler](dataset.labels[dataset.train], clusters, config.data.seed)
-    return Task(dataset, inputs, regrouping, pool, clusters, found)
+    rows, labels, synthetic = dataset.train, regrouping.pseudo_labels, None
+    if config.sampler == "deepsmote":
+        synthetic = make_synthetic(config, dataset, labels)
+        say(f"DeepSMOTE: {len(synthetic.labels)} synthetic images")
+        rows = np.concatenate([rows, len(inputs) + np.arange(len(synthetic.labels), dtype=rows.dtype)])
+        inputs = np.concatenate([dataset.inputs, synthetic.images])
+        labels = np.concatenate([labels, synthetic.labels])
+    pool = SAMPLERS[config.sampler](regrouping.parent[labels], clusters, config.data.seed)
+    return Task(dataset, inputs, rows, labels, pool, regrouping, clusters, found, synthetic)
 
 
 def make_groups(config: Config, dataset: data.Dataset, say: Say) -> tuple[Regrouping, np.ndarray, np.ndarray | None]:
@@ -117,13 +125,33 @@ def make_groups(config: Config, dataset: data.Dataset, say: Say) -> tuple[Regrou
     return trained_on, grouping.pseudo_labels, found
 
 
+def make_synthetic(config: Config, dataset: data.Dataset, labels: np.ndarray) -> Synthetic:
+    """What balances the training rows' (pseudo-)labels `labels` [N_train]; made once for a split and settings."""
+    how = {**config.deepsmote, "seed": config.data.seed}
+    dtype = compute_dtype(config, jax.default_backend())
+    named = json.dumps({**how, "dtype": dtype.name}, sort_keys=True)
+    key = digest("deepsmote-v1", dataset.fingerprint, dataset.train, labels, named)
+
+    def compute() -> dict[str, np.ndarray]:
+        return deepsmote(dataset.inputs[dataset.train], labels, dtype=dtype, **how)._asdict()
+
+    return Synthetic(**cached_arrays(cache_dir() / "deepsmote" / f"{key}.npz", compute))
+
+
 def record(task: Task, trial: Trial) -> None:
     """Write what a trial begins with."""
     (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
     if not is_first_process():
         return
     weights = {"weights": bert_checkpoint(config).fingerprint(*FILES)} if config.model.name == "bert" else {}
-    provenance.write(workdir / "provenance.json", data=dataset.fingerprint, regrouping=digest(task.clusters), **weights)
+    made = {"synthetic": digest(*task.synthetic.images)} if task.synthetic else {}
+    provenance.write(
+        workdir / "provenance.json",
+        data=dataset.fingerprint,
+        regrouping=digest(task.clusters),
+        **weights,
+        **made,
+    )
     write_npz(
         workdir / "split.npz",
         **{part: getattr(dataset, part) for part in ("train", "val", "test")},
@@ -139,6 +167,9 @@ def record(task: Task, trial: Trial) -> None:
     if regrouping.num_pseudo_classes > regrouping.num_classes and not (workdir / "groups" / "sizes.png").exists():
         groups = workdir / "groups"
         draw_groups(groups, dataset.inputs, dataset.train, regrouping, task.features, dataset.class_names)
+    if task.synthetic:
+        shown = dataset.inputs[dataset.train[task.synthetic.shown]]
+        draw_synthetic(workdir / "synthetic", shown, regrouping, task.synthetic, dataset.class_names)
 
 
 def conclude(task: Task, trial: Trial, logits: dict[str, np.ndarray], timing: dict) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from rgjax.balance.deepsmote import Synthetic
 from rgjax.regroup import Regrouping
 from rgjax.storage import atomic_path
 
@@ -38,7 +39,7 @@ def draw_groups(
             (group, size, rows[nearest], rows[others])
             for group, (size, nearest, others) in zip(groups, members, strict=True)
         ]
-        path = folder / f"{c}-{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
+        path = folder / _file_name(c, name)
         if inputs.ndim == 1:
             with atomic_path(path.with_suffix(".md")) as temporary:
                 temporary.write_text(_table(name, inputs, shown), encoding="utf-8")
@@ -47,6 +48,41 @@ def draw_groups(
                 _sheet(inputs, shown).save(temporary)
     with atomic_path(folder / "sizes.png") as temporary:
         _draw_sizes(temporary, regrouping, class_names)
+
+
+def draw_synthetic(
+    folder: Path, shown: np.ndarray, regrouping: Regrouping, synthetic: Synthetic, class_names: tuple[str, ...]
+) -> None:
+    """Write into `folder` a picture of each class: of its real images among the `shown` [S, H, W, 3], below them what
+    the autoencoder makes of each, and below those synthetic ones, if the class has any."""
+    labels = regrouping.parent[regrouping.pseudo_labels[synthetic.shown]]
+    made = regrouping.parent[synthetic.labels]
+    columns = _NEAREST + _RANDOM
+    for c, name in enumerate(class_names):
+        rng = np.random.default_rng(0)
+        seen = rng.permutation(np.flatnonzero(labels == c))[:columns]
+        drawn = rng.permutation(np.flatnonzero(made == c))[: 2 * columns]
+        lines = [("real", shown[seen]), ("reconstructed", synthetic.reconstructed[seen])]
+        lines += [("synthetic", synthetic.images[part]) for part in (drawn[:columns], drawn[columns:]) if len(part)]
+        with atomic_path(folder / f"{_file_name(c, name)}.png") as temporary:
+            _lines(lines, columns).save(temporary)
+
+
+def _file_name(c: int, name: str) -> str:
+    return f"{c}-{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
+
+
+def _lines(lines: list[tuple[str, np.ndarray]], columns: int) -> Image.Image:
+    """One row of images for each line, behind its name."""
+    step = _TILE + _GAP
+    sheet = Image.new("RGB", (_MARGIN + columns * step, len(lines) * step + _GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, (name, images) in enumerate(lines):
+        top = _GAP + line * step
+        pen.text((_GAP, top + _TILE // 2 - 6), name, fill="black", font_size=10)
+        for column, image in enumerate(images):
+            sheet.paste(Image.fromarray(image).resize((_TILE, _TILE)), (_MARGIN + column * step, top))
+    return sheet
 
 
 def _members(inside: np.ndarray, features: np.ndarray | None) -> tuple[int, np.ndarray, np.ndarray]:

@@ -85,11 +85,12 @@ def readable(found: dict, config: Config) -> str:
     of = f"{gigabytes(f.usable_memory_bytes)} usable of {gigabytes(f.memory_bytes)}"
     launched = f"{f.launches_per_step} launches" if card.platform == "cuda" else "all of them one program"
     together = f"; {config.population} trials as one program" if config.population > 1 else ""
+    synthetic = f" and {f.synthetic_rows} synthetic ones" if f.synthetic_rows else ""
     work = ", ".join(f"{n / 1e9:,.1f} GFLOP in {dtype}" for dtype, n in f.flops_by_dtype.items() if n)
     lines = [
         f"\n{f.target}: {f.devices} x {f.card}; {config.data.name}, {config.method}, {config.model.name}",
-        f"  {f.training_rows} training rows, {f.pseudo_classes} pseudo-classes, batch {f.batch_size}, {f.steps} steps"
-        f"{together}",
+        f"  {f.training_rows} training rows{synthetic}, {f.pseudo_classes} pseudo-classes, batch {f.batch_size}, "
+        f"{f.steps} steps{together}",
         "",
         f"  memory{per_device}     peak {gigabytes(f.peak_memory_bytes)} of {of}: {'fits' if fits else 'TOO LARGE'}",
         f"             data and state {gigabytes(f.argument_bytes)}, temporary {gigabytes(f.temp_memory_bytes)}",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rgjax import metrics
+from rgjax.balance.deepsmote import Synthetic
 from rgjax.batches import in_batches
 from rgjax.build import adjusts_posthoc, loss_of, make_hyper, make_plan, packing
 from rgjax.config import Config, identity
@@ -31,16 +32,23 @@ from rgjax.training.program import AXIS, init_state, layout_for, make_predict, m
 
 @dataclass(frozen=True)
 class Task:
-    """What trials are trained and judged on: the data set, its rows as the network reads them, the label map that is
-    trained on, and the sampler's pool; and where those are from: the clusters [N_train] and, if any, the features
-    [N_train, D] that they were found in."""
+    """What trials are trained and judged on.
+
+    Judged on the `dataset`; trained on the `rows` [N] of `inputs`, which are the data set's as the network reads them,
+    with their (pseudo-)labels `labels` [N]. Synthetic ones come behind the data set's. `pool` [P] is the sampler's, of
+    positions in 0..N-1. Where they are from: the label map of the data set's training rows, their clusters [N_train],
+    the features [N_train, D] that those were found in, if any, and what is `synthetic`.
+    """
 
     dataset: Dataset
     inputs: np.ndarray | Tokens
-    regrouping: Regrouping
+    rows: np.ndarray
+    labels: np.ndarray
     pool: np.ndarray
+    regrouping: Regrouping
     clusters: np.ndarray
     features: np.ndarray | None
+    synthetic: Synthetic | None
 
 
 class Trial(NamedTuple):
@@ -85,7 +93,7 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     size = mesh.shape[AXIS] * -(-min(256, max(len(dataset.val), len(dataset.test))) // mesh.shape[AXIS])
     batches = {part: in_batches(getattr(dataset, part), size) for part in ("val", "test")}
     if isinstance(inputs, Tokens):
-        lengths = inputs.lengths[dataset.train]
+        lengths = inputs.lengths[task.rows]
         prepare = packing(max(largest_batch(lengths, pool, key, plan, devices=mesh.shape[AXIS]) for key in keys))
         sums = (inputs.lengths[rows].reshape(-1, size // mesh.shape[AXIS]).sum(axis=1) for rows in batches.values())
         prepare_eval = packing(max(map(max, sums)))
@@ -93,7 +101,7 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     else:
         _, prepare = in_lanes(inputs[:1])
         prepare_eval, host = prepare, Host(inputs, to_lanes)
-    rows = dataset.train, regrouping.pseudo_labels, pool
+    rows = task.rows, task.labels, pool
     if streams(config.data.placement, host, mesh.shape[AXIS], device_memory()):
         feed = Streamed(host, rows, plan, mesh, keys)
     else:

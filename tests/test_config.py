@@ -36,6 +36,7 @@ def test_methods_are_compositions():
 
     assert parts("ce") == ("none", "none", "ce")
     assert parts("rusc") == ("none", "rusc", "ce")
+    assert parts("dsmt") == ("none", "deepsmote", "ce")
     assert parts("rg_ldam") == ("kmeans", "none", "ldam")
 
 
@@ -53,7 +54,7 @@ def test_the_paper_defaults():
         ("train.lr", float("nan"), "config.train.lr=nan is out of range"),
         ("regroup.threshold", -1, "config.regroup.threshold=-1 is out of range"),
         ("encoder.name", "projektion", "did you mean 'projection'"),
-        ("sampler", "smote", "valid: none, ros, rus, rusc"),
+        ("sampler", "smote", "valid: none, ros, rus, rusc, deepsmote"),
         ("regroup.rule", "target", "config.regroup.threshold"),
     ],
 )

@@ -1,7 +1,9 @@
 """The whole story on the digits, with a narrow network: every method, identities, and the files of a run."""
 
+import contextlib
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,6 +29,8 @@ SMALL = {
     "train.batch_size": 64,
     "train.lr": 0.05,
     "regroup.n_init": 2,
+    "deepsmote.epochs": 1,
+    "deepsmote.width": 4,
 }
 
 
@@ -35,7 +39,13 @@ def run(method, workdir, **changes):
     with config.unlocked():
         config.update_from_flattened_dict(changes)
     write_json(workdir / "config.json", json.loads(config.to_json()))  # as the command does
-    return experiment.run(config, workdir, say=lambda text: None)
+    with promotion(config):
+        return experiment.run(config, workdir, say=lambda text: None)
+
+
+def promotion(config):
+    """optax's Adam, which the autoencoder is trained by, promotes within."""
+    return jax.numpy_dtype_promotion("standard") if config.sampler == "deepsmote" else contextlib.nullcontext()
 
 
 def predictions(workdir):
@@ -204,6 +214,7 @@ def write_clip(folder):
     [
         ({"model.name": "resnet10"}, "config.model.name=resnet10 does not read sentences: use"),
         ({"encoder.name": "clip"}, "config.encoder.name=clip cannot encode sentences: use bert, checkpoint"),
+        ({"sampler": "deepsmote"}, "config.sampler=deepsmote makes images, not sentences: use"),
         ({"data.max_length": 21}, "config.data.max_length=21 is more than the 20 tokens"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -212,6 +223,56 @@ def test_what_does_not_go_together_is_refused(changes, says, text_settings, tmp_
     with pytest.raises(UserError) as error:
         run("rg", tmp_path / "w", **text_settings | changes)
     assert says in str(error.value)
+
+
+def prepared(method, **changes):
+    config = method_config(method, SMALL)
+    config.update_from_flattened_dict(changes)
+    with promotion(config):
+        return experiment.prepare([trainer.Trial(config, Path("unused"))], say=lambda text: None)
+
+
+@pytest.mark.parametrize(("clustering", "classes"), [("none", 2), ("random", 3)])
+def test_synthetic_images_balance_what_is_trained_on_and_touch_nothing_else(clustering, classes):
+    changes = {"regroup.clustering": clustering, "regroup.rule": "target", "regroup.threshold": 500}
+    plain, task = prepared("ce", **changes), prepared("dsmt", **changes)
+    assert task.regrouping.num_pseudo_classes == classes
+    counts = np.bincount(task.labels[task.pool])
+    assert counts.tolist() == [task.regrouping.counts.max()] * classes
+    assert len(task.rows) == len(task.labels) == len(task.pool) == counts.sum()
+    real = len(task.dataset.train)
+    np.testing.assert_array_equal(task.rows[:real], task.dataset.train)
+    np.testing.assert_array_equal(task.labels[:real], task.regrouping.pseudo_labels)
+    np.testing.assert_array_equal(task.inputs[: len(task.dataset.inputs)], task.dataset.inputs)
+    np.testing.assert_array_equal(task.inputs[task.rows[real:]], task.synthetic.images)
+    for part in ("train", "val", "test", "labels", "inputs"):
+        np.testing.assert_array_equal(getattr(task.dataset, part), getattr(plain.dataset, part))
+
+
+def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
+    settings = {"data.seed": 7}
+    dataset = prepared("ce", **settings).dataset
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    made = experiment.cache_dir() / "deepsmote"
+    before = set(made.glob("*.npz"))
+    with monkeypatch.context() as patch:
+        patch.setattr("rgjax.balance.deepsmote.smote", interrupted)  # when the autoencoder has been trained
+        with pytest.raises(KeyboardInterrupt):
+            run("dsmt", tmp_path / "first", **settings)
+    assert set(made.glob("*.npz")) == before
+    result = run("dsmt", tmp_path / "first", **settings)
+    assert list(result["train_counts"].values()) == np.bincount(dataset.labels[dataset.train]).tolist()
+    np.testing.assert_array_equal(predictions(tmp_path / "first")["test_ids"], dataset.ids[dataset.test])
+    last = json.loads((tmp_path / "first" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 2 * (len(dataset.train) // 64)  # as many as without the synthetic ones
+    for picture, lines in (("0-rest.png", 2), ("1-8.png", 4)):
+        with Image.open(tmp_path / "first" / "synthetic" / picture) as sheet:
+            assert sheet.height == 68 * lines + 4
+    monkeypatch.setattr(experiment, "deepsmote", None)  # they are read from the cache
+    run("dsmt", tmp_path / "second", **settings, seed=1)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rgjax.figures import draw_groups
+from rgjax.balance.deepsmote import Synthetic
+from rgjax.figures import draw_groups, draw_synthetic
 from rgjax.regroup import Regrouping
 
 # Class 0 in two groups of 20 around 0 and 10; class 1 whole.
@@ -41,3 +42,18 @@ def test_images_become_a_row_for_each_group(features, tmp_path):
     assert np.flatnonzero(red.any(axis=1)).max() < np.flatnonzero(blue.any(axis=1)).min()
     with Image.open(tmp_path / "sizes.png") as chart:
         assert chart.width > 600
+
+
+def test_real_reconstructed_and_synthetic_images_stand_below_each_other(tmp_path):
+    def filled(value, count):
+        return np.full((count, 8, 8, 3), value, np.uint8)
+
+    # The positions of two real rows of class 0, in its two groups, and of one of class 1.
+    shown = np.array([3, 23, 45])
+    synthetic = Synthetic(filled(150, 14), np.array([1] * 14), shown, filled(100, 3))
+    draw_synthetic(tmp_path, filled(50, 3), REGROUPING, synthetic, ("a/b", "c"))
+    first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("0-a_b.png", "1-c.png"))
+    assert [(first == value).all(axis=2).sum() // 64**2 for value in (50, 100, 150)] == [2, 2, 14]
+    assert [(second == value).all(axis=2).sum() // 64**2 for value in (50, 100, 150)] == [1, 1, 0]
+    tops = [np.flatnonzero((first == value).all(axis=2).any(axis=1)).min() for value in (50, 100, 150)]
+    assert tops == sorted(tops)

@@ -204,6 +204,17 @@ def test_an_outline_of_data_at_hand_is_the_data():
     assert len(outline_of(config).pool) == 2 * int(dataset.labels[dataset.train].sum())
 
 
+def test_an_outline_has_as_many_rows_as_synthetic_images_make_of_them():
+    config = method_config("dsmt", {"data.name": "ham10000", "data.image_size": 32, "data.split": "grouped"})
+    outline = outline_of(config)
+    counts = np.bincount(outline.labels[outline.pool])
+    assert len(set(counts)) == 1 and counts.sum() == len(outline.rows) == 7 * outline.regrouping.counts.max()
+    assert outline.inputs.shape == (10_015 + len(outline.rows) - len(outline.dataset.train), 32, 32, 3)
+    assert outline.inputs.strides[0] == 0  # views of one row
+    assert outline.plan.steps_per_epoch == len(outline.dataset.train) // config.train.batch_size
+    assert len(inputs_of(config, outline, 1)[0]) == len(outline.inputs)
+
+
 def test_a_batch_of_sentences_is_packed_as_far_as_the_published_lengths_fill_it():
     config = method_config("rg", {"data.name": "phrasebank", "model.name": "bert", "train.batch_size": 32})
     (tokens, _), prepare = inputs_of(config, outline_of(config), 1)

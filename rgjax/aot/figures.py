@@ -34,6 +34,7 @@ class Figures:
     devices: int
     batch_size: int
     training_rows: int
+    synthetic_rows: int
     pseudo_classes: int
     steps: int
     compile_s: float
@@ -84,6 +85,7 @@ def figures(config: Config, target: Target, devices: list[Any], say: Say) -> Fig
         devices=len(devices),
         batch_size=outline.plan.batch_size,
         training_rows=len(outline.dataset.train),
+        synthetic_rows=len(outline.rows) - len(outline.dataset.train),
         pseudo_classes=outline.regrouping.num_pseudo_classes,
         steps=outline.plan.total_steps,
         compile_s=round(seconds, 1),

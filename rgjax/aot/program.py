@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rgjax.balance.deepsmote import missing
 from rgjax.balance.samplers import SAMPLERS
 from rgjax.build import Say, bert_checkpoint, load_data, loss_of, make_hyper, make_model, make_plan, packing, reads_text
 from rgjax.config import Config
@@ -31,6 +32,9 @@ class Outline:
     """What a config says of a run before any data is read: the sizes that give the program's shapes."""
 
     dataset: Dataset
+    inputs: np.ndarray  # with what is synthetic behind, as in a Task
+    rows: np.ndarray
+    labels: np.ndarray
     regrouping: Regrouping
     pool: np.ndarray
     plan: Plan
@@ -53,10 +57,16 @@ def outline_of(config: Config) -> Outline:
         seed=config.regroup.seed,
     )
     trained_on = Regrouping.identity(labels, len(names)) if by_sampler else grouping
-    pool = SAMPLERS[config.sampler](labels, grouping.pseudo_labels, config.data.seed)
+    inputs, rows, labels = dataset.inputs, dataset.train, trained_on.pseudo_labels
+    if config.sampler == "deepsmote":
+        added = missing(labels)
+        labels = np.concatenate([labels, added])
+        rows = np.concatenate([rows, len(inputs) + np.arange(len(added), dtype=rows.dtype)])
+        inputs = np.broadcast_to(inputs[0], (len(inputs) + len(added), *inputs.shape[1:]))
+    pool = SAMPLERS[config.sampler](trained_on.parent[labels], grouping.pseudo_labels, config.data.seed)
     plan = make_plan(config, len(pool) if config.train.epoch_size == "sampler" else len(dataset.train))
     stats = ClassStats(trained_on.class_counts if config.loss.stats == "class" else trained_on.counts)
-    return Outline(dataset, trained_on, pool, plan, stats)
+    return Outline(dataset, inputs, rows, labels, trained_on, pool, plan, stats)
 
 
 def lowered_program(
@@ -89,7 +99,7 @@ def lowered_program(
     key = jax.eval_shape(lambda: jax.random.key(0))
     shards, plan = mesh.shape[AXIS], outline.plan
     host, prepare = inputs_of(config, outline, shards)
-    count = len(outline.dataset.inputs)
+    count = len(outline.inputs)
     if streams(config.data.placement, host, shards, memory):
         count = trials * plan.batch_size * steps_per_window(host, plan, trials=trials, devices=shards)
     run_steps = make_run_steps(
@@ -102,7 +112,7 @@ def lowered_program(
         mesh=mesh,
         layout=layout,
     )
-    rows = shared((outline.dataset.train, outline.regrouping.pseudo_labels, outline.pool))
+    rows = shared((outline.rows, outline.labels, outline.pool))
     data = TrainData(placed_rows(host.outline(count), mesh), *rows)
     state, hyper, key = of_each_trial((state, make_hyper(config, plan, loss_of(config), outline.stats), key))
     traced = run_steps.trace(state, shared(np.int32(1)), data, hyper, key)
@@ -111,14 +121,14 @@ def lowered_program(
 
 def inputs_of(config: Config, outline: Outline, devices: int) -> tuple[Host, Callable]:
     """The data set as the network's program reads it, empty, and the preparation of its batches."""
-    inputs, plan = outline.dataset.inputs, outline.plan
+    inputs, plan = outline.inputs, outline.plan
     if not reads_text(config, inputs):
         return Host(inputs, to_lanes), in_lanes(inputs[:1])[1]
     lengths = np.interp(np.linspace(0, 1, len(inputs)), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
     lengths = np.random.default_rng(0).permutation(np.minimum(lengths.astype(np.int32), config.data.max_length))
     tokens = Tokens(np.broadcast_to(np.int32(0), (len(inputs), lengths.max())), lengths)
     key = jax.random.key(config.seed)
-    budget = largest_batch(lengths[outline.dataset.train], outline.pool, key, plan, devices=devices)
+    budget = largest_batch(lengths[outline.rows], outline.pool, key, plan, devices=devices)
     return Host(tokens), packing(budget)
 
 

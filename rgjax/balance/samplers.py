@@ -52,6 +52,7 @@ SAMPLERS = {
     "ros": random_oversampling,
     "rus": random_undersampling,
     "rusc": clustered_undersampling,
+    "deepsmote": all_rows,  # of the training rows and the synthetic ones that were added to them
 }
 
 

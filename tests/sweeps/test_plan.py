@@ -53,6 +53,11 @@ def test_the_grids_are_those_of_the_papers_appendix(name, thresholds, rules):
     assert {label.split()[0] for label in found} == set(settings.METHODS)
 
 
+def test_sentences_have_no_method_that_makes_images():
+    labels = {label for _, label in grids("phrasebank.py")}
+    assert labels == set(settings.METHODS) - {"dsmt"}
+
+
 def test_the_paper_is_its_three_tables_and_ablations():
     found = grids("paper.py")
     assert {study for study, _ in found} == {"cifar100_binary", "ham10000_binary", "ham10000", "phrasebank"}
