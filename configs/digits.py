@@ -21,6 +21,7 @@ def get_config(method: str = "rg"):
             "train.lr": 0.02,
             "deepsmote.epochs": 30,
             "deepsmote.batch_size": 64,
+            "deepsmote.latent": 64,
         },
     )
 
