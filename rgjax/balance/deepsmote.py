@@ -14,6 +14,7 @@ from flax import nnx
 
 from rgjax.balance.samplers import epoch_rows
 from rgjax.batches import in_batches
+from rgjax.errors import UserError
 from rgjax.models.autoencoder import Autoencoder
 from rgjax.progress import progress
 
@@ -129,7 +130,9 @@ class _State(NamedTuple):
 def train(graph, params, images, labels, key, *, epochs: int, batch_size: int, penalty: float):
     """The autoencoder's parameters after `epochs` of batches; a call of the device trains one epoch.
 
-    The loss is the reconstruction's error plus `penalty` times that of codes permuted within the classes.
+    The loss is the reconstruction's error plus `penalty` times that of codes permuted within the classes. The paper
+    adds the two as they are; but what is best for the sum is to decode (x + penalty * mean of the class) /
+    (1 + penalty), with a penalty of 1 a picture of half the contrast. Raises UserError where the error is not finite.
     """
     shape, steps = images.shape[1:], len(images) // batch_size
     adam = optax.adam(optax.cosine_decay_schedule(_RATE, epochs * steps))
@@ -160,10 +163,13 @@ def train(graph, params, images, labels, key, *, epochs: int, batch_size: int, p
     data = jax.device_put((images.reshape(len(images), -1), labels.astype(np.int32)))
     state = _State(params, adam.init(params), jnp.zeros((), jnp.int32))
     with progress(what="autoencoder", total=epochs, unit="epoch") as bar:
+        error = np.float32(0)
         for _ in range(epochs):
             state, error = run_epoch(state, *data, key)
             bar.set_postfix_str(f"error {float(error):.5f}", refresh=False)
             bar.update()
+    if not np.isfinite(error):
+        raise UserError("DeepSMOTE's autoencoder is lost: its error is not finite; lower config.deepsmote.penalty")
     return state.params
 
 

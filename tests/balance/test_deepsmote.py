@@ -6,6 +6,7 @@ from flax import nnx
 from sklearn.neighbors import NearestNeighbors
 
 from rgjax.balance import deepsmote
+from rgjax.errors import UserError
 from rgjax.models.autoencoder import Autoencoder
 
 SETTINGS = {"epochs": 2, "batch_size": 16, "latent": 6, "width": 2, "penalty": 0.1, "neighbours": 3, "seed": 0}
@@ -128,3 +129,9 @@ def test_what_is_made_resembles_its_class():
     assert green.min() > 4 * max(red.max(), blue.max())
     assert green.std() > 0.2 * shades[90:].std()  # no single shade
     assert abs(green.mean() - shades[90:].mean()) < 20
+
+
+def test_an_autoencoder_that_is_lost_is_told(images, monkeypatch):
+    monkeypatch.setattr(deepsmote, "_RATE", float("inf"))
+    with pytest.raises(UserError, match="its error is not finite"):
+        deepsmote.deepsmote(images, LABELS, **SETTINGS)
