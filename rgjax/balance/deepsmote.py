@@ -3,6 +3,7 @@
 Everything runs on one device; the processes of a multi-process run each work for themselves.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,6 +33,13 @@ class Synthetic(NamedTuple):
     labels: np.ndarray
     shown: np.ndarray
     reconstructed: np.ndarray
+
+
+class Coder(NamedTuple):
+    """A trained autoencoder: uint8 images [B, H, W, 3] to codes [B, D] float32, and back."""
+
+    encode: Callable[[np.ndarray], jax.Array]
+    decode: Callable[[jax.Array], jax.Array]
 
 
 def missing(labels: np.ndarray) -> np.ndarray:
@@ -65,35 +73,34 @@ def deepsmote(
     plan = {"epochs": epochs, "batch_size": min(batch_size, len(images)), "penalty": penalty}
     params = train(graph, params, images, labels, train_key, **plan)
 
-    @jax.jit
-    def encode(params, images):
-        return nnx.merge(graph, params).encode(as_floats(images))
+    encode = jax.jit(lambda params, images: nnx.merge(graph, params).encode(as_floats(images)))
+    decode = jax.jit(lambda params, codes: as_bytes(nnx.merge(graph, params).decode(codes)))
+    coder = Coder(partial(encode, params), partial(decode, params))
+    labels_made, images_made = synthesise(coder, images, labels, neighbours, smote_key)
+    rng = np.random.default_rng(seed)
+    shown = np.concatenate([rng.permutation(np.flatnonzero(labels == label))[:_SHOWN] for label in np.unique(labels)])
+    seen = [np.asarray(coder.decode(coder.encode(images[batch]))) for batch in in_batches(shown, _BATCH)]
+    return Synthetic(images_made, labels_made, shown, np.concatenate(seen)[: len(shown)])
 
-    @jax.jit
-    def decode(params, codes):
-        return as_bytes(nnx.merge(graph, params).decode(codes))
 
-    def codes_of(rows):
-        batches = in_batches(rows, _BATCH)
-        return np.concatenate([np.asarray(encode(params, images[batch])) for batch in batches])[: len(rows)]
-
+def synthesise(coder: Coder, images, labels, neighbours: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The labels [M] that are missing, and an image [M, H, W, 3] for each; decoded in batches."""
     wanted = missing(labels)
     made, done = np.empty((len(wanted), *images.shape[1:]), np.uint8), 0
     with progress(what="synthesise", total=len(wanted), unit="image") as bar:
         for label, count in zip(*np.unique(wanted, return_counts=True), strict=True):
-            codes = padded(codes_of(np.flatnonzero(labels == label)), neighbours)
-            members = np.int32((labels == label).sum())
+            rows = np.flatnonzero(labels == label)
+            batches = in_batches(rows, _BATCH)
+            codes = np.concatenate([np.asarray(coder.encode(images[batch])) for batch in batches])[: len(rows)]
+            codes, members = padded(codes, neighbours), np.int32(len(rows))
             near = nearest(codes, members, k=neighbours)
             for start in range(0, count, _BATCH):
-                key = jax.random.fold_in(jax.random.fold_in(smote_key, label), start)
-                batch = decode(params, smote(key, codes, near, members, draws=_BATCH))[: count - start]
+                draw_key = jax.random.fold_in(jax.random.fold_in(key, label), start)
+                batch = coder.decode(smote(draw_key, codes, near, members, draws=_BATCH))[: count - start]
                 made[done : done + len(batch)] = np.asarray(batch)
                 done += len(batch)
                 bar.update(len(batch))
-    rng = np.random.default_rng(seed)
-    shown = np.concatenate([rng.permutation(np.flatnonzero(labels == label))[:_SHOWN] for label in np.unique(labels)])
-    seen = [np.asarray(decode(params, encode(params, images[batch]))) for batch in in_batches(shown, _BATCH)]
-    return Synthetic(made, wanted, shown, np.concatenate(seen)[: len(shown)])
+    return wanted, made
 
 
 def as_floats(images: jax.Array) -> jax.Array:

@@ -33,19 +33,23 @@ def test_the_penalty_is_not_the_reconstruction_and_trains_the_encoder(images):
     graph, params = network()
     batch = deepsmote.as_floats(jnp.asarray(images[:8]))
 
+    @jax.jit
     def errors(params, order):
-        return deepsmote.errors(nnx.merge(graph, params), batch, jnp.array(order))
+        return deepsmote.errors(nnx.merge(graph, params), batch, order)
+
+    gradient = jax.jit(jax.grad(lambda params, order: errors(params, order)[1]))
 
     def encoders_gradient(order):
-        found = jax.grad(lambda params: errors(params, order)[1])(params)
+        found = gradient(params, order)
         return np.concatenate([np.ravel(x) for x in jax.tree.leaves((found["down"], found["to_code"]))])
 
-    itself, turned, swapped = [0, 1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 0], [1, 0, 3, 2, 5, 4, 7, 6]
+    itself, turned, swapped = np.arange(8), np.roll(np.arange(8), -1), np.arange(8) ^ 1
     reconstruction, permuted = errors(params, turned)
     assert abs(float(permuted - reconstruction)) > 1e-4
     np.testing.assert_allclose(*errors(params, itself), rtol=1e-6)
     # The images stay where they are: against images that move along, the error would be the reconstruction's.
-    decoded = nnx.merge(graph, params).decode(nnx.merge(graph, params).encode(batch)[jnp.array(turned)])
+    model = nnx.merge(graph, params)
+    decoded = model.decode(model.encode(batch)[turned])
     np.testing.assert_allclose(permuted, ((decoded - batch) ** 2).mean(), rtol=1e-5)
     by_turned, by_swapped, by_none = map(encoders_gradient, (turned, swapped, itself))
     size = np.linalg.norm(by_turned)
