@@ -1,6 +1,7 @@
 """Regrouping: large classes split into pseudo-classes, and pseudo-class logits brought back to classes."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,18 @@ from rgjax.regroup.kmeans import kmeans
 RULES = ("ratio", "target")
 CLUSTERINGS = ("none", "kmeans", "random")
 AGGREGATIONS = ("max", "sum")
+
+if TYPE_CHECKING:
+    from rgjax.regroup.classifier import RegroupClassifier as RegroupClassifier
+
+
+def __getattr__(name: str):
+    """`RegroupClassifier`, when it is asked for: a run needs none of scikit-learn."""
+    if name == "RegroupClassifier":
+        from rgjax.regroup.classifier import RegroupClassifier
+
+        return RegroupClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -41,8 +54,13 @@ class Regrouping:
     def counts(self) -> np.ndarray:
         return np.bincount(self.pseudo_labels, minlength=len(self.parent))
 
-    def class_logits(self, logits: np.ndarray, how: str) -> np.ndarray:
+    def class_logits(self, logits: np.ndarray, how: str = "max") -> np.ndarray:
         """Pseudo-class logits [B, K] as class logits [B, C]; `how` as in `aggregate`."""
+        logits = np.asarray(logits)
+        if logits.ndim != 2 or logits.shape[1] != self.num_pseudo_classes or how not in AGGREGATIONS:
+            raise ValueError(
+                f"logits {list(logits.shape)}, how={how!r}; needs [B, {self.num_pseudo_classes}], one of {AGGREGATIONS}"
+            )
         return np.asarray(aggregate(logits, self.parent, self.num_classes, how))
 
 
@@ -58,14 +76,47 @@ def cluster_counts(counts: np.ndarray, rule: str, threshold: int) -> np.ndarray:
     return np.clip(groups, 1, counts)
 
 
-def regroup(features, labels, num_classes: int, *, rule, threshold, clustering, seed, n_init=10) -> Regrouping:
-    """Split each class by K-means on `features` [N, D], or at random; clusters that stay empty are dropped."""
+def regroup(
+    features,
+    labels,
+    num_classes: int | None = None,
+    *,
+    rule: str = "ratio",
+    threshold: int = 0,
+    clustering: str = "kmeans",
+    seed: int = 0,
+    n_init: int = 10,
+) -> Regrouping:
+    """Split each class by K-means on `features` [N, D], or at random; clusters that stay empty are dropped.
+
+    `labels` [N] are 0 to C-1. Raises ValueError for arrays that do not fit together, for a class without rows and for
+    features that are not finite. NumPy is all that it needs around it, whatever trains the network:
+
+    >>> import numpy as np
+    >>> from rgjax.regroup import regroup
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], [90, 10])
+    >>> grouping = regroup(rng.normal(size=(100, 16)), labels)
+    >>> grouping.parent  # the network needs an output for each of these groups, ...
+    array([0, 0, 0, 0, 0, 0, 0, 0, 0, 1], dtype=int32)
+    >>> targets = grouping.pseudo_labels  # ... is trained on these targets [N], ...
+    >>> logits = rng.normal(size=(5, grouping.num_pseudo_classes))  # ... and gives such logits,
+    >>> grouping.class_logits(logits).shape  # of which these are the classes'
+    (5, 2)
+    """
+    labels, num_classes = _checked_labels(labels, num_classes)
+    if rule not in RULES or clustering not in CLUSTERINGS:
+        raise ValueError(f"rule={rule!r}, clustering={clustering!r}; valid: {RULES}, {CLUSTERINGS}")
+    if threshold < (rule == "target"):
+        raise ValueError(f"threshold={threshold} rows: it must be {'above' if rule == 'target' else 'at least'} 0")
     if clustering == "none":
         return Regrouping.identity(labels, num_classes)
+    if clustering == "kmeans":
+        features = _checked_features(features, labels)
     counts = np.bincount(labels, minlength=num_classes)
     groups = cluster_counts(counts, rule, threshold)
     split = groups > 1
-    pad_to = (int(counts[split].max()), int(groups.max())) if split.any() else None
+    pad_to = _shared_shape(int(counts[split].max()), int(groups.max())) if split.any() else None
     pseudo, parent = np.empty(len(labels), np.int32), []
     for c, k in enumerate(groups):
         rows = np.flatnonzero(labels == c)
@@ -79,6 +130,38 @@ def regroup(features, labels, num_classes: int, *, rule, threshold, clustering, 
         pseudo[rows] = len(parent) + numbers
         parent += [c] * len(used)
     return Regrouping(pseudo, np.array(parent, np.int32))
+
+
+def _checked_labels(labels, num_classes: int | None) -> tuple[np.ndarray, int]:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers [N], not {labels.dtype} {list(labels.shape)}")
+    num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels must be 0 to {num_classes - 1}, not {labels.min()} to {labels.max()}")
+    empty = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
+    if len(empty):
+        raise ValueError(f"class {empty[0]} of {num_classes} has no rows: number the classes 0 to C-1")
+    return labels, num_classes
+
+
+def _checked_features(features, labels: np.ndarray) -> np.ndarray:
+    if features is None:
+        raise ValueError("K-means needs features [N, D]; clustering='random' does without")
+    features = np.asarray(features)
+    if features.ndim != 2 or len(features) != len(labels):
+        raise ValueError(f"features must be [{len(labels)}, D], a row for each label, not {list(features.shape)}")
+    if features.dtype.kind not in "fiub" or not np.isfinite(features).all():
+        raise ValueError("features must be finite numbers: there is NaN, infinity or what is no number")
+    return features
+
+
+def _shared_shape(points: int, centres: int) -> tuple[int, int]:
+    """Small sizes rounded up to powers of two, so that the folds of a cross-validation share one program: it takes
+    seconds to compile, and the padding milliseconds."""
+    if points > 4096:
+        return points, centres
+    return 1 << (points - 1).bit_length(), 1 << (centres - 1).bit_length()
 
 
 def aggregate(logits: jax.Array | np.ndarray, parent: np.ndarray, num_classes: int, how: str) -> jax.Array:
