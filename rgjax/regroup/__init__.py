@@ -96,7 +96,7 @@ def regroup(
     >>> from rgjax.regroup import regroup
     >>> rng = np.random.default_rng(0)
     >>> labels = np.repeat([0, 1], [90, 10])
-    >>> grouping = regroup(rng.normal(size=(100, 16)), labels)
+    >>> grouping = regroup(rng.normal(size=(100, 4)), labels)
     >>> grouping.parent  # the network needs an output for each of these groups, ...
     array([0, 0, 0, 0, 0, 0, 0, 0, 0, 1], dtype=int32)
     >>> targets = grouping.pseudo_labels  # ... is trained on these targets [N], ...
@@ -161,7 +161,7 @@ def _shared_shape(points: int, centres: int) -> tuple[int, int]:
     seconds to compile, and the padding milliseconds."""
     if points > 4096:
         return points, centres
-    return 1 << (points - 1).bit_length(), 1 << (centres - 1).bit_length()
+    return max(256, 1 << (points - 1).bit_length()), max(8, 1 << (centres - 1).bit_length())
 
 
 def aggregate(logits: jax.Array | np.ndarray, parent: np.ndarray, num_classes: int, how: str) -> jax.Array:

@@ -55,8 +55,9 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     `n_pseudo_classes_`.
 
     K-means is sensitive to the features' scales: put a `StandardScaler` or the like before it. Where the inner
-    classifier takes missing values, K-means reads them as their column's mean. Parameters of `fit` other than `features` go to the inner `fit`, by metadata routing where that is enabled. `sample_weight` is one of
-    them: it has no part in the grouping.
+    classifier takes missing values, K-means reads them as their column's mean. Parameters of `fit` other than
+    `features` go to the inner `fit`, by metadata routing where that is enabled. `sample_weight` is one of them: it has
+    no part in the grouping.
 
     Example: `make_pipeline(StandardScaler(), RegroupClassifier(random_state=0)).fit(X, y).predict_proba(X)`.
     """
@@ -155,7 +156,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _inner(self) -> Any:
         return LogisticRegression(max_iter=1000) if self.estimator is None else clone(self.estimator)
 
-    def _features(self, X, features) -> np.ndarray:
+    def _features(self, X, features):
         if features is None and issparse(X):
             raise TypeError(
                 "Sparse X: K-means needs dense features; give fit(X, y, features=...), for instance of a TruncatedSVD, "
@@ -163,7 +164,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         if features is not None:
             return check_array(features, dtype="float32", input_name="features", estimator=self)
-        missing = "allow-nan" if get_tags(self).input_tags.allow_nan else True
+        missing: Any = "allow-nan" if get_tags(self).input_tags.allow_nan else True
         values = check_array(X, dtype="float32", ensure_all_finite=missing, input_name="X", estimator=self)
         return SimpleImputer(keep_empty_features=True).fit_transform(values) if np.isnan(values).any() else values
 

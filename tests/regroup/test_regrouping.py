@@ -40,3 +40,25 @@ def test_aggregation():
     for how in ("max", "sum"):
         identity = Regrouping.identity(np.arange(4), 4)
         np.testing.assert_array_equal(aggregate(logits, identity.parent, 4, how), logits)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "num_classes", "says"),
+    [
+        (np.zeros((4, 2)), np.array([0, 0, 1]), None, r"features must be \[3, D\], a row for each label, not \[4, 2\]"),
+        (np.zeros(3), np.array([0, 0, 1]), None, r"not \[3\]"),
+        (np.full((3, 1), np.nan), np.array([0, 0, 1]), None, "features must be finite numbers"),
+        (np.array([["a"], ["b"], ["c"]]), np.array([0, 0, 1]), None, "features must be finite numbers"),
+        (None, np.array([0, 0, 1]), None, "K-means needs features"),
+        (np.zeros((3, 1)), np.array([0.0, 0.0, 1.0]), None, r"labels must be integers \[N\], not float64 \[3\]"),
+        (np.zeros((2, 1)), np.array([[0], [1]]), None, r"labels must be integers \[N\], not int64 \[2, 1\]"),
+        (np.zeros((0, 1)), np.array([], int), None, "labels must be integers"),
+        (np.zeros((3, 1)), np.array([1, 1, 2]), None, "class 0 of 3 has no rows: number the classes 0 to C-1"),
+        (np.zeros((3, 1)), np.array([0, 0, 1]), 3, "class 2 of 3 has no rows"),
+        (np.zeros((3, 1)), np.array([0, 0, 2]), 2, "labels must be 0 to 1, not 0 to 2"),
+        (np.zeros((3, 1)), np.array([-1, 0, 1]), None, "labels must be 0 to 1, not -1 to 1"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(features, labels, num_classes, says):
+    with pytest.raises(ValueError, match=says):
+        regroup(features, labels, num_classes)
