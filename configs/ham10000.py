@@ -3,7 +3,8 @@
 python -m rgjax.main --config=configs/ham10000.py[:METHOD] --config.data.manual_dir=DOWNLOAD
 
 The images of one lesion stay together in a split; --config.data.split=stratified splits by single image, as
-the paper's splits seem to.
+the paper's splits seem to; --config.data.split=official takes the test set of the ISIC challenge 2018, where the
+download holds it, and splits HAM10000 by lesion into training and validation.
 """
 
 from rgjax.config import method_config

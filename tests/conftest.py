@@ -80,3 +80,22 @@ def ham_download(tmp_path):
         writer.writerow(["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"])
         writer.writerows(rows)
     return folder
+
+
+@pytest.fixture
+def ham_with_test(ham_download):
+    """The same with the ISIC challenge's test set: two images a class, of which the synthetic one is missing."""
+    folder = ham_download / "ISIC2018_Task3_Test_Images"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    rows = []
+    for number, dx in enumerate([*("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df") * 2, "nv"]):
+        identity = "ISIC_0035068" if number == 14 else f"ISIC_{34524 + number:07d}"
+        rows.append([f"HAMTEST_{number:07d}", identity, dx, "histo", "50.0", "female", "back", "rosendahl"])
+        if number < 14:
+            Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(folder / f"{identity}.jpg")
+    with open(ham_download / "ISIC2018_Task3_Test_GroundTruth.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset"])
+        writer.writerows(rows)
+    return ham_download

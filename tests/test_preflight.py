@@ -182,13 +182,18 @@ def test_the_bound_is_the_longer_of_arithmetic_and_traffic():
         # 80 % of 80 %, rounded down each time: 4291 nv and 73 df, hence 59 groups of nv.
         ({"data.name": "ham10000"}, 6405, {"nv": 59, "mel": 10, "bkl": 10, "bcc": 4, "akiec": 3, "vasc": 1, "df": 1}),
         (
+            {"data.name": "ham10000", "data.split": "official"},  # 80 % of the 10,015
+            8010,
+            {"nv": 58, "mel": 10, "bkl": 10, "bcc": 4, "akiec": 3, "vasc": 1, "df": 1},
+        ),
+        (
             {"data.name": "cifar100", "data.split": "official", "data.positive": "apple"},
             40_000,
             {"rest": 99, "apple": 1},
         ),
         ({"data.name": "phrasebank", "model.name": "bert"}, 3100, {"neutral": 5, "positive": 2, "negative": 1}),
     ],
-    ids=["ham10000", "cifar100", "phrasebank"],
+    ids=["ham10000", "ham10000, official", "cifar100", "phrasebank"],
 )
 def test_shapes_follow_from_the_config_alone(changes, rows, groups):
     outline = outline_of(method_config("rg", {**changes, "data.image_size": 32, "train.batch_size": 32}))

@@ -38,11 +38,12 @@ def load(
     """The data set `name`, split on its original labels, and then seen as `positive` against the rest if given.
 
     Of the `options` each source takes those that it needs: `manual_dir`, where the user's download lies, `data_dir`,
-    where prepared data sets go (TFDS's if empty), `image_size`, `agreement`, `unreadable`. An `outline` has the data
-    set's size, classes and split, but no content, and needs no download; its grouped split is a row or two off the
-    real one.
+    where prepared data sets go (TFDS's if empty), `image_size`, `agreement`, `unreadable`, and `official_test`,
+    whether the split is by that set. An `outline` has the data set's size, classes and split, but no content, and needs
+    no download; its grouped split is a row or two off the real one.
     """
     module = importlib.import_module(f"rgjax.data.{name}")
+    options["official_test"] = split_kind == "official"
     how: dict[str, Any] = {"seed": seed, "test_fraction": test_fraction, "val_fraction": val_fraction}
 
     def taken(load_source):

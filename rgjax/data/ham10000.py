@@ -12,10 +12,14 @@ from rgjax.errors import UserError, first_few
 from rgjax.storage import digest, local
 
 COUNTS = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}  # as published
+TEST_COUNTS = {"nv": 908, "mel": 171, "bkl": 217, "bcc": 93, "akiec": 43, "vasc": 35, "df": 44}
 CLASSES = tuple(COUNTS)
 _DOWNLOAD = "download it from the Harvard Dataverse, doi:10.7910/DVN/DBW86T, and unpack the two image archives"
 _METADATA = ("HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
 _IMAGES = (".jpg", ".jpeg", ".png")
+_ONE_HOT = ("image", *(name.upper() for name in CLASSES))
+_TRUTH = "ISIC2018_Task3_Test_GroundTruth"
+_SYNTHETIC = "ISIC_0035068"  # of the 1,512: made, not taken; the deposit lacks it, and the challenge does not score it
 
 
 class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -25,10 +29,10 @@ class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = _DOWNLOAD
 
-    def __init__(self, rows: list[dict[str, str]], images: dict[str, Path], **kwargs):
-        self._rows, self._images = rows, images
+    def __init__(self, parts: dict[str, list[dict[str, str]]], images: dict[str, Path], **kwargs):
+        self._parts, self._images = parts, images
         files = [(i, images[i].stat().st_size, images[i].stat().st_mtime_ns) for i in sorted(images)]
-        config = tfds.core.BuilderConfig(name=digest(repr(rows), repr(files)))
+        config = tfds.core.BuilderConfig(name=digest(*map(repr, parts.values()), repr(files)))
         super().__init__(config=config, file_format="array_record", **kwargs)
 
     def _info(self):
@@ -48,10 +52,10 @@ class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples()}
+        return {part: self._generate_examples(rows) for part, rows in self._parts.items()}
 
-    def _generate_examples(self):
-        for row in self._rows:
+    def _generate_examples(self, rows):
+        for row in rows:
             yield (
                 row["image_id"],
                 {
@@ -63,14 +67,15 @@ class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
 
 
-def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source:
+def load(*, image_size: int, manual_dir: str = "", data_dir: str = "", official_test: bool = False) -> Source:
     """All images at `image_size`, grouped by lesion, from a download in `manual_dir` (TFDS's manual folder if
-    empty). Raises UserError for a download that is missing, incomplete or damaged."""
+    empty); with those of the `official_test` set if asked for. Raises UserError for a download that is missing,
+    incomplete or damaged."""
     root = local(str(data_dir or constants.DATA_DIR))
     folder = local(manual_dir) if manual_dir else root / "downloads" / "manual"
-    rows, images = read_download(folder)
+    parts, images = read_download(folder, official_test=official_test)
     with quiet_tfds():
-        builder = Ham10000(rows, images, data_dir=str(root))
+        builder = Ham10000(parts, images, data_dir=str(root))
     prepare(builder)
     arrays = materialise(
         builder,
@@ -85,18 +90,24 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
         class_names=CLASSES,
         groups=arrays["groups"],
         ids=arrays["ids"],
-        official_test=None,
+        official_test=arrays["test"] if official_test else None,
         fingerprint=str(arrays["fingerprint"]),
     )
 
 
-def outline(*, image_size: int) -> Source:
+def outline(*, image_size: int, official_test: bool = False) -> Source:
     """The data set by its published size, without the download; every image its own lesion."""
-    return outlined(COUNTS, blank_image(image_size))
+    if not official_test:
+        return outlined(COUNTS, blank_image(image_size))
+    counts = {name: COUNTS[name] + TEST_COUNTS[name] for name in CLASSES}
+    return outlined(counts, blank_image(image_size), official_test=TEST_COUNTS)
 
 
-def read_download(folder: Path) -> tuple[list[dict[str, str]], dict[str, Path]]:
-    """The metadata's rows, and the image file of each; the images may lie in the folder or one level below."""
+def read_download(
+    folder: Path, *, official_test: bool = False
+) -> tuple[dict[str, list[dict[str, str]]], dict[str, Path]]:
+    """The rows of "train", and of "test" if asked for, with the image file of each; the images may lie in the folder
+    or one level below."""
     if not folder.is_dir():
         raise UserError(
             f"HAM10000: there is no folder {folder}; {_DOWNLOAD}, then give its folder by "
@@ -105,19 +116,44 @@ def read_download(folder: Path) -> tuple[list[dict[str, str]], dict[str, Path]]:
     found = [folder / name for name in _METADATA if (folder / name).is_file()]
     if not found:
         raise UserError(f"HAM10000: {folder} has no {_METADATA[0]} (.csv or .tab may follow); {_DOWNLOAD}")
-    rows = _read_metadata(found[0])
+    parts = {"train": _read_metadata(found[0])}
     files = sorted([*folder.glob("*.*"), *folder.glob("*/*.*")])
     images = {path.stem: path for path in files if path.suffix.lower() in _IMAGES}
+    _require_images(parts["train"], images, folder, "the metadata", _DOWNLOAD)
+    if official_test:
+        parts["test"] = _read_official_test(folder, images)
+        known = {row["image_id"] for row in parts["train"]}
+        if shared := [row["image_id"] for row in parts["test"] if row["image_id"] in known]:
+            raise UserError(f"HAM10000: {len(shared)} images of {_TRUTH} are in the metadata too: {first_few(shared)}")
+    return parts, {row["image_id"]: images[row["image_id"]] for rows in parts.values() for row in rows}
+
+
+def _read_official_test(folder: Path, images: dict[str, Path]) -> list[dict[str, str]]:
+    way_out = (
+        f"config.data.split=official needs {_TRUTH}.csv and the unpacked ISIC2018_Task3_Test_Images.zip there, from "
+        "doi:10.7910/DVN/DBW86T or challenge.isic-archive.com; or use config.data.split=grouped"
+    )
+    names = (pattern + _TRUTH + suffix for pattern in ("", "*/") for suffix in (".csv", ".tab"))
+    found = [path for name in names for path in sorted(folder.glob(name)) if path.is_file()]
+    if not found:
+        raise UserError(f"HAM10000: {folder} has no {_TRUTH}.csv; {way_out}")
+    rows = [row for row in _read_metadata(found[0]) if row["image_id"] != _SYNTHETIC]
+    _require_images(rows, images, folder, "the test set", way_out)
+    return rows
+
+
+def _require_images(rows, images: dict[str, Path], folder: Path, whose: str, way_out: str) -> None:
     missing = [row["image_id"] for row in rows if row["image_id"] not in images]
     if missing:
         raise UserError(
-            f"HAM10000: {len(missing)} of {len(rows)} images of the metadata are not in {folder}: "
-            f"{first_few(missing)}; {_DOWNLOAD}"
+            f"HAM10000: {len(missing)} of {len(rows)} images of {whose} are not in {folder}: "
+            f"{first_few(missing)}; {way_out}"
         )
-    return rows, {row["image_id"]: images[row["image_id"]] for row in rows}
 
 
 def _read_metadata(path: Path) -> list[dict[str, str]]:
+    """The lesion_id, image_id and dx of each row of a table in the deposit's form or in the challenge's, which has a
+    column of 0 and 1 for each class and names no lesions."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -125,11 +161,12 @@ def _read_metadata(path: Path) -> list[dict[str, str]]:
     lines = text.splitlines()
     delimiter = "\t" if lines and "\t" in lines[0] else ","
     reader = csv.DictReader(lines, delimiter=delimiter)
-    needed = ("lesion_id", "image_id", "dx")
-    absent = [name for name in needed if name not in (reader.fieldnames or ())]
-    if absent:
+    columns, needed = tuple(reader.fieldnames or ()), ("lesion_id", "image_id", "dx")
+    one_hot = "image" in columns and "image_id" not in columns
+    if absent := [name for name in (_ONE_HOT if one_hot else needed) if name not in columns]:
         raise UserError(f"{path} has no column {', '.join(absent)}")
-    rows = [{name: row[name] or "" for name in needed} for row in reader]
+    table = map(_from_one_hot, reader) if one_hot else reader
+    rows = [{name: row[name] or "" for name in needed} for row in table]
     if not rows:
         raise UserError(f"{path} has no rows")
     for number, row in enumerate(rows, start=2):
@@ -140,3 +177,8 @@ def _read_metadata(path: Path) -> list[dict[str, str]]:
     if repeated:
         raise UserError(f"{path} names {len(repeated)} images more than once: {first_few(repeated)}")
     return rows
+
+
+def _from_one_hot(row: dict[str, str]) -> dict[str, str]:
+    marked = [name for name in CLASSES if row[name.upper()] in ("1", "1.0")]
+    return {"lesion_id": "", "image_id": row["image"], "dx": " and ".join(marked)}

@@ -70,7 +70,7 @@ def test_the_metadata_may_be_tab_separated_or_begin_with_a_mark(ham_download, en
     text = old.read_text().replace(",", "\t")
     old.unlink()
     (ham_download / "HAM10000_metadata").write_text(text, encoding=encoding)
-    assert len(read_download(ham_download)[0]) == 84
+    assert len(read_download(ham_download)[0]["train"]) == 84
 
 
 def refused(folder):
@@ -128,6 +128,87 @@ def test_bad_metadata_is_named(ham_download, change, says):
 def test_metadata_that_is_no_text_is_named(ham_download):
     (ham_download / "HAM10000_metadata.csv").write_bytes(b"\xff\xfe\x00lesion")
     assert "is not text in UTF-8" in refused(ham_download)
+
+
+TRUTH = "ISIC2018_Task3_Test_GroundTruth"
+
+
+def load_official(folder, **changes):
+    how = {"split_kind": "official", "seed": 0, "test_fraction": 0.2, "val_fraction": 0.2, "positive": ""} | changes
+    return load_dataset(
+        "ham10000", image_size=16, manual_dir=str(folder), data_dir=str(folder.parent / "prepared"), **how
+    )
+
+
+def one_hot(folder):
+    """Another form of the test set's ground truth: the challenge's own, in a folder of its own."""
+    rows = [line.split(",") for line in (folder / f"{TRUTH}.csv").read_text().splitlines()[1:]]
+    names = ["mel", "nv", "bcc", "akiec", "bkl", "df", "vasc"]
+    lines = [",".join(["image", *map(str.upper, names), "score_weight", "validation_weight"])]
+    lines += [",".join([row[1], *(str(float(row[2] == name)) for name in names), "1.0", "0.0"]) for row in rows]
+    (folder / f"{TRUTH}.csv").unlink()
+    (folder / TRUTH).mkdir()
+    (folder / TRUTH / f"{TRUTH}.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("change", [lambda folder: None, one_hot], ids=["deposit", "challenge"])
+def test_the_official_test_set_is_the_challenges(ham_with_test, change):
+    change(ham_with_test)
+    data = load_official(ham_with_test)
+    test = dict(zip(data.ids[data.test], data.labels[data.test], strict=True))
+    assert test == {f"ISIC_{34524 + i:07d}": i % 7 for i in range(14)}
+    assert len(data.train) + len(data.val) == 84
+    lesions = dict(
+        line.split(",")[1::-1] for line in (ham_with_test / "HAM10000_metadata.csv").read_text().splitlines()
+    )
+    train, val = ({lesions[i] for i in data.ids[part]} for part in (data.train, data.val))
+    assert not train & val
+    assert set(data.labels[data.val]) == set(range(7))
+    with Image.open(ham_with_test / "ISIC2018_Task3_Test_Images" / "ISIC_0034525.jpg") as image:
+        expected = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(data.inputs[list(data.ids).index("ISIC_0034525")], expected)
+
+
+def test_the_other_splits_do_not_touch_the_official_test_set(ham_download, request):
+    before = load_official(ham_download, split_kind="grouped")
+    folder = request.getfixturevalue("ham_with_test")
+    (folder / f"{TRUTH}.csv").write_text("broken")
+    after = load_official(folder, split_kind="grouped")
+    assert after.fingerprint == before.fingerprint
+    np.testing.assert_array_equal(after.test, before.test)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda folder: (folder / f"{TRUTH}.csv").unlink(), f"has no {TRUTH}.csv; config.data.split=official needs"),
+        (
+            lambda folder: (folder / "ISIC2018_Task3_Test_Images" / "ISIC_0034530.jpg").unlink(),
+            "1 of 14 images of the test set are not in",
+        ),
+        (
+            lambda folder: (folder / f"{TRUTH}.csv").write_text((folder / "HAM10000_metadata.csv").read_text()),
+            "84 images of ISIC2018_Task3_Test_GroundTruth are in the metadata too: ISIC_0000000",
+        ),
+        (
+            lambda folder: (folder / f"{TRUTH}.csv").write_text("image,MEL,NV,BCC,AKIEC,BKL,DF\n"),
+            "has no column VASC",
+        ),
+        (
+            lambda folder: (folder / f"{TRUTH}.csv").write_text(
+                "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nx,1,1,0,0,0,0,?\n"
+            ),
+            "line 2: unknown dx 'nv and mel'",
+        ),
+    ],
+    ids=["no table", "no image", "the wrong table", "no column", "two classes"],
+)
+def test_an_official_test_set_that_is_not_whole_is_named(ham_with_test, change, says):
+    change(ham_with_test)
+    with pytest.raises(UserError) as error:
+        load_official(ham_with_test)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_real_download(tmp_path, shared_data):
