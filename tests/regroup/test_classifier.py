@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
-from sklearn.ensemble import VotingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
@@ -145,6 +145,13 @@ def test_frames_keep_their_names(table):
     with pytest.warns(UserWarning, match="valid feature names"):
         assert (model.predict(x) == model.predict(frame)).all()
     assert not hasattr(model.fit(x, y), "feature_names_in_")
+
+
+def test_a_single_class_is_predicted_everywhere(table):
+    x, _ = table
+    model = RegroupClassifier(HistGradientBoostingClassifier(max_iter=1)).fit(x[:20], ["all"] * 20)
+    assert set(model.predict(x)) == {"all"}
+    assert model.predict_proba(x[:2]).tolist() == [[1], [1]]
 
 
 def test_settings_clones_and_pickles(table):
