@@ -1,6 +1,6 @@
 """Regrouping of tables beside imbalanced-learn's methods, by repeated stratified cross-validation.
 
-    uv run python tests/regroup/example_table.py [--folds=5] [--repeats=5]
+    uv run python tests/regroup/example_table.py [--folds=5] [--repeats=5] [--only=digits]
 
 Two tables that scikit-learn brings along. In the digits, the 8 against the rest, the large class hides nine kinds. The
 breast tumours, with malignant ones left out until there is one to ten benign ones, hide none that is known.
@@ -64,9 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", help="a part of a table's name")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to each other
-    for name, x, y in tables():
+    for name, x, y in (table for table in tables() if given.only in table[0]):
         print(f"\n{name}: {len(y)} rows, {y.sum()} of the small class; n = {given.folds * given.repeats} test folds\n")
         print("| method | BA % | AP % | s a fit |\n|---|---|---|---|", flush=True)
         folds = RepeatedStratifiedKFold(n_splits=given.folds, n_repeats=given.repeats, random_state=0)
