@@ -6,6 +6,7 @@ is exact: costs and prices are rounded to multiples of a power of two, of which 
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ def assign(
     cost; good ones save work, and decide between assignments of equal cost. Every row pays least, costs - prices, in
     its cluster by the prices that are returned, which is the proof. None where the rows cannot fill the bounds.
     """
-    count, k = costs.shape
+    k = costs.shape[1]
     start = np.zeros(k) if prices is None else prices
     unit = _unit(max(np.abs(costs).max(initial=0), np.abs(start).max()), k)
     costs, start = np.round(costs / unit) * unit, np.round(start / unit) * unit
@@ -71,13 +72,15 @@ class _Flow:
         self.costs, self.labels = costs, labels
         self.sizes = others + np.bincount(labels, minlength=k)
         self.steps = np.full((k, k), np.inf)  # from cluster, to cluster
-        for cluster in range(k):
-            self._refresh(cluster)
+        used, first = np.unique(labels[order := np.argsort(labels, kind="stable")], return_index=True)
+        if len(used):
+            rises = costs - costs[np.arange(len(labels)), labels, None]
+            self.steps[used] = np.minimum.reduceat(rises[order], first, axis=0)
 
     def push(self, path: list[int], most: int) -> None:
         """Move as many points along all arcs of the path as each arc has at the length of its step, up to `most`."""
         moves = []
-        for a, b in zip(path, path[1:], strict=False):
+        for a, b in pairwise(path):
             members = np.flatnonzero(self.labels == a)
             moves.append((members[self.costs[members, b] - self.costs[members, a] == self.steps[a, b]], b))
         amount = min(most, *(len(members) for members, _ in moves))
@@ -95,15 +98,16 @@ class _Flow:
 
 def _shortest_paths(steps: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bellman-Ford: the lengths [k] of shortest paths that begin with `start` [k], and the node before each, or -1."""
-    lengths, before = start, np.full(len(start), -1)
-    while True:
-        through = lengths[:, None] + steps
-        nearest = through.argmin(axis=0)
-        found = through[nearest, np.arange(len(steps))]
-        shorter = found < lengths
-        if not shorter.any():
-            return lengths, before
-        lengths, before = np.where(shorter, found, lengths), np.where(shorter, nearest, before)
+    lengths, before = start.copy(), np.full(len(start), -1)
+    nodes = np.flatnonzero(np.isfinite(start))
+    while len(nodes):  # whose lengths are new
+        through = steps[nodes] + lengths[nodes, None]
+        found = through.min(axis=0)
+        shorter = np.flatnonzero(found < lengths)
+        before[shorter] = nodes[(through[:, shorter] == found[shorter]).argmax(axis=0)]
+        lengths[shorter] = found[shorter]
+        nodes = shorter
+    return lengths, before
 
 
 def _disjoint(ends: np.ndarray, before: np.ndarray) -> Iterator[list[int]]:

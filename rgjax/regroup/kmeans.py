@@ -58,18 +58,14 @@ def kmeans(
     Calls with an equal `pad_to` = (points, centres) and D run the same compiled program. Every process of a
     multi-process run passes the same arguments. Raises ValueError for k outside 1..N and for values not finite.
     """
-    x = np.asarray(x, np.float32)
+    x = checked(x, k)
     n, dim = x.shape
-    if not 1 <= k <= n:
-        raise ValueError(f"k={k} clusters of {n} points")
-    if not np.isfinite(x).all():
-        raise ValueError("K-means needs finite features")
     points, centres = pad_to or (n, k)
     form = _form()
     mesh = _mesh()
     chunks = mesh.size * -(-points * centres // (form.chunk * mesh.size))
     mean = x.mean(axis=0)
-    centred = _aligned_zeros((chunks, -(-points // chunks), dim))
+    centred = aligned_zeros((chunks, -(-points // chunks), dim))
     np.subtract(x, mean, out=centred.reshape(-1, dim)[:n])
     rows = NamedSharding(mesh, PartitionSpec("data"))
     spread = jax.make_array_from_callback(centred.shape, rows, centred.__getitem__)
@@ -86,7 +82,17 @@ def kmeans(
     return KMeansResult(labels[:n], found[:k] + mean, float(inertia), int(n_iter))
 
 
-def _aligned_zeros(shape):
+def checked(x: np.ndarray, k: int) -> np.ndarray:
+    """`x` in float32. Raises ValueError for k outside 1..N and for values not finite."""
+    x = np.asarray(x, np.float32)
+    if not 1 <= k <= len(x):
+        raise ValueError(f"k={k} clusters of {len(x)} points")
+    if not np.isfinite(x).all():
+        raise ValueError("K-means needs finite features")
+    return x
+
+
+def aligned_zeros(shape):
     """JAX takes over a NumPy array without a copy only if it begins at a multiple of 64 bytes."""
     count = int(np.prod(shape))
     flat = np.zeros(count + 16, np.float32)

@@ -1,0 +1,179 @@
+"""Prices of clusters by which about as many points choose each as it shall have.
+
+Points choose by cost less price. With the choice smoothed to a softmax, the right prices are the maximum of a concave
+function, the dual of the assignment; Newton's method climbs it while the smoothing fades. Sinkhorn's algorithm has the
+same maximum, but takes many more steps. This process's devices share the points, and the host solves the k x k systems.
+The largest array is one of the costs, points x clusters in float32.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rgjax.regroup.kmeans import HIGHEST, aligned_zeros
+
+STEPS = 40  # of Newton's method, at most
+REACH = 16  # the farthest that a step moves a price, in units of the smoothing
+FADE = 4  # the smoothing falls by this factor where it is what keeps the sizes from being right
+ROUNDING = 2.0**-24  # of float32
+
+ON_ROWS, EVERYWHERE = PartitionSpec("data"), PartitionSpec()
+
+
+class Target(NamedTuple):
+    """The size that every cluster shall have; with `at_least` it may have more, and then no price is below zero."""
+
+    size: float
+    at_least: bool
+
+
+class Offers(NamedTuple):
+    """Costs [chunks, clusters, size] of all points, and a bound [N] of the error of a difference of a row's costs."""
+
+    costs: jax.Array
+    errors: np.ndarray
+
+
+class Market:
+    """Points x [N, D] float32, of mean zero, spread over the devices and padded to `pad_to` = (points, clusters)."""
+
+    def __init__(self, x: np.ndarray, pad_to: tuple[int, int]):
+        points, self._clusters = pad_to
+        self._lengths = np.linalg.norm(x, axis=1)
+        self._mesh = Mesh(np.array(jax.local_devices()), ("data",))
+        # On a CPU a chunk's distances stay in the cache.
+        chunk = 2**17 if jax.default_backend() == "cpu" else 2**27
+        chunks = self._mesh.size * -(-points * self._clusters // (chunk * self._mesh.size))
+        rows = aligned_zeros((chunks, -(-points // chunks), x.shape[1]))
+        rows.reshape(-1, x.shape[1])[: len(x)] = x
+        real = (np.arange(rows.shape[0] * rows.shape[1]) < len(x)).reshape(rows.shape[:2]).astype(np.float32)
+        self._x, self._real = jax.device_put((rows, real), NamedSharding(self._mesh, ON_ROWS))
+
+    def offers(self, centers: np.ndarray) -> Offers:
+        """Squared distances to centers [k, D], each less the point's squared length."""
+        wide = np.zeros((self._clusters, centers.shape[1]), np.float32)
+        wide[: len(centers)] = centers
+        longest = np.linalg.norm(centers, axis=1).max()
+        # Of a sum of D products and of the other three roundings, for either cost and price.
+        errors = 4 * (len(wide[0]) + 8) * ROUNDING * longest * (2 * self._lengths + longest)
+        return Offers(_costs(self._x, wide, np.int32(len(centers)), mesh=self._mesh), errors)
+
+    def choices(self, offers: Offers, prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each point's cluster [N], the lowest of equals, and by how much [N] it is the best at least."""
+        labels, margins = jax.device_get(_choices(offers.costs, self._wide(prices), mesh=self._mesh))
+        n = len(self._lengths)
+        return np.array(labels).reshape(-1)[:n], margins.reshape(-1)[:n] - offers.errors - 8 * ROUNDING * np.abs(
+            prices
+        ).max()
+
+    def smoothing(self, offers: Offers) -> float:
+        """One to begin with: a part of the mean difference between a point's best and second best cost."""
+        margins = self.choices(offers, np.zeros(1))[1] + offers.errors
+        return max(0.4 * float(margins.mean()), 1e-30)
+
+    def prices(
+        self, offers: Offers, prices: np.ndarray, smoothing: float, target: Target, enough: float, every: int = 1
+    ) -> np.ndarray:
+        """Prices [k] float32, better than these: by them at most `enough` points are in a wrong cluster, if it can be.
+
+        Of `every` so many points one is looked at.
+        """
+        costs, real = offers.costs[..., ::every], self._real[..., ::every]
+        k, size = len(prices), target.size * int(real.sum()) / len(self._lengths)
+        least = 0 if target.at_least else -np.inf
+        best, fewest = prices, np.inf
+        for _ in range(STEPS):
+            response = _response(costs, real, self._wide(prices), np.float32(smoothing), mesh=self._mesh)
+            loads, pairs, sizes = (np.asarray(a, np.float64) for a in jax.device_get(response))
+            priced = prices > least
+            missing = _missing(loads[:k], size, priced)
+            wrong = np.abs(_missing(sizes[:k], size, priced)).sum() / 2
+            if wrong < fewest:
+                best, fewest = prices, wrong
+            if wrong <= enough:
+                break
+            step = smoothing * _newton_step(loads[:k], pairs[:k, :k], missing, priced)
+            prices = np.maximum(prices + step, least).astype(np.float32)
+            if np.abs(missing).sum() / 2 < wrong / 2:
+                smoothing /= FADE
+        return best
+
+    def _wide(self, prices: np.ndarray) -> np.ndarray:
+        return np.pad(prices, (0, self._clusters - len(prices))).astype(np.float32)
+
+
+def _missing(sizes: np.ndarray, size: float, priced: np.ndarray) -> np.ndarray:
+    """Points [k] that clusters of `sizes` lack; one without a price may have too many."""
+    return np.where(priced | (sizes < size), size - sizes, 0)
+
+
+def _newton_step(loads: np.ndarray, pairs: np.ndarray, missing: np.ndarray, priced: np.ndarray) -> np.ndarray:
+    """Changes of the prices [k], in units of the smoothing, by which the `missing` points come.
+
+    The system is the Laplacian of a graph of the clusters. What is added to its diagonal bounds every change by REACH,
+    however few points lie between the clusters, and vanishes at the solution.
+    """
+    fixed = ~priced & (missing == 0)
+    laplacian = np.diag(loads + np.abs(missing).max() / REACH + ROUNDING * loads.sum()) - pairs
+    laplacian[fixed], laplacian[:, fixed] = 0, 0
+    laplacian[fixed, fixed] = 1
+    return np.linalg.solve(laplacian, missing)
+
+
+def _on_devices(function, mesh, outputs, *arguments, shared=()):
+    """`function` on all devices, each with its own chunks of the `arguments` and with what is `shared`."""
+    specs = (*(ON_ROWS for _ in arguments), *(EVERYWHERE for _ in shared))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=outputs, check_vma=False)(*arguments, *shared)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _costs(x, centers, k, mesh):
+    def local(x, centers, k):
+        squares = jnp.where(jnp.arange(len(centers), dtype=jnp.int32) < k, (centers * centers).sum(axis=1), jnp.inf)[
+            :, None
+        ]
+        return jax.lax.map(lambda x: squares + jnp.matmul(-2 * centers, x.T, precision=HIGHEST), x)
+
+    return _on_devices(local, mesh, ON_ROWS, x, shared=(centers, k))
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _choices(costs, prices, mesh):
+    """Labels and margins [chunks, size]."""
+    index = jnp.arange(len(prices), dtype=jnp.int32)[:, None]
+
+    def chunk(costs):
+        asked = costs - prices[:, None]
+        least = asked.min(axis=0)
+        # The lowest index among equals; argmin is a slow variadic reduction on a CPU.
+        labels = jnp.where(asked == least[None], index, len(prices)).min(axis=0)
+        return labels, jnp.where(index == labels[None], jnp.inf, asked).min(axis=0) - least
+
+    return _on_devices(lambda costs: jax.lax.map(chunk, costs), mesh, ON_ROWS, costs)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _response(costs, real, prices, smoothing, mesh):
+    """How the points choose, smoothed: the clusters' loads [k] and the products of all pairs' shares [k, k], summed
+    over the points; and their sizes [k] if the points chose sharply."""
+
+    def chunk(sums, rows, prices, smoothing):
+        costs, real = rows
+        bids = (prices[:, None] - costs) / smoothing
+        odds = jnp.exp(bids - bids.max(axis=0)[None])
+        shares = odds * (real / odds.sum(axis=0))[None]
+        pairs = jnp.matmul(shares, shares.T, precision=HIGHEST)
+        found = shares.sum(axis=1), pairs, jnp.where(odds == 1, real[None], 0).sum(axis=1)
+        return jax.tree.map(jnp.add, sums, found), None
+
+    def local(costs, real, prices, smoothing):
+        k = len(prices)
+        zeros = jnp.zeros(k), jnp.zeros((k, k)), jnp.zeros(k)
+        sums, _ = jax.lax.scan(lambda sums, rows: chunk(sums, rows, prices, smoothing), zeros, (costs, real))
+        return jax.lax.psum(sums, "data")
+
+    return _on_devices(local, mesh, EVERYWHERE, costs, real, shared=(prices, smoothing))
