@@ -3,7 +3,7 @@
 python -m rgjax.sweep --config=configs/paper.py --config.data.manual_dir=DOWNLOAD --workdir=DIR
 
 DOWNLOAD holds HAM10000; the other two are fetched, or lie there too. The ablations are variants and losses in the
-studies of two classes: other groups (figure 8 b), each loss with and without RG (c), max against sum (d).
+studies of two classes: other groups (figure 8 a, b), each loss with and without RG (c), max against sum (d).
 """
 
 from pathlib import Path

@@ -106,6 +106,7 @@ FIELDS: dict[str, Field] = {
     "regroup.threshold": Field(0, "rows: smallest class that is regrouped, or size aimed at (target)", low=0),
     "regroup.aggregate": Field("max", "how pseudo-class logits become class logits", choices=AGGREGATIONS),
     "regroup.n_init": Field(10, "restarts of K-means", low=1, high=1000),
+    "regroup.min_size": Field(0, "balanced: rows that a group has at least (0: equal sizes)", low=0),
     "regroup.seed": Field(0, "seed of the clustering", low=0),
     "sampler": Field("none", "over- or undersampling", choices=SAMPLERS),
     "deepsmote.epochs": Field(300, "passes of the autoencoder over the training rows", low=1, high=1_000_000),

@@ -20,7 +20,7 @@ from rgjax.encoders import features
 from rgjax.errors import UserError
 from rgjax.figures import draw_groups, draw_synthetic
 from rgjax.models.tokenizer import FILES
-from rgjax.regroup import AGGREGATIONS, Regrouping, regroup
+from rgjax.regroup import AGGREGATIONS, BY_FEATURES, Regrouping, regroup
 from rgjax.storage import cache_dir, cached_arrays, digest, write_json, write_npz
 from rgjax.trackers import require
 from rgjax.trainer import Task, Trial, train
@@ -105,11 +105,11 @@ def make_groups(config: Config, dataset: data.Dataset, say: Say) -> tuple[Regrou
     by_sampler = config.sampler == "rusc"
     clustering = "kmeans" if by_sampler else config.regroup.clustering
     found = None
-    if clustering == "kmeans":
+    if clustering in BY_FEATURES:
         encoder = make_encoder(config, dataset.kind, say)
         # Of all rows, so that every split of a data set finds them in the cache.
         found = features(encoder, dataset.inputs, dataset.fingerprint)[dataset.train]
-    how: dict[str, Any] = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init")}
+    how: dict[str, Any] = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init", "min_size")}
     how["clustering"] = clustering
 
     def compute() -> dict[str, np.ndarray]:

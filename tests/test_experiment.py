@@ -13,8 +13,12 @@ from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from rgjax import experiment, trainer
+from rgjax.build import load_data
 from rgjax.config import METHODS, method_config
 from rgjax.errors import UserError
+from rgjax.experiment import make_groups
+from rgjax.figures import draw_groups
+from rgjax.regroup import BY_FEATURES
 from rgjax.storage import write_json
 from tests.events import close_to, recorded, shown
 
@@ -96,6 +100,27 @@ def test_ten_classes_and_random_groups(tmp_path):
     })  # fmt: skip
     assert result["num_classes"] == 10
     assert result["num_pseudo_classes"] == 20
+
+
+def test_groups_of_every_clustering_are_kept_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "cache"))
+    config = method_config("rg", SMALL)
+    dataset = load_data(config)
+    kept = set()
+    for clustering in BY_FEATURES:
+        config.regroup.clustering = clustering
+        grouping, clusters, found = make_groups(config, dataset, print)
+        files = set((tmp_path / "cache" / "groups").glob("*.npz"))
+        assert len(files - kept) == 1
+        kept = files
+        again, _, _ = make_groups(config, dataset, print)
+        np.testing.assert_array_equal(again.pseudo_labels, clusters)
+        draw_groups(tmp_path / clustering, dataset.inputs[dataset.train], grouping, found, dataset.class_names)
+        assert (tmp_path / clustering / "sizes.png").exists()
+        sizes = grouping.counts[grouping.parent == 0]
+        assert len(sizes) == 9
+        assert (np.ptp(sizes) <= 1) == (clustering == "balanced")
+    assert set((tmp_path / "cache" / "groups").glob("*.npz")) == kept
 
 
 @pytest.mark.parametrize(("method", "positive"), [("rg_ldam", ""), ("rusc", "mel")])

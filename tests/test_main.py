@@ -93,8 +93,10 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
 
 
 @pytest.mark.long
-def test_two_processes_make_one_run(tmp_path):
+@pytest.mark.parametrize("clustering", ["kmeans", "balanced"])
+def test_two_processes_make_one_run(clustering, tmp_path):
     arguments = ["--config=configs/digits.py:rg", *SMALL, "--config.train.steps=4", "--config.train.checkpoint_steps=2"]
+    arguments += [f"--config.regroup.clustering={clustering}"]
     alone = run(*arguments, f"--workdir={tmp_path / 'alone'}")
     assert alone.returncode == 0, alone.stderr
     with socket.socket() as free:

@@ -42,8 +42,8 @@ class Outline:
 
 
 def outline_of(config: Config) -> Outline:
-    """The run's sizes. K-means is taken to give as many groups as it is asked for; a grouped split of the real data
-    differs by a row or two a class."""
+    """The run's sizes. The clustering is taken to give as many groups as it is asked for; a grouped split of the
+    real data differs by a row or two a class."""
     dataset = load_data(config, outline=True)
     labels, names = dataset.labels[dataset.train], dataset.class_names
     by_sampler = config.sampler == "rusc"

@@ -1,16 +1,27 @@
 """Regrouping: large classes split into pseudo-classes, and pseudo-class logits brought back to classes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
+from rgjax.errors import UserError
+from rgjax.regroup.balanced import balanced_kmeans
 from rgjax.regroup.kmeans import kmeans
+from rgjax.regroup.spectral import normalised_cut
 
 RULES = ("ratio", "target")
-CLUSTERINGS = ("none", "kmeans", "random")
+# Labels [N] of features [N, D] in k groups.
+BY_FEATURES: dict[str, Callable[..., np.ndarray]] = {
+    "kmeans": lambda x, k, min_size, **how: kmeans(x, k, **how).labels,
+    "balanced": lambda x, k, **how: balanced_kmeans(x, k, **how).labels,
+    "spectral": lambda x, k, min_size, **how: normalised_cut(x, k, **how),
+}
+CLUSTERINGS = ("none", *BY_FEATURES, "random")
 AGGREGATIONS = ("max", "sum")
 
 if TYPE_CHECKING:
@@ -86,11 +97,14 @@ def regroup(
     clustering: str = "kmeans",
     seed: int = 0,
     n_init: int = 10,
+    min_size: int = 0,
 ) -> Regrouping:
-    """Split each class by K-means on `features` [N, D], or at random; clusters that stay empty are dropped.
+    """Split each class by a clustering of its `features` [N, D], or at random; clusters that stay empty are dropped.
 
-    `labels` [N] are 0 to C-1. Raises ValueError for arrays that do not fit together, for a class without rows and for
-    features that are not finite. NumPy is all that it needs around it, whatever trains the network:
+    `labels` [N] are 0 to C-1. The groups are those of the first process in all. Raises UserError where "balanced"
+    groups of `min_size` rows are more than a class has, and ValueError for arrays that do not fit together, for a class
+    without rows and for features that are not finite. NumPy is all that it needs around it, whatever trains the
+    network:
 
     >>> import numpy as np
     >>> from rgjax.regroup import regroup
@@ -111,7 +125,7 @@ def regroup(
         raise ValueError(f"threshold={threshold} rows: it must be {'above' if rule == 'target' else 'at least'} 0")
     if clustering == "none":
         return Regrouping.identity(labels, num_classes)
-    if clustering == "kmeans":
+    if clustering in BY_FEATURES:
         features = _checked_features(features, labels)
     counts = np.bincount(labels, minlength=num_classes)
     groups = cluster_counts(counts, rule, threshold)
@@ -125,7 +139,13 @@ def regroup(
         elif k == 1:
             clusters = np.zeros(len(rows), int)
         else:
-            clusters = kmeans(features[rows], int(k), seed=seed, n_init=n_init, pad_to=pad_to).labels
+            if clustering == "balanced" and k * min_size > len(rows):
+                raise UserError(
+                    f"config.regroup.min_size={min_size} is too much for {len(rows)} rows of a class in {k} groups: "
+                    f"at most {len(rows) // k}"
+                )
+            how = {"seed": seed, "n_init": n_init, "min_size": min_size, "pad_to": pad_to}
+            clusters = _as_first(BY_FEATURES[clustering](features[rows], int(k), **how))
         used, numbers = np.unique(clusters, return_inverse=True)
         pseudo[rows] = len(parent) + numbers
         parent += [c] * len(used)
@@ -147,7 +167,7 @@ def _checked_labels(labels, num_classes: int | None) -> tuple[np.ndarray, int]:
 
 def _checked_features(features, labels: np.ndarray) -> np.ndarray:
     if features is None:
-        raise ValueError("K-means needs features [N, D]; clustering='random' does without")
+        raise ValueError("clustering needs features [N, D]; clustering='random' does without")
     features = np.asarray(features)
     if features.ndim != 2 or len(features) != len(labels):
         raise ValueError(f"features must be [{len(labels)}, D], a row for each label, not {list(features.shape)}")
@@ -162,6 +182,11 @@ def _shared_shape(points: int, centres: int) -> tuple[int, int]:
     if points > 4096:
         return points, centres
     return max(256, 1 << (points - 1).bit_length()), max(8, 1 << (centres - 1).bit_length())
+
+
+def _as_first(clusters: np.ndarray) -> np.ndarray:
+    """What the first process has found: others that computed for themselves may have rounded otherwise."""
+    return clusters if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(clusters))
 
 
 def aggregate(logits: jax.Array | np.ndarray, parent: np.ndarray, num_classes: int, how: str) -> jax.Array:

@@ -45,18 +45,16 @@ def balanced_kmeans(
     mean = x.mean(axis=0)
     x, centers = x - mean, np.float64(init) - mean
     balancer, tolerance = Balancer(x, k, min_size, pad_to), tol * x.var(axis=0).mean()
-    labels, sums, sizes, n_iter = np.full(len(x), -1), np.zeros(centers.shape), np.zeros(k), 0
-    for n_iter in range(1, max_iter + 1):
+    labels, sums, n_iter, done = np.full(len(x), -1), np.zeros(centers.shape), 0, False
+    while not done and n_iter < max_iter:
+        n_iter += 1
         before, labels = labels, balancer.assign(centers).labels
         moved = np.flatnonzero(labels != before)
         _carry(sums, x[moved], before[moved], labels[moved])
-        sizes = np.bincount(labels, minlength=k)
-        means = sums / sizes[:, None]
+        means = sums / np.bincount(labels, minlength=k)[:, None]
         shift = ((means - centers) ** 2).sum()
-        centers = means
-        if not len(moved) or shift <= tolerance:
-            break
-    inertia = np.square(x).sum(dtype=np.float64) - (np.square(sums).sum(axis=1) / sizes).sum()
+        centers, done = means, not len(moved) or shift <= tolerance
+    inertia = np.square(x).sum(dtype=np.float64) - (np.square(centers).sum(axis=1) * np.bincount(labels)).sum()
     return KMeansResult(labels, (centers + mean).astype(np.float32), float(inertia), n_iter)
 
 
@@ -91,7 +89,6 @@ class Balancer:
             few = len(self._x) / COARSE / 50
             self._prices = market.prices(offers, self._prices, self._smoothing, self._target, few, COARSE)
         prices = market.prices(offers, self._prices, self._smoothing / FINE, self._target, k)
-        labels, margins = market.choices(offers, prices)
         found = self._settle(offers, centers, prices)
         self._prices = found.prices.astype(np.float32)
         return found

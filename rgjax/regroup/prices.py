@@ -65,10 +65,8 @@ class Market:
     def choices(self, offers: Offers, prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each point's cluster [N], the lowest of equals, and by how much [N] it is the best at least."""
         labels, margins = jax.device_get(_choices(offers.costs, self._wide(prices), mesh=self._mesh))
-        n = len(self._lengths)
-        return np.array(labels).reshape(-1)[:n], margins.reshape(-1)[:n] - offers.errors - 8 * ROUNDING * np.abs(
-            prices
-        ).max()
+        labels, margins = (np.array(a).reshape(-1)[: len(self._lengths)] for a in (labels, margins))
+        return labels, margins - offers.errors - 8 * ROUNDING * np.abs(prices).max()
 
     def smoothing(self, offers: Offers) -> float:
         """One to begin with: a part of the mean difference between a point's best and second best cost."""
@@ -133,10 +131,9 @@ def _on_devices(function, mesh, outputs, *arguments, shared=()):
 @partial(jax.jit, static_argnames="mesh")
 def _costs(x, centers, k, mesh):
     def local(x, centers, k):
-        squares = jnp.where(jnp.arange(len(centers), dtype=jnp.int32) < k, (centers * centers).sum(axis=1), jnp.inf)[
-            :, None
-        ]
-        return jax.lax.map(lambda x: squares + jnp.matmul(-2 * centers, x.T, precision=HIGHEST), x)
+        real = jnp.arange(len(centers), dtype=jnp.int32) < k
+        squares = jnp.where(real, (centers * centers).sum(axis=1), jnp.inf)
+        return jax.lax.map(lambda x: squares[:, None] + jnp.matmul(-2 * centers, x.T, precision=HIGHEST), x)
 
     return _on_devices(local, mesh, ON_ROWS, x, shared=(centers, k))
 

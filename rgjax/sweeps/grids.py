@@ -20,6 +20,8 @@ LOSS_GRIDS: dict[str, dict[str, Sequence]] = {
 # What a variant of a method is: its name stands in tables, its fields overrule the command line.
 VARIANTS: dict[str, Point] = {
     "random groups": {"regroup.clustering": "random"},
+    "balanced K-means": {"regroup.clustering": "balanced"},
+    "normalised cut": {"regroup.clustering": "spectral"},
     "random projection": {"encoder.name": "projection"},
 }
 
@@ -33,7 +35,7 @@ def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple
 
 
 def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
-    """RG with other groups (its figure 8 b): the same search in each."""
+    """RG with other groups (its figures 8 a and b): the same search in each."""
     for variant in variants:
         for chosen in combinations(regrouping):
             yield {"method": "rg", "variant": variant} | chosen

@@ -1,8 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from rgjax.regroup import Regrouping, aggregate, cluster_counts, regroup
+from rgjax.errors import UserError
+from rgjax.regroup import CLUSTERINGS, Regrouping, aggregate, cluster_counts, regroup
 
 HAM = np.array([4291, 712, 703, 328, 208, 90, 73])
 
@@ -20,7 +23,7 @@ def test_cluster_counts(rule, threshold, expected):
     assert cluster_counts(HAM, rule, threshold).tolist() == expected
 
 
-@pytest.mark.parametrize("clustering", ["kmeans", "random"])
+@pytest.mark.parametrize("clustering", [name for name in CLUSTERINGS if name != "none"])
 def test_every_pseudo_class_has_members_of_its_parent_alone(clustering):
     rng = np.random.default_rng(0)
     labels, features = np.repeat([0, 1], [90, 10]), rng.normal(size=(100, 4)).astype(np.float32)
@@ -28,8 +31,17 @@ def test_every_pseudo_class_has_members_of_its_parent_alone(clustering):
     assert grouping.parent.tolist() == [0] * 9 + [1]
     assert grouping.counts.min() > 0
     np.testing.assert_array_equal(grouping.parent[grouping.pseudo_labels], labels)
-    if clustering == "random":
+    if clustering in ("balanced", "random"):
         assert np.ptp(grouping.counts) <= 1
+
+
+def test_a_least_size_of_balanced_groups():
+    rng = np.random.default_rng(0)
+    labels, features = np.repeat([0, 1], [90, 10]), rng.normal(size=(100, 4)).astype(np.float32)
+    balanced = partial(regroup, features, labels, 2, rule="ratio", threshold=0, clustering="balanced", seed=0)
+    assert 5 <= balanced(min_size=5).counts.min() < 10
+    with pytest.raises(UserError, match=r"min_size=11 is too much for 90 rows of a class in 9 groups: at most 10"):
+        balanced(min_size=11)
 
 
 def test_aggregation():

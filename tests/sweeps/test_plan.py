@@ -10,6 +10,7 @@ from study import FILE, SEEDS, group_of, plan_of
 from rgjax import config as settings
 from rgjax.errors import UserError
 from rgjax.storage import write_json
+from rgjax.sweeps.grids import VARIANTS
 from rgjax.sweeps.plan import Plan, Seeds, best, read_groups
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -64,7 +65,7 @@ def test_the_paper_is_its_three_tables_and_ablations():
     assert {label for study, label in found if study == "phrasebank"} == set(
         ["ce", "wce", "focal", "ldam", "la", "ros", "rg", "rg_wce"]
     )
-    assert {"rg random groups", "rg random projection"} <= {label for _, label in found}
+    assert {f"rg {name}" for name in VARIANTS} <= {label for _, label in found}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.py")))
