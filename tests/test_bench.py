@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.bench import ap, kmeans, resnet
+from tests.bench import ap, balanced, kmeans, resnet
 from tests.bench.case import Case, measure
 from tests.bench.report import against_peak, row
 
@@ -75,9 +75,11 @@ def test_rounds_are_as_many_as_the_time_allows_within_limits(budget, rounds):
     [
         lambda: resnet._data_path(resnet.Shape(16, 8, steps=1)),
         lambda: kmeans._lloyd(300, 5, 1),
+        lambda: balanced._step(300, 5),
+        lambda: balanced._fit(300, 5),
         ap.ap,
     ],
-    ids=["data_path", "kmeans", "ap"],
+    ids=["data_path", "kmeans", "balanced_step", "balanced", "ap"],
 )
 def test_the_cases_run(case):
     case().ours()

@@ -45,10 +45,10 @@ def balanced_kmeans(
     mean = x.mean(axis=0)
     x, centers = x - mean, np.float64(init) - mean
     balancer, tolerance = Balancer(x, k, min_size, pad_to), tol * x.var(axis=0).mean()
-    labels, sums, n_iter, done = np.full(len(x), -1), np.zeros(centers.shape), 0, False
+    labels, prices, sums, n_iter, done = np.full(len(x), -1), None, np.zeros(centers.shape), 0, False
     while not done and n_iter < max_iter:
         n_iter += 1
-        before, labels = labels, balancer.assign(centers).labels
+        before, (labels, prices, _) = labels, balancer.assign(centers, prices)
         moved = np.flatnonzero(labels != before)
         _carry(sums, x[moved], before[moved], labels[moved])
         means = sums / np.bincount(labels, minlength=k)[:, None]
@@ -66,10 +66,8 @@ def _carry(sums: np.ndarray, points: np.ndarray, origins: np.ndarray, goals: np.
 
 
 class Balancer:
-    """Assigns points x [N, D] float32, of mean zero, to k centers again and again.
-
-    Clusters have N / k points, rounded up or down, or at least `min_size`.
-    """
+    """Assigns points x [N, D] float32, of mean zero, to clusters of N / k points, rounded up or down, or of at least
+    `min_size`."""
 
     def __init__(self, x: np.ndarray, k: int, min_size: int = 0, pad_to: tuple[int, int] | None = None):
         n = len(x)
@@ -78,20 +76,18 @@ class Balancer:
         self._upper = np.full(k, n if min_size else -(-n // k))
         self._target = Target(min_size or n / k, at_least=min_size > 0)
         self._smoothing: float | None = None
-        self._prices = np.zeros(k, np.float32)
 
-    def assign(self, centers: np.ndarray) -> Assignment:
-        """The assignment of all points to centers [k, D] float64 with the least sum of squared distances."""
-        market, k = self._market, len(centers)
-        offers = market.offers(centers)
-        if self._smoothing is None:
-            self._smoothing = market.smoothing(offers)
+    def assign(self, centers: np.ndarray, prices: np.ndarray | None = None) -> Assignment:
+        """The least sum of squared distances to centers [k, D] float64; `prices` [k] for centres near by save work."""
+        offers, k = self._market.offers(centers), len(centers)
+        if prices is None or self._smoothing is None:
+            self._smoothing = self._market.smoothing(offers)
+        if prices is None:
             few = len(self._x) / COARSE / 50
-            self._prices = market.prices(offers, self._prices, self._smoothing, self._target, few, COARSE)
-        prices = market.prices(offers, self._prices, self._smoothing / FINE, self._target, k)
-        found = self._settle(offers, centers, prices)
-        self._prices = found.prices.astype(np.float32)
-        return found
+            zero = np.zeros(k, np.float32)
+            prices = self._market.prices(offers, zero, self._smoothing, self._target, few, every=COARSE)
+        prices = self._market.prices(offers, prices.astype(np.float32), self._smoothing / FINE, self._target, k)
+        return self._settle(offers, centers, prices)
 
     def _settle(self, offers: Offers, centers: np.ndarray, prices: np.ndarray) -> Assignment:
         """The exact assignment, from prices [k] float32 that are nearly right.

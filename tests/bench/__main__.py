@@ -1,4 +1,4 @@
-"""Time this repository against PyTorch, transformers, scikit-learn and faiss, side by side in one process.
+"""Time this repository against PyTorch, transformers, scikit-learn and others, side by side in one process.
 
     python -m tests.bench --json FILE [--only CASE,...] [--rounds N]
 
@@ -28,6 +28,10 @@ MODULES = {
     "kmeans_small": "kmeans",
     "kmeans_init": "kmeans",
     "kmeans_n_init": "kmeans",
+    "balanced_step_large": "balanced",
+    "balanced_step_small": "balanced",
+    "balanced_large": "balanced",
+    "balanced_small": "balanced",
     "ap": "ap",
 }
 SECONDS = 15.0  # of rounds for a case, if that many are more than the least: all cases in ten minutes on two cores

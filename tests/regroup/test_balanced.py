@@ -33,8 +33,10 @@ def test_points_are_assigned_at_the_least_cost(kind):
         x, k, rng = points(seed, kind)
         n = len(x)
         balancer = Balancer(x, k, pad_to=PAD)
+        prices = None
         for centers in x[rng.choice(n, k, replace=False)], x[rng.choice(n, k)], rng.normal(size=(k, 4)):
-            found = balancer.assign(np.float64(centers))  # the second and third time from the prices of other centres
+            found = balancer.assign(np.float64(centers), prices)
+            prices = found.prices  # of other centres, the next time
             costs = distances(x, centers)
             sizes = np.bincount(found.labels, minlength=k)
             assert (sizes >= n // k).all()
@@ -50,10 +52,11 @@ def test_points_are_assigned_at_the_least_cost_with_a_least_size():
         x, k, rng = points(seed, "duplicates" if seed % 3 == 0 else "real", n=90)
         n, least = len(x), int(rng.integers(1, len(x) // k + 1))
         balancer = Balancer(x, k, least, pad_to=PAD)
+        prices = None
         for scale in (1, 5):  # the farther the centres, the fewer points come of themselves
             centers = scale * x[rng.choice(n, k)].astype(np.float64)
-            found = balancer.assign(centers)
-            costs = distances(x, centers)
+            found = balancer.assign(centers, prices)
+            prices, costs = found.prices, distances(x, centers)
             assert np.bincount(found.labels, minlength=k).min() >= least
             rows, clusters = np.kron(np.eye(n), np.ones(k)), np.kron(np.ones(n), np.eye(k))
             best = linprog(costs.ravel(), -clusters, np.full(k, -least), rows, np.ones(n)).fun
