@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted
 
-from rgjax.regroup import AGGREGATIONS, regroup
+from rgjax.regroup import AGGREGATIONS, BY_FEATURES, regroup
 
 # Of log-probabilities, as in `rgjax.regroup.aggregate`, which the tests hold them against.
 _REDUCE = {"max": np.maximum, "sum": np.logaddexp}
@@ -40,7 +40,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         numbers, 0 to `n_pseudo_classes_` - 1, so that its `class_weight="balanced"` balances the groups.
     rule, threshold : how many groups. "ratio": n_c / n_min for classes above `threshold` rows; "target":
         n_c / threshold. Rounded half up.
-    clustering : "kmeans", "random" (the ablation) or "none".
+    clustering : "kmeans", "balanced" (K-means with groups of equal size), "spectral" (normalised cut), "random" (the
+        ablation) or "none".
     aggregate : "max" takes a class's most probable group, renormalised over the classes; "sum" adds up the
         probabilities of its groups. "max" moves decisions towards small classes. In the terms of
         `rgjax.regroup.aggregate` the logits are the logarithms of the inner `predict_proba`, or, where there is none,
@@ -97,7 +98,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         check_consistent_length(X, y, features)
         self.classes_, labels = np.unique(y, return_inverse=True)
         self.regrouping_ = regroup(
-            self._features(X, features) if self.clustering == "kmeans" else None,
+            self._features(X, features) if self.clustering in BY_FEATURES else None,
             labels,
             len(self.classes_),
             rule=self.rule,
@@ -150,7 +151,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if inner.classifier_tags is not None:
             tags.classifier_tags = inner.classifier_tags
             tags.classifier_tags.multi_label = False
-        tags.input_tags.sparse = tags.input_tags.sparse and self.clustering != "kmeans"
+        tags.input_tags.sparse = tags.input_tags.sparse and self.clustering not in BY_FEATURES
         return tags
 
     def _inner(self) -> Any:
