@@ -11,10 +11,8 @@ from rgjax.regroup.assignment import Assignment, assign
 from rgjax.regroup.kmeans import KMeansResult, checked, kmeans
 from rgjax.regroup.prices import Market, Offers, Target
 
-COARSE, FINE = (
-    8,
-    16,
-)  # the first prices are found on one of so many points; a start from known prices is so much sharper
+COARSE = 8  # the first prices are found on one of so many points
+FINE = 16  # a start from known prices is so much sharper
 DOUBTFUL = 10  # points for each cluster, and for each that is in a wrong one
 
 
