@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,21 @@ from rgjax.encoders.clip import DEFAULT as CLIP
 from rgjax.encoders.clip import clip
 from rgjax.encoders.projection import encode_images, projection
 from rgjax.errors import UserError
-from rgjax.losses import LOSSES, ClassStats, Loss
+from rgjax.losses import LOSSES, ClassStats, Loss, adjust_logits
 from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.resnet import ResNet
-from rgjax.models.tokenizer import FILES, Tokens, tokenise
+from rgjax.models.tokenizer import FILES, Tokens, WordPieces, tokenise
 from rgjax.models.transformer import BertClassifier, bert_config
+from rgjax.regroup import Regrouping
 from rgjax.storage import digest, local
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.loop import Plan
 from rgjax.training.program import AXIS, Hyper, init_state
 
 Say: TypeAlias = Callable[[str], None]
+Array: TypeAlias = Any  # of NumPy or of JAX, as it came
 
 
 def load_data(config: Config, *, outline: bool = False) -> data.Dataset:
@@ -84,36 +86,74 @@ def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
     return bert(weights, pooling=config.encoder.pooling, max_length=config.data.max_length, say=say)
 
 
-def encoder_of_run(workdir: Path, kind: str, say: Say) -> Encoder:
-    """The penultimate features of the network that an earlier run has trained, on data of the same kind."""
+class Finished(NamedTuple):
+    """The network of a finished run: the run's settings, the network's structure, its parameters and batch statistics
+    on the host; the label map and the rows [N_train] of the data set that it was trained on; the names of the classes;
+    and what stands for the tokenizer and its weights before training ("" for images)."""
+
+    config: Config
+    graph: nnx.GraphDef
+    params: Any
+    regrouping: Regrouping
+    rows: np.ndarray
+    class_names: tuple[str, ...]
+    tokens: str
+
+    @property
+    def kind(self) -> str:
+        return kind_read(self.config)
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the network and all that it makes of its inputs."""
+        weights = map(np.asarray, jax.tree.leaves(self.params))
+        return digest("run-v2", self.tokens, self.config.data.get("max_length"), *weights)
+
+
+def restore(workdir: Path, say: Say, *, flag: str, kind: str = "", dtype: str = "") -> Finished:
+    """The network that a run has left in its workdir, for inputs of the `kind` if given, computing in `dtype` if given.
+
+    Raises UserError that begins with the `flag` by which the user named the workdir.
+    """
     try:
         if not (workdir / "result.json").is_file() or not (workdir / "checkpoints").is_dir():
             raise UserError("it is no workdir of a finished run, with its checkpoint")
         config: Config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-        trained_on = "sentences" if config.model.name == "bert" else "images"
-        if trained_on != kind:
+        config.model.dtype = dtype or config.model.dtype
+        with np.load(workdir / "regrouping.npz") as file:
+            regrouping = Regrouping(file["pseudo_labels"], file["parent"])
+            rows, class_names = file["rows"], tuple(file["class_names"].tolist())
+        trained_on = kind_read(config)
+        if kind and trained_on != kind:
             raise UserError(f"it was trained on {trained_on}, not {kind}")
-        with np.load(workdir / "predictions.npz") as file:
-            outputs = len(file["parent"])
-        graph, state = init_state(make_model(config, outputs, say), config.train.optimizer)
+        graph, state = init_state(make_model(config, regrouping.num_pseudo_classes, say), config.train.optimizer)
         checkpoints = Checkpoints(workdir / "checkpoints")
         state, _ = checkpoints.restore(state)
         checkpoints.close()
         if not int(state.step):
             raise UserError("its checkpoint is gone")
-        tokens = bert_checkpoint(config).fingerprint(*FILES) if kind == "sentences" else ""
+        tokens = bert_checkpoint(config).fingerprint(*FILES) if trained_on == "sentences" else ""
+        before = json.loads((workdir / "provenance.json").read_text())["fingerprints"]
+        if tokens != before.get("weights", ""):
+            raise UserError(f"it began with another checkpoint than there is in {bert_checkpoint(config).name} now")
     except Exception as error:  # whatever is damaged in that run, the way out is the same
-        raise UserError(f"config.encoder.checkpoint={workdir} cannot be used: {error}") from error
+        raise UserError(f"{flag}={workdir} cannot be used: {error}") from error
     params = jax.device_get((state.params, state.batch_stats))
+    return Finished(config, graph, params, regrouping, rows, class_names, tokens)
+
+
+def encoder_of_run(workdir: Path, kind: str, say: Say) -> Encoder:
+    """The penultimate features of the network that an earlier run has trained, on data of the same kind."""
+    run = restore(workdir, say, flag="config.encoder.checkpoint", kind=kind)
+    graph = run.graph
 
     def encode(inputs: np.ndarray) -> np.ndarray:
-        rows = network_inputs(config, inputs)
+        rows = network_inputs(run.config, inputs)
         if isinstance(rows, Tokens):
-            return encode_tokens(lambda params, packed: nnx.merge(graph, *params).features(packed), params, rows)
-        return encode_images(lambda params, x: nnx.merge(graph, *params, copy=True).features(x), params, rows)
+            return encode_tokens(lambda params, packed: nnx.merge(graph, *params).features(packed), run.params, rows)
+        return encode_images(lambda params, x: nnx.merge(graph, *params, copy=True).features(x), run.params, rows)
 
-    weights = map(np.asarray, jax.tree.leaves(params))
-    return Encoder(digest("run-v2", tokens, config.data.get("max_length"), *weights), encode)
+    return Encoder(run.fingerprint, encode)
 
 
 def make_plan(config: Config, rows_per_epoch: int) -> Plan:
@@ -168,6 +208,17 @@ def loss_of(config: Config) -> Loss:
 
 def adjusts_posthoc(config: Config) -> bool:
     return config.loss.name == "la" and config.loss.posthoc
+
+
+def class_stats(config: Config, regrouping: Regrouping) -> ClassStats:
+    """What the loss knows of the sizes of the (pseudo-)classes."""
+    return ClassStats(regrouping.class_counts if config.loss.stats == "class" else regrouping.counts)
+
+
+def as_trained(config: Config, stats: ClassStats, logits: Array) -> Array:
+    """A network's outputs [n, K] as the logits that its loss was taken of, adjusted where that is left for now."""
+    logits = logits * np.float32(loss_of(config).scale(config.loss))
+    return adjust_logits(logits, stats.prior, np.float32(config.loss.tau)) if adjusts_posthoc(config) else logits
 
 
 def make_model(
@@ -238,6 +289,12 @@ def network_inputs(config: Config, inputs: np.ndarray) -> np.ndarray | Tokens:
     return tokenise(checkpoint, bert_config(checkpoint), inputs, config.data.max_length)
 
 
+def word_pieces(config: Config) -> WordPieces:
+    """The tokenizer of a network that reads sentences."""
+    checkpoint = bert_checkpoint(config)
+    return WordPieces(checkpoint, bert_config(checkpoint), config.data.max_length)
+
+
 def reads_text(config: Config, inputs: np.ndarray) -> bool:
     """Whether the network reads sentences. Raises UserError where the data set's rows are not of its kind."""
     text, name = inputs.ndim == 1, config.model.name
@@ -245,6 +302,11 @@ def reads_text(config: Config, inputs: np.ndarray) -> bool:
         kind, fitting = ("sentences", "bert") if text else ("images", "resnet34")
         raise UserError(f"config.model.name={name} does not read {kind}: use --config.model.name={fitting}")
     return text
+
+
+def kind_read(config: Config) -> str:
+    """What the network reads: "images" or "sentences"."""
+    return "sentences" if config.model.name == "bert" else "images"
 
 
 def packing(tokens: int) -> Callable:

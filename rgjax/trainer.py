@@ -13,12 +13,11 @@ import numpy as np
 from rgjax import metrics
 from rgjax.balance.deepsmote import Synthetic
 from rgjax.batches import in_batches
-from rgjax.build import adjusts_posthoc, loss_of, make_hyper, make_plan, packing
+from rgjax.build import as_trained, class_stats, loss_of, make_hyper, make_plan, packing
 from rgjax.config import Config, identity
 from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.devices import by_trial, everywhere, is_first_process, make_mesh, place, stack
-from rgjax.losses import ClassStats, Loss, adjust_logits
 from rgjax.models.resnet import ResNet
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import BertClassifier
@@ -74,7 +73,7 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     dataset, inputs, regrouping, pool = task.dataset, task.inputs, task.regrouping, task.pool
     rows_per_epoch = len(pool) if settings.epoch_size == "sampler" else len(dataset.train)
     plan, *_ = plans = [make_plan(trial.config, rows_per_epoch) for trial in trials]
-    stats = ClassStats(regrouping.class_counts if config.loss.stats == "class" else regrouping.counts)
+    stats = class_stats(config, regrouping)
     mesh = make_mesh(jax.devices(), trials=len(trials), batch_size=settings.batch_size)
     shared, apart = everywhere(mesh), by_trial(mesh)
 
@@ -128,7 +127,7 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         windows = feed.windows(batches[part])
         logits = np.concatenate([predict(state, inputs, rows) for inputs, rows in windows], axis=1)
         logits = logits[:, : len(getattr(dataset, part)), : regrouping.num_pseudo_classes]
-        return [as_trained(trial.config, loss, stats, rows) for trial, rows in zip(trials, logits, strict=True)]
+        return [np.asarray(as_trained(trial.config, stats, rows)) for trial, rows in zip(trials, logits, strict=True)]
 
     def evaluate(state):
         return [validate(task, logits, config.regroup.aggregate) for logits in predict_part(state, "val")]
@@ -170,14 +169,6 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         "examples_per_s": round(done / (train_s - before_s), 2) if done else None,
     }
     return Trained([{part: logits[part][i] for part in logits} for i in range(len(trials))], lost, timing)
-
-
-def as_trained(config: Config, loss: Loss, stats: ClassStats, logits: np.ndarray) -> np.ndarray:
-    """A network's outputs [n, K] as the logits that its loss was taken of, adjusted where that is left for now."""
-    logits = logits * np.float32(loss.scale(config.loss))
-    if not adjusts_posthoc(config):
-        return logits
-    return np.asarray(adjust_logits(logits, stats.prior, np.float32(config.loss.tau)))
 
 
 def validate(task: Task, logits: np.ndarray, how: str) -> dict[str, float]:

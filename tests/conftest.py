@@ -37,8 +37,11 @@ def shared_data():
 
 @pytest.fixture
 def tiny_bert(tmp_path):
+    return write_tiny_bert(tmp_path / "tiny-bert")
+
+
+def write_tiny_bert(folder):
     """A random BERT checkpoint with a vocabulary of 60 words."""
-    folder = tmp_path / "tiny-bert"
     shutil.copytree(Path(__file__).parent / "models" / "checkpoints" / "bert", folder)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "profit", "rose", "fell", "flat", "."]
     (folder / "vocab.txt").write_text("\n".join([*words, *(f"w{i}" for i in range(60 - len(words)))]))
@@ -47,6 +50,10 @@ def tiny_bert(tmp_path):
 
 @pytest.fixture
 def phrasebank_download(tmp_path):
+    return write_phrasebank(tmp_path / "phrasebank")
+
+
+def write_phrasebank(folder):
     """A folder with 120 short sentences whose second word tells their label: 72 neutral, 30 positive, 18 negative."""
     rng = np.random.default_rng(0)
     lines = []
@@ -54,7 +61,6 @@ def phrasebank_download(tmp_path):
         for _ in range(count):
             rest = " ".join(f"w{i}" for i in rng.integers(0, 50, rng.integers(1, 9)))
             lines.append(f"profit {word} {rest} .@{label}")
-    folder = tmp_path / "phrasebank"
     folder.mkdir()
     (folder / "Sentences_50Agree.txt").write_text("\n".join(rng.permutation(lines)))
     return folder

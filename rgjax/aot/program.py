@@ -10,7 +10,18 @@ import numpy as np
 
 from rgjax.balance.deepsmote import missing
 from rgjax.balance.samplers import SAMPLERS
-from rgjax.build import Say, bert_checkpoint, load_data, loss_of, make_hyper, make_model, make_plan, packing, reads_text
+from rgjax.build import (
+    Say,
+    bert_checkpoint,
+    class_stats,
+    load_data,
+    loss_of,
+    make_hyper,
+    make_model,
+    make_plan,
+    packing,
+    reads_text,
+)
 from rgjax.config import Config
 from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes, to_lanes
@@ -65,8 +76,7 @@ def outline_of(config: Config) -> Outline:
         inputs = np.broadcast_to(inputs[0], (len(inputs) + len(added), *inputs.shape[1:]))
     pool = SAMPLERS[config.sampler](trained_on.parent[labels], grouping.pseudo_labels, config.data.seed)
     plan = make_plan(config, len(pool) if config.train.epoch_size == "sampler" else len(dataset.train))
-    stats = ClassStats(trained_on.class_counts if config.loss.stats == "class" else trained_on.counts)
-    return Outline(dataset, inputs, rows, labels, trained_on, pool, plan, stats)
+    return Outline(dataset, inputs, rows, labels, trained_on, pool, plan, class_stats(config, trained_on))
 
 
 def lowered_program(

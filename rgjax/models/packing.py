@@ -39,6 +39,14 @@ def pack(ids: jax.Array | np.ndarray, lengths: jax.Array | np.ndarray, budget: i
     return Packed(gather_rows(ids.reshape(-1), places), positions, slots, places, lengths)
 
 
+def unpacked(tokens: Tokens) -> Packed:
+    """A batch of padded sentences as a row that holds their padding too: for any B and T, known or not."""
+    ids, lengths = jnp.asarray(tokens.ids), jnp.asarray(tokens.lengths)
+    batch, longest = ids.shape
+    places = jnp.arange(batch * longest, dtype=jnp.int32)
+    return Packed(ids.reshape(-1), places % longest, places.reshape(batch, longest), places, lengths)
+
+
 def prepare_tokens(tokens: Tokens, keys=None, *, budget: int) -> Packed:
     """The network's input from a batch of padded sentences. Text is not augmented: the keys are not used."""
     return pack(tokens.ids, tokens.lengths, budget)

@@ -1,0 +1,126 @@
+"""A finished run as a function: from images or sentences to class probabilities."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rgjax.batches import in_batches, on_devices
+from rgjax.build import Finished, Say, as_trained, class_stats, restore, word_pieces
+from rgjax.data.augment import prepare_images
+from rgjax.errors import UserError, unknown
+from rgjax.models.packing import unpacked
+from rgjax.models.tokenizer import Tokens
+from rgjax.regroup import AGGREGATIONS
+
+_BATCH = {"cpu": 32}  # a device
+_LARGE_BATCH = 256  # where there is more to a device than its cache
+_SHORTEST = 16  # tokens that the shortest sentences are padded to
+
+
+class Outputs(NamedTuple):
+    """Of n rows the pseudo-class `logits` [n, K], as the run's predictions.npz has them, and the penultimate
+    `features` [n, D]; float32."""
+
+    logits: np.ndarray
+    features: np.ndarray
+
+
+class Predictor:
+    """The trained network of a run: `Predictor.from_run(workdir)(images) -> class probabilities [n, C]`.
+
+    Rows are uint8 images [n, S, S, 3] of the run's size, as `data.decode.decode` makes them, or n sentences. They go
+    through the network `batch_size` at a time, the last batch filled up; sentences by length, padded to 16, 32, 64, ...
+    tokens. `aggregate` ("max", "sum") overrules the run's.
+    """
+
+    def __init__(self, run: Finished, *, aggregate: str = "", batch_size: int = 0):
+        devices = jax.local_device_count()
+        per_device = -(-batch_size // devices) or _BATCH.get(jax.default_backend(), _LARGE_BATCH)
+        self.run, self.batch_size = run, per_device * devices
+        self.aggregate = aggregate or run.config.regroup.aggregate
+        if self.aggregate not in AGGREGATIONS:
+            raise unknown("aggregation", self.aggregate, AGGREGATIONS)
+        self._stats = class_stats(run.config, run.regrouping)
+        self._word_pieces = word_pieces(run.config) if run.kind == "sentences" else None
+        self._forward = on_devices(self.forward, run.params)
+
+    @classmethod
+    def from_run(cls, workdir: Path, *, aggregate: str = "", batch_size: int = 0, say: Say = lambda text: None):
+        """The predictor of a finished run. Raises UserError for a folder that holds none, or a damaged one."""
+        require_finished(workdir)
+        return cls(restore(workdir, say, flag="--workdir"), aggregate=aggregate, batch_size=batch_size)
+
+    def __call__(self, rows: np.ndarray | Sequence[str]) -> np.ndarray:
+        """Class probabilities [n, C]; the classes' names are `run.class_names`."""
+        return self.probabilities(self.logits(rows))
+
+    def logits(self, rows: np.ndarray | Sequence[str]) -> np.ndarray:
+        """Pseudo-class logits [n, K], with the run's post-hoc adjustment if it has one."""
+        return self.outputs(rows).logits
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Class probabilities [n, C] by pseudo-class logits [n, K]."""
+        return np.asarray(jax.nn.softmax(self.run.regrouping.class_logits(logits, self.aggregate)))
+
+    def outputs(self, rows: np.ndarray | Sequence[str]) -> Outputs:
+        return self.start(rows)()
+
+    def start(self, rows: np.ndarray | Sequence[str]) -> Callable[[], Outputs]:
+        """Begin with the rows; the function that is returned waits for what comes of them."""
+        if not len(rows):
+            raise ValueError("there are no rows")
+        inputs = self._word_pieces(np.array(rows)) if self._word_pieces else self._images(rows)
+        lengths = inputs.lengths if isinstance(inputs, Tokens) else np.zeros(len(inputs), int)
+        order = in_batches(np.argsort(lengths, kind="stable"), self.batch_size)
+        started = [self._forward(self._batch(inputs, batch)) for batch in order]
+
+        def finish() -> Outputs:
+            found = [np.concatenate([np.asarray(batch) for batch in part]) for part in zip(*started, strict=True)]
+            logits, features = (of_rows[np.argsort(order.ravel()[: len(rows)])] for of_rows in found)
+            return Outputs(logits, features)
+
+        return finish
+
+    def forward(self, params, batch):
+        """(pseudo-class logits [B, K], features [B, D]) of uint8 images [B, S, S, 3] or of Tokens, to be traced."""
+        model = nnx.merge(self.run.graph, *params, copy=True)
+        features = model.features(unpacked(batch) if isinstance(batch, Tokens) else prepare_images(batch))
+        logits = model.head(features)[:, : self.run.regrouping.num_pseudo_classes]
+        return as_trained(self.run.config, self._stats, logits), features
+
+    def _images(self, rows) -> np.ndarray:
+        images, size = np.asarray(rows), self.run.config.data.image_size
+        if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
+            raise ValueError(f"these are {images.dtype} {images.shape}, not uint8 images (n, {size}, {size}, 3)")
+        return images
+
+    def _batch(self, inputs: np.ndarray | Tokens, rows: np.ndarray):
+        if not isinstance(inputs, Tokens):
+            return inputs[rows]
+        ids, lengths = inputs.ids[rows], inputs.lengths[rows]
+        width = _SHORTEST
+        while width < lengths.max():
+            width *= 2
+        width = min(width, self.run.config.data.max_length)
+        ids = ids[:, :width]
+        return Tokens(np.pad(ids, ((0, 0), (0, width - ids.shape[1]))), lengths)
+
+
+def require_finished(workdir: Path) -> None:
+    """Raise UserError, with the way out, where a folder holds no finished run."""
+    if not workdir.is_dir():
+        raise UserError(f"--workdir: there is no folder {workdir}")
+    if (workdir / "result.json").exists():
+        return
+    if seeds := sorted(path.parent for path in workdir.glob("seed-*/config.json")):
+        raise UserError(f"{workdir} holds the runs of {len(seeds)} seeds: give one of them, such as {seeds[0]}")
+    if not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds no run: give the --workdir of a finished one")
+    raise UserError(
+        f"the run in {workdir} is not finished: python -m rgjax.main with its --config and --workdir={workdir} goes on "
+        "with it"
+    )

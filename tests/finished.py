@@ -1,0 +1,60 @@
+"""Finished runs for tests: of digits and of sentences, with the smallest of networks."""
+
+import json
+
+import jax
+import numpy as np
+
+from rgjax import experiment
+from rgjax.config import method_config
+from rgjax.data import load
+from rgjax.storage import write_json
+from tests.conftest import write_phrasebank, write_tiny_bert
+
+DIGITS = {
+    "data.positive": "8",
+    "data.image_size": 16,
+    "model.name": "resnet10",
+    "model.width": 8,
+    "encoder.name": "projection",
+    "regroup.clustering": "random",
+    "regroup.rule": "target",
+    "regroup.threshold": 300,
+    "train.steps": 2,
+    "train.batch_size": 64,
+    "train.lr": 0.05,
+}
+
+
+def finish(workdir, method, **changes):
+    """A finished run of the digits, or of what the changes name."""
+    config = method_config(method, {})
+    with config.unlocked():
+        config.update_from_flattened_dict(DIGITS | changes)
+    write_json(workdir / "config.json", json.loads(config.to_json()))  # as the command does
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
+        experiment.run(config, workdir, say=lambda text: None)
+    return workdir
+
+
+def finish_text(folder, method, **changes):
+    """A finished run of sentences of up to 9 words, its data and weights beside it."""
+    bert = str(write_tiny_bert(folder / "tiny-bert"))
+    text = {
+        "data.name": "phrasebank", "data.split": "grouped", "data.positive": "", "data.max_length": 20,
+        "data.manual_dir": str(write_phrasebank(folder / "phrasebank")), "model.name": "bert",
+        "model.checkpoint": bert, "encoder.name": "bert", "encoder.checkpoint": bert, "train.optimizer": "adamw",
+        "train.lr": 0.01, "train.batch_size": 16, "regroup.threshold": 20, "train.steps": 1,
+    }  # fmt: skip
+    return finish(folder / "run", method, **text | changes)
+
+
+def predictions(workdir):
+    with np.load(workdir / "predictions.npz") as file:
+        return dict(file)
+
+
+def digits():
+    """The data set of the runs of digits, before its split."""
+    return load("digits", split_kind="stratified", positive="8", seed=0, test_fraction=0.2, val_fraction=0.2,
+                image_size=16)  # fmt: skip
