@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from rgjax import data
-from rgjax.config import Config, duration
+from rgjax.config import Config, duration, recorded_config
 from rgjax.encoders import Encoder
 from rgjax.encoders.bert import DEFAULT as BERT
 from rgjax.encoders.bert import bert, encode_tokens
@@ -89,7 +88,7 @@ def make_encoder(config: Config, kind: str, say: Say) -> Encoder:
 class Finished(NamedTuple):
     """The network of a finished run: the run's settings, the network's structure, its parameters and batch statistics
     on the host; the label map and the rows [N_train] of the data set that it was trained on; the names of the classes;
-    and what stands for the tokenizer and its weights before training ("" for images)."""
+    and what stands for the data set, and for the tokenizer and the weights before training ("" for images)."""
 
     config: Config
     graph: nnx.GraphDef
@@ -97,6 +96,7 @@ class Finished(NamedTuple):
     regrouping: Regrouping
     rows: np.ndarray
     class_names: tuple[str, ...]
+    data: str
     tokens: str
 
     @property
@@ -107,7 +107,7 @@ class Finished(NamedTuple):
     def fingerprint(self) -> str:
         """Stands for the network and all that it makes of its inputs."""
         weights = map(np.asarray, jax.tree.leaves(self.params))
-        return digest("run-v2", self.tokens, self.config.data.get("max_length"), *weights)
+        return digest("run-v2", self.tokens, self.config.data.max_length, *weights)
 
 
 def restore(workdir: Path, say: Say, *, flag: str, kind: str = "", dtype: str = "") -> Finished:
@@ -118,7 +118,7 @@ def restore(workdir: Path, say: Say, *, flag: str, kind: str = "", dtype: str = 
     try:
         if not (workdir / "result.json").is_file() or not (workdir / "checkpoints").is_dir():
             raise UserError("it is no workdir of a finished run, with its checkpoint")
-        config: Config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        config = recorded_config(json.loads((workdir / "config.json").read_text()))
         config.model.dtype = dtype or config.model.dtype
         with np.load(workdir / "regrouping.npz") as file:
             regrouping = Regrouping(file["pseudo_labels"], file["parent"])
@@ -139,7 +139,7 @@ def restore(workdir: Path, say: Say, *, flag: str, kind: str = "", dtype: str = 
     except Exception as error:  # whatever is damaged in that run, the way out is the same
         raise UserError(f"{flag}={workdir} cannot be used: {error}") from error
     params = jax.device_get((state.params, state.batch_stats))
-    return Finished(config, graph, params, regrouping, rows, class_names, tokens)
+    return Finished(config, graph, params, regrouping, rows, class_names, before["data"], tokens)
 
 
 def encoder_of_run(workdir: Path, kind: str, say: Say) -> Encoder:

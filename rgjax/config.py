@@ -224,6 +224,14 @@ def method_config(method: str, changes: Mapping[str, Any]) -> Config:
     return ConfigDict(tree).lock()
 
 
+def recorded_config(values: Mapping[str, Any]) -> Config:
+    """The config of a config.json; a field that an older version did not have has its default."""
+    config = method_config("ce", {})
+    with config.unlocked(), config.ignore_type():
+        config.update(values)
+    return config
+
+
 def value_of(config: Config, name: str) -> Any:
     value: Any = config
     for part in name.split("."):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from rgjax.errors import UserError, unknown
 from rgjax.models.packing import unpacked
 from rgjax.models.tokenizer import Tokens
 from rgjax.regroup import AGGREGATIONS
+
+Rows: TypeAlias = np.ndarray | Sequence[Any]
 
 _BATCH = {"cpu": 32}  # a device
 _LARGE_BATCH = 256  # where there is more to a device than its cache
@@ -54,11 +56,11 @@ class Predictor:
         require_finished(workdir)
         return cls(restore(workdir, say, flag="--workdir"), aggregate=aggregate, batch_size=batch_size)
 
-    def __call__(self, rows: np.ndarray | Sequence[str]) -> np.ndarray:
+    def __call__(self, rows: Rows) -> np.ndarray:
         """Class probabilities [n, C]; the classes' names are `run.class_names`."""
         return self.probabilities(self.logits(rows))
 
-    def logits(self, rows: np.ndarray | Sequence[str]) -> np.ndarray:
+    def logits(self, rows: Rows) -> np.ndarray:
         """Pseudo-class logits [n, K], with the run's post-hoc adjustment if it has one."""
         return self.outputs(rows).logits
 
@@ -66,10 +68,10 @@ class Predictor:
         """Class probabilities [n, C] by pseudo-class logits [n, K]."""
         return np.asarray(jax.nn.softmax(self.run.regrouping.class_logits(logits, self.aggregate)))
 
-    def outputs(self, rows: np.ndarray | Sequence[str]) -> Outputs:
+    def outputs(self, rows: Rows) -> Outputs:
         return self.start(rows)()
 
-    def start(self, rows: np.ndarray | Sequence[str]) -> Callable[[], Outputs]:
+    def start(self, rows: Rows) -> Callable[[], Outputs]:
         """Begin with the rows; the function that is returned waits for what comes of them."""
         if not len(rows):
             raise ValueError("there are no rows")

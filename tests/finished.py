@@ -6,9 +6,13 @@ import jax
 import numpy as np
 
 from rgjax import experiment
+from rgjax.build import make_model
 from rgjax.config import method_config
 from rgjax.data import load
 from rgjax.storage import write_json
+from rgjax.trainer import Trial
+from rgjax.training.checkpoints import Checkpoints
+from rgjax.training.program import init_state
 from tests.conftest import write_phrasebank, write_tiny_bert
 
 DIGITS = {
@@ -26,27 +30,46 @@ DIGITS = {
 }
 
 
-def finish(workdir, method, **changes):
-    """A finished run of the digits, or of what the changes name."""
+def config_of(method, **changes):
     config = method_config(method, {})
     with config.unlocked():
         config.update_from_flattened_dict(DIGITS | changes)
+    return config
+
+
+def text_in(folder):
+    """Settings of a run of sentences of up to 9 words, its data and weights in the folder."""
+    bert = str(write_tiny_bert(folder / "tiny-bert"))
+    return {
+        "data.name": "phrasebank", "data.split": "grouped", "data.positive": "", "data.max_length": 20,
+        "data.manual_dir": str(write_phrasebank(folder / "phrasebank")), "model.name": "bert",
+        "model.checkpoint": bert, "encoder.name": "bert", "encoder.checkpoint": bert, "train.optimizer": "adamw",
+        "train.lr": 0.01, "train.batch_size": 16, "train.steps": 1, "regroup.threshold": 20,
+    }  # fmt: skip
+
+
+def finish(workdir, method, **changes):
+    """A finished run of the digits, or of what the changes name."""
+    config = config_of(method, **changes)
     write_json(workdir / "config.json", json.loads(config.to_json()))  # as the command does
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
         experiment.run(config, workdir, say=lambda text: None)
     return workdir
 
 
-def finish_text(folder, method, **changes):
-    """A finished run of sentences of up to 9 words, its data and weights beside it."""
-    bert = str(write_tiny_bert(folder / "tiny-bert"))
-    text = {
-        "data.name": "phrasebank", "data.split": "grouped", "data.positive": "", "data.max_length": 20,
-        "data.manual_dir": str(write_phrasebank(folder / "phrasebank")), "model.name": "bert",
-        "model.checkpoint": bert, "encoder.name": "bert", "encoder.checkpoint": bert, "train.optimizer": "adamw",
-        "train.lr": 0.01, "train.batch_size": 16, "regroup.threshold": 20, "train.steps": 1,
-    }  # fmt: skip
-    return finish(folder / "run", method, **text | changes)
+def finish_untrained(workdir, method="ce", **changes):
+    """What a run leaves that its training has not changed; its result is blank. It takes a second."""
+    trial = Trial(config_of(method, **changes), workdir)
+    write_json(workdir / "config.json", json.loads(trial.config.to_json()))
+    task = experiment.prepare([trial], lambda text: None)
+    experiment.record(task, trial)
+    model = make_model(trial.config, task.regrouping.num_pseudo_classes, lambda text: None)
+    _, state = init_state(model, trial.config.train.optimizer)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints.save(state.replace(step=state.step + 1), 0.0)
+    checkpoints.close()
+    write_json(workdir / "result.json", {})
+    return workdir
 
 
 def predictions(workdir):

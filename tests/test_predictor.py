@@ -9,7 +9,7 @@ import pytest
 from rgjax.errors import UserError
 from rgjax.predictor import Predictor
 from rgjax.storage import write_json
-from tests.finished import digits, finish, finish_text, predictions
+from tests.finished import digits, finish, predictions, text_in
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,8 @@ def of_digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_text(tmp_path_factory):
-    return finish_text(tmp_path_factory.mktemp("text"), "ldam")
+    folder = tmp_path_factory.mktemp("text")
+    return finish(folder / "run", "ldam", **text_in(folder))
 
 
 def test_the_runs_own_test_images_give_its_own_logits(of_digits):
