@@ -1,6 +1,7 @@
 """Apply a finished run to new images or sentences.
 
     python -m rgjax.predict --workdir=DIR INPUT...
+    python -m rgjax.predict --workdir=DIR --export=FOLDER
 
 INPUT is an image or a folder of images at any depth; for a run of sentences a text file (a sentence a line), a table
 (.csv, .tsv, .jsonl) with the column text and perhaps id, or a folder of them; or -, for a sentence or the path of an
@@ -20,6 +21,9 @@ Options:
     --neighbours=N             how many neighbours are told (3); with 0 the run's data set is not asked for
     --aggregate=max|sum        how groups become classes (as in the run)
     --batch-size=N             rows that go through the network at once (32 on a CPU, else 256, a device)
+    --export=FOLDER            instead of predicting, write what needs no rgjax: the network as a program in StableHLO
+                               for CPUs, GPUs and TPUs and batches of any size, in float32; its parameters as
+                               safetensors; manifest.json, which says what goes in and comes out; and example.py
 
 The exit code is 2, and a line on standard error says why, if an input cannot be read; the others are predicted.
 """
@@ -66,6 +70,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--neighbours", type=int, default=3)
     parser.add_argument("--aggregate", choices=("max", "sum"), default="")
     parser.add_argument("--batch-size", type=int, default=0)
+    parser.add_argument("--export", type=local)
     known = [action.option_strings[0] for action in parser._actions if action.option_strings]
     options, rest = parser.parse_known_intermixed_args(argv)
     if rest:
@@ -73,7 +78,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"unknown option '{rest[0]}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
     if options.workdir is None:
         parser.error("--workdir=DIR of a finished run is missing")
-    if not options.inputs and not options.text:
+    if options.export and (options.inputs or options.text or options.output):
+        parser.error("--export and predicting are two calls")
+    if not options.inputs and not options.text and not options.export:
         parser.error("INPUT is missing: files, folders or - for standard input")
     for name in options.inputs:
         local(name)
@@ -107,7 +114,13 @@ def main(argv: Sequence[str]) -> int:
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells its settings at length
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
-    predictor = Predictor.from_run(options.workdir, aggregate=options.aggregate, batch_size=options.batch_size, say=say)
+    how = {"aggregate": options.aggregate, "batch_size": options.batch_size, "say": say}
+    if options.export:
+        from rgjax.export import export
+
+        print(*export(Predictor.from_run(options.workdir, dtype="float32", **how), options.export), sep="\n")
+        return 0
+    predictor = Predictor.from_run(options.workdir, **how)
     if options.text and predictor.run.kind == "images":
         raise UserError(f"--text: the run in {options.workdir} was trained on images")
     neighbours = neighbours_of(predictor) if options.neighbours else None

@@ -47,14 +47,26 @@ class Predictor:
         if self.aggregate not in AGGREGATIONS:
             raise unknown("aggregation", self.aggregate, AGGREGATIONS)
         self._stats = class_stats(run.config, run.regrouping)
-        self._word_pieces = word_pieces(run.config) if run.kind == "sentences" else None
+        self.word_pieces = word_pieces(run.config) if run.kind == "sentences" else None
         self._forward = on_devices(self.forward, run.params)
 
     @classmethod
-    def from_run(cls, workdir: Path, *, aggregate: str = "", batch_size: int = 0, say: Say = lambda text: None):
-        """The predictor of a finished run. Raises UserError for a folder that holds none, or a damaged one."""
+    def from_run(
+        cls,
+        workdir: Path,
+        *,
+        aggregate: str = "",
+        batch_size: int = 0,
+        dtype: str = "",
+        say: Say = lambda text: None,
+    ) -> "Predictor":
+        """The predictor of a finished run, computing in `dtype` if given.
+
+        Raises UserError for a folder that holds none, or a damaged one.
+        """
         require_finished(workdir)
-        return cls(restore(workdir, say, flag="--workdir"), aggregate=aggregate, batch_size=batch_size)
+        run = restore(workdir, say, flag="--workdir", dtype=dtype)
+        return cls(run, aggregate=aggregate, batch_size=batch_size)
 
     def __call__(self, rows: Rows) -> np.ndarray:
         """Class probabilities [n, C]; the classes' names are `run.class_names`."""
@@ -75,7 +87,7 @@ class Predictor:
         """Begin with the rows; the function that is returned waits for what comes of them."""
         if not len(rows):
             raise ValueError("there are no rows")
-        inputs = self._word_pieces(np.array(rows)) if self._word_pieces else self._images(rows)
+        inputs = self.word_pieces(np.array(rows)) if self.word_pieces else self._images(rows)
         lengths = inputs.lengths if isinstance(inputs, Tokens) else np.zeros(len(inputs), int)
         order = in_batches(np.argsort(lengths, kind="stable"), self.batch_size)
         started = [self._forward(self._batch(inputs, batch)) for batch in order]

@@ -164,6 +164,7 @@ def test_sentences_come_from_lines_tables_and_the_command(of_text, tmp_path, cap
         (["--workdir=x", "a.png", "--aggregate=mean"], "--aggregate: invalid choice: 'mean'"),
         (["--workdir=x", "a.png", "--output=a.txt"], "ends neither in .csv nor in .jsonl"),
         (["--workdir=x", "s3://bucket/a.png"], "mount the object store"),
+        (["--workdir=x", "a.png", "--export=y"], "--export and predicting are two calls"),
         (["--workdir=x", "a.png"], "--workdir: there is no folder x"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

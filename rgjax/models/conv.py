@@ -85,8 +85,10 @@ def _gradients_on_cpu(x, w, dy, stride):
 
 
 def _fits_winograd(x, w, stride):
-    """Of few tiles, what their products save is less than the transforms of the kernel take."""
-    return w.shape[:2] == (3, 3) and stride == 1 and not _is_tiny(x) and 8 <= x.shape[3] <= 8 * winograd.tiles(x.shape)
+    """Of few tiles, what their products save is less than the transforms of the kernel take. An exported program's
+    batch may be of any size, which cannot be cut into chunks that fit the cache."""
+    suits = w.shape[:2] == (3, 3) and stride == 1 and not _is_tiny(x) and isinstance(x.shape[0], int)
+    return suits and 8 <= x.shape[3] <= 8 * winograd.tiles(x.shape)
 
 
 def _conv_by_matmul(x, w, stride):
