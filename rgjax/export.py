@@ -13,7 +13,6 @@ from safetensors.numpy import save_file
 
 from rgjax.models.tokenizer import Tokens
 from rgjax.predictor import Predictor
-from rgjax.regroup import aggregate
 from rgjax.storage import atomic_path, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -44,10 +43,8 @@ def export(predictor: Predictor, folder: Path) -> list[Path]:
 
     def call(parameters, *inputs):
         batch = Tokens(*inputs) if text else inputs[0]
-        logits, _ = predictor.forward(jax.tree.unflatten(structure, [parameters[name] for name in names]), batch)
-        regrouping = predictor.run.regrouping
-        classes = aggregate(logits, regrouping.parent, regrouping.num_classes, predictor.aggregate)
-        return jax.nn.softmax(classes), logits
+        found = predictor.forward(jax.tree.unflatten(structure, [parameters[name] for name in names]), batch)
+        return found.probabilities, found.logits
 
     parameters = dict(zip(names, leaves, strict=True))
     outline = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parameters)

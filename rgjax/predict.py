@@ -20,7 +20,7 @@ Options:
     --text=SENTENCE            a sentence itself; may be repeated
     --neighbours=N             how many neighbours are told (3); with 0 the run's data set is not asked for
     --aggregate=max|sum        how groups become classes (as in the run)
-    --batch-size=N             rows that go through the network at once (32 on a CPU, else 256, a device)
+    --batch-size=N             rows that go through the network at once (256 an accelerator, up to 128 on a CPU)
     --export=FOLDER            instead of predicting, write what needs no rgjax: the network as a program in StableHLO
                                for CPUs, GPUs and TPUs and batches of any size, in float32; its parameters as
                                safetensors; manifest.json, which says what goes in and comes out; and example.py
@@ -191,7 +191,6 @@ class Writer:
         """Write what becomes of the rows called `ids`; how many they are."""
         found: Outputs = finish()
         names, parent = self.predictor.run.class_names, self.predictor.run.regrouping.parent
-        probabilities = self.predictor.probabilities(found.logits)
         shares = np.exp(found.logits - found.logits.max(axis=1, keepdims=True))
         groups, shares = shares.argmax(axis=1), shares.max(axis=1) / shares.sum(axis=1)
         nearest = self.neighbours.nearest(found.features, groups, self.count) if self.neighbours else [[]] * len(ids)
@@ -205,7 +204,7 @@ class Writer:
                 _rounded(share),
                 *(near + [""] * (self.count - len(near))),
             ]
-            for identity, own, group, share, near in zip(ids, probabilities, groups, shares, nearest, strict=True)
+            for identity, own, group, share, near in zip(ids, found.probabilities, groups, shares, nearest, strict=True)
         )
         return len(ids)
 

@@ -47,16 +47,16 @@ def test_the_runs_own_test_sentences_give_its_own_logits(of_text):
 
 
 def test_probabilities_are_those_of_the_aggregation(of_text):
-    saved = predictions(of_text)
-    parent = saved["parent"]
+    parent = predictions(of_text)["parent"]
     assert len(parent) > 3
-    sums, top = (Predictor.from_run(of_text, aggregate=how).probabilities(saved["test_logits"]) for how in ("sum", ""))
-    shares = np.exp(saved["test_logits"] - saved["test_logits"].max(axis=1, keepdims=True))
+    sentences = ["profit rose w1 .", "fell", "flat w3 w4"]
+    top, sums = (Predictor.from_run(of_text, aggregate=how).outputs(sentences) for how in ("", "sum"))
+    shares = np.exp(top.logits - top.logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     expected = np.stack([shares[:, parent == c].sum(axis=1) for c in range(3)], axis=1)
-    np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(sums.probabilities, expected, rtol=1e-4, atol=1e-6)
     largest = np.stack([shares[:, parent == c].max(axis=1) for c in range(3)], axis=1)
-    np.testing.assert_allclose(top, largest / largest.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(top.probabilities, largest / largest.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-6)
 
 
 def test_images_of_another_size_are_no_input(of_digits):
