@@ -1,9 +1,11 @@
 """The README's way from one run to the whole paper, on data and networks that are small enough for a test."""
 
+import csv
 import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from rgjax.data.cifar100 import load
 
@@ -27,9 +31,9 @@ TINY = [
 ]
 
 
-def commands() -> list[list[str]]:
-    chapter = (ROOT / "README.md").read_text().split("## From one run to the whole paper\n")[1]
-    return [shlex.split(line) for line in re.findall(r"^    (uv run .*)$", chapter.split("\n\n")[0], re.MULTILINE)]
+def commands(title: str) -> list[list[str]]:
+    chapter = (ROOT / "README.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    return [shlex.split(line) for line in re.findall(r"^    (uv run python -m .*)$", chapter, re.MULTILINE)]
 
 
 @pytest.fixture
@@ -54,20 +58,20 @@ def prepared_cifar(tmp_path, monkeypatch):
     return tmp_path / "prepared"
 
 
-def run(command, tmp_path, *more):
-    words = [word.replace("runs/", f"{tmp_path}/runs/").replace("sweeps/", f"{tmp_path}/sweeps/") for word in command]
+def run(command, tmp_path, *more, exits=0):
+    words = [re.sub(r"\b(runs|sweeps|exported|NEW_|PHOTOS|REVIEWS)", rf"{tmp_path}/\1", word) for word in command]
     assert words[:3] == ["uv", "run", "python"]
     process = subprocess.run(
         [sys.executable, *words[3:], *more],
         cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == exits, process.stderr
     return process.stdout
 
 
 @pytest.mark.long
 def test_one_run_a_sweep_and_its_report(tmp_path):
-    one, sweep, report, *_ = commands()
+    one, sweep, report, *_ = commands("From one run to the whole paper")
     assert "balanced accuracy" in run(one, tmp_path, *SMALL, "--config.train.epochs=1")
     assert "4 of 4 runs done" in run(sweep, tmp_path, *SMALL, "--methods=ros,la", "--seeds=1")
     run(report, tmp_path)
@@ -80,7 +84,7 @@ def test_one_run_a_sweep_and_its_report(tmp_path):
 
 @pytest.mark.long
 def test_the_paper(tmp_path, prepared_cifar, ham_download, phrasebank_download, tiny_bert):
-    *_, dry, paper = commands()
+    _, _, _, dry, paper, *_ = commands("From one run to the whole paper")
     (phrasebank_download / "Sentences_50Agree.txt").rename(ham_download / "Sentences_50Agree.txt")
     places = {"--config.data.manual_dir=DOWNLOAD": f"--config.data.manual_dir={ham_download}"}
     dry, paper = ([places.get(word, word) for word in command] for command in (dry, paper))
@@ -92,3 +96,42 @@ def test_the_paper(tmp_path, prepared_cifar, ham_download, phrasebank_download, 
     assert "4 of 4 runs done" in run(paper, tmp_path, *more)
     studies = {path.name for path in (tmp_path / "sweeps" / "paper").iterdir() if path.is_dir()}
     assert studies >= {"cifar100_binary", "ham10000_binary", "ham10000", "phrasebank"}
+
+
+@pytest.mark.long
+def test_photos_of_ones_own(tmp_path):
+    pixels, labels = load_digits(return_X_y=True)
+    for c in range(10):  # ten classes, from 80 images to 8
+        for i in np.flatnonzero(labels == c)[: 80 - 8 * c]:
+            path = tmp_path / "PHOTOS" / f"the {c}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels[i].reshape(8, 8) * 15).astype(np.uint8)).save(path)
+    shutil.copytree(tmp_path / "PHOTOS" / "the 3", tmp_path / "NEW_PHOTOS")
+    (tmp_path / "NEW_PHOTOS" / "empty.png").touch()
+    inspect, main, report, predict, *_, export = commands("Data of your own")
+    seen = run(inspect, tmp_path)
+    assert f"--config=configs/images.py '--config.data.manual_dir={tmp_path}/PHOTOS'".replace("'", "") in seen
+    assert "10 classes" in run(
+        main, tmp_path, *TINY, "--config.model.name=resnet10", "--config.encoder.name=projection"
+    )
+    run(report, tmp_path)
+    found = list(csv.DictReader(io.StringIO(run(predict, tmp_path, exits=2))))
+    assert len(found) == 56
+    assert all(row["neighbour_1"].startswith(row["group_class"]) for row in found)
+    np.testing.assert_allclose([sum(float(row[f"p_the {c}"]) for c in range(10)) for row in found], 1, atol=1e-4)
+    run(export, tmp_path)
+    assert (tmp_path / "exported" / "photos" / "manifest.json").is_file()
+
+
+@pytest.mark.long
+def test_sentences_of_ones_own(tmp_path, phrasebank_download, tiny_bert):
+    lines = (phrasebank_download / "Sentences_50Agree.txt").read_text().splitlines()
+    for name in ("REVIEWS.csv", "NEW_REVIEWS.csv"):
+        with open(tmp_path / name, "w", newline="") as file:
+            csv.writer(file).writerows([["text", "label"], *(line.split("@") for line in lines)])
+    inspect, main, report, predict, _ = commands("Data of your own")[4:]
+    assert "--config=configs/text.py" in run(inspect, tmp_path)
+    bert = [f"--config.{room}.checkpoint={tiny_bert}" for room in ("model", "encoder")]
+    assert "3 classes" in run(main, tmp_path, *TINY, *bert)
+    run(report, tmp_path)
+    assert len(run(predict, tmp_path).splitlines()) == 1 + len(lines)

@@ -1,10 +1,8 @@
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +12,6 @@ from rgjax import experiment
 from rgjax.config import FIELDS, method_config
 from rgjax.data.inspect import RULES, inspect, main, readable
 from rgjax.errors import UserError
-from rgjax.storage import write_json
 from rgjax.trainer import Trial
 
 ROOT = Path(__file__).parents[2]
@@ -74,20 +71,6 @@ def test_what_is_told_of_images_is_what_a_run_finds(digits, tmp_path):
     task = prepared(method_config("rg", changes), tmp_path)
     assert task.dataset.name == "ten digits"
     check_parts(found, task)
-
-
-@pytest.mark.long
-def test_the_command_and_the_one_that_it_names(digits, tmp_path):
-    command = [sys.executable, "-m", "rgjax.data.inspect", str(digits), "--threshold=25"]
-    seen = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert seen.returncode == 0, seen.stderr
-    uv, run, _, *words = shlex.split(seen.stdout.splitlines()[-1])
-    assert (uv, run) == ("uv", "run")
-    more = [f"--config.{name}={value}" for name, value in TINY.items()]
-    train = [sys.executable, *words, *more, f"--workdir={tmp_path}"]
-    ran = subprocess.run(train, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    assert "ten digits, rg, seed 0: 10 classes" in ran.stdout
 
 
 def test_equal_images_conflicts_leaks_and_what_cannot_be_read(tmp_path):
@@ -165,17 +148,6 @@ def test_what_is_told_of_sentences_is_what_a_run_finds(news, tmp_path):
     task = prepared(method_config("rg", settings), tmp_path / "w")
     assert task.dataset.name == "news"
     check_parts(found, task)
-
-
-@pytest.mark.long
-def test_sentences_are_trained(news, tmp_path):
-    config = method_config("rg", news[1])
-    write_json(tmp_path / "w" / "config.json", json.loads(config.to_json()))
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
-        result = experiment.run(config, tmp_path / "w", say=lambda text: None)
-    assert result["dataset"] == "news"
-    assert result["train_counts"].keys() == {"good", "bad"}
-    assert (tmp_path / "w" / "groups" / "1-good.md").is_file()
 
 
 @pytest.mark.parametrize(
