@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga"
+SUFFIXES = tuple(_SUFFIXES.split())  # by which images are told from other files in a folder
 _PER_LEVEL = 257  # 16-bit values for one of the 255 steps of 8 bits
 
 

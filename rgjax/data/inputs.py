@@ -13,16 +13,12 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from rgjax.data.decode import Unreadable, decode
+from rgjax.data.decode import SUFFIXES, Unreadable, decode
 from rgjax.data.tables import DELIMITERS, is_table, read_table
 from rgjax.errors import UserError
 from rgjax.storage import local
 
 STDIN = "-"
-_SUFFIXES = """
-    .jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga
-"""
-SUFFIXES = tuple(_SUFFIXES.split())
 _AHEAD = 64  # images that threads may have read before they are asked for
 
 

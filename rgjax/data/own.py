@@ -10,16 +10,13 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from rgjax.data.dataset import Source
+from rgjax.data.decode import SUFFIXES
 from rgjax.data.tables import is_table, read_table
 from rgjax.errors import UserError, first_few
 from rgjax.storage import local
 
 Item = TypeVar("Item", Path, str)
 
-_SUFFIXES = """
-    .jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga
-"""
-SUFFIXES = tuple(_SUFFIXES.split())
 _PARTS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
