@@ -65,7 +65,7 @@ def device_memory() -> int:
     found = stats.get("bytes_limit", machine // jax.local_device_count())
     if jax.process_count() == 1:
         return found
-    return int(multihost_utils.broadcast_one_to_all(np.int64(found // 2**20))) * 2**20
+    return int(multihost_utils.broadcast_one_to_all(np.int32(found // 2**20))) * 2**20
 
 
 def steps_per_window(host: Host, plan: Plan, *, trials: int, devices: int) -> int:
