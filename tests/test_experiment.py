@@ -115,7 +115,7 @@ def test_groups_of_every_clustering_are_kept_and_drawn(tmp_path, monkeypatch):
         kept = files
         again, _, _ = make_groups(config, dataset, print)
         np.testing.assert_array_equal(again.pseudo_labels, clusters)
-        draw_groups(tmp_path / clustering, dataset.inputs[dataset.train], grouping, found, dataset.class_names)
+        draw_groups(tmp_path / clustering, dataset.inputs, dataset.train, grouping, found, dataset.class_names)
         assert (tmp_path / clustering / "sizes.png").exists()
         sizes = grouping.counts[grouping.parent == 0]
         assert len(sizes) == 9

@@ -92,7 +92,8 @@ def train(inputs, folder, where, models, name="resnet34"):
     train, val, test = np.split(np.random.default_rng(1).permutation(ROWS).astype(np.int32), (120, 640))
     dataset = Dataset("d", np.empty(0), labels, ("a", "b", "c"), labels.astype(str), train, val, test, "")
     pool = random_oversampling(labels[train], labels[train], 0)
-    task = Task(dataset, inputs, Regrouping.identity(labels[train], CLASSES), pool, labels[train], None)
+    own = labels[train]
+    task = Task(dataset, inputs, train, own, pool, Regrouping.identity(own, CLASSES), own, None, None)
     config = method_config("ros", SETTINGS | {"data.placement": where, "model.name": name})
     trials = []
     for seed in range(len(models)):

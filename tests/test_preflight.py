@@ -217,7 +217,7 @@ def test_an_outline_has_as_many_rows_as_synthetic_images_make_of_them():
     assert outline.inputs.shape == (10_015 + len(outline.rows) - len(outline.dataset.train), 32, 32, 3)
     assert outline.inputs.strides[0] == 0  # views of one row
     assert outline.plan.steps_per_epoch == len(outline.dataset.train) // config.train.batch_size
-    assert len(inputs_of(config, outline, 1)[0]) == len(outline.inputs)
+    assert len(inputs_of(config, outline, 1)[0].inputs) == len(outline.inputs)
 
 
 def test_a_batch_of_sentences_is_packed_as_far_as_the_published_lengths_fill_it():

@@ -61,7 +61,7 @@ def test_aggregation():
         (np.zeros(3), np.array([0, 0, 1]), None, r"not \[3\]"),
         (np.full((3, 1), np.nan), np.array([0, 0, 1]), None, "features must be finite numbers"),
         (np.array([["a"], ["b"], ["c"]]), np.array([0, 0, 1]), None, "features must be finite numbers"),
-        (None, np.array([0, 0, 1]), None, "K-means needs features"),
+        (None, np.array([0, 0, 1]), None, "clustering needs features"),
         (np.zeros((3, 1)), np.array([0.0, 0.0, 1.0]), None, r"labels must be integers \[N\], not float64 \[3\]"),
         (np.zeros((2, 1)), np.array([[0], [1]]), None, r"labels must be integers \[N\], not int64 \[2, 1\]"),
         (np.zeros((0, 1)), np.array([], int), None, "labels must be integers"),
