@@ -6,7 +6,6 @@ is exact: costs and prices are rounded to multiples of a power of two, of which 
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -69,31 +68,42 @@ class _Flow:
 
     def __init__(self, costs: np.ndarray, labels: np.ndarray, others: np.ndarray):
         k = len(others)
-        self.costs, self.labels = costs, labels
+        self.labels, self._costs = labels, costs
         self.sizes = others + np.bincount(labels, minlength=k)
         self.steps = np.full((k, k), np.inf)  # from cluster, to cluster
-        used, first = np.unique(labels[order := np.argsort(labels, kind="stable")], return_index=True)
-        if len(used):
-            rises = costs - costs[np.arange(len(labels)), labels, None]
-            self.steps[used] = np.minimum.reduceat(rises[order], first, axis=0)
+        self._rises = costs - costs[np.arange(len(labels)), labels, None]  # what it costs to move each row
+        self._refresh(np.arange(len(labels)))
 
     def push(self, path: list[int], most: int) -> None:
         """Move as many points along all arcs of the path as each arc has at the length of its step, up to `most`."""
-        moves = []
-        for a, b in pairwise(path):
-            members = np.flatnonzero(self.labels == a)
-            moves.append((members[self.costs[members, b] - self.costs[members, a] == self.steps[a, b]], b))
-        amount = min(most, *(len(members) for members, _ in moves))
-        for members, b in moves:
-            self.labels[members[:amount]] = b
+        goals = np.full(len(self.sizes), -1)
+        goals[path[:-1]] = path[1:]
+        rows = np.flatnonzero(goals[self.labels] >= 0)
+        origins = self.labels[rows]
+        cheapest = self._rises[rows, goals[origins]] == self.steps[origins, goals[origins]]
+        movers, _, first, counts = _by_cluster(rows[cheapest], origins[cheapest])
+        amount = min(most, int(counts.min()))
+        moved = movers[np.arange(len(movers)) - np.repeat(first, counts) < amount]
+        self.labels[moved] = goals[self.labels[moved]]
+        self._rises[moved] = self._costs[moved] - self._costs[moved, self.labels[moved], None]
         self.sizes[path[0]] -= amount
         self.sizes[path[-1]] += amount
-        for cluster in path:
-            self._refresh(cluster)
+        self.steps[path] = np.inf
+        changed = np.zeros(len(self.sizes), bool)
+        changed[path] = True
+        self._refresh(np.flatnonzero(changed[self.labels]))
 
-    def _refresh(self, cluster: int) -> None:
-        costs = self.costs[self.labels == cluster]
-        self.steps[cluster] = (costs - costs[:, cluster, None]).min(axis=0, initial=np.inf)
+    def _refresh(self, rows: np.ndarray) -> None:
+        """The steps from the clusters of which these rows are all members."""
+        rows, clusters, first, _ = _by_cluster(rows, self.labels[rows])
+        if len(rows):
+            self.steps[clusters] = np.minimum.reduceat(self._rises[rows], first, axis=0)
+
+
+def _by_cluster(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The rows sorted by their labels, the labels that there are, and where each begins and how many rows it has."""
+    order = np.argsort(labels, kind="stable")
+    return rows[order], *np.unique(labels[order], return_index=True, return_counts=True)
 
 
 def _shortest_paths(steps: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

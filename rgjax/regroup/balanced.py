@@ -9,11 +9,12 @@ import numpy as np
 
 from rgjax.regroup.assignment import Assignment, assign
 from rgjax.regroup.kmeans import KMeansResult, checked, kmeans
-from rgjax.regroup.prices import Market, Offers, Target
+from rgjax.regroup.prices import Market, Offers
 
-COARSE = 8  # the first prices are found on one of so many points
-FINE = 16  # a start from known prices is so much sharper
-DOUBTFUL = 10  # points for each cluster, and for each that is in a wrong one
+SAMPLE = 8  # of so many points one is enough for the first prices
+SMOOTHING = 0.4  # to begin with, of the mean difference between a point's best costs
+SHARPER = 16  # from prices that are about right, it is smaller by this factor
+DOUBTFUL, DOUBTFUL_OVER = 20, 4  # points of each cluster, and for each that it has too many
 
 
 def balanced_kmeans(
@@ -69,23 +70,31 @@ class Balancer:
 
     def __init__(self, x: np.ndarray, k: int, min_size: int = 0, pad_to: tuple[int, int] | None = None):
         n = len(x)
-        self._x, self._market = x, Market(x, pad_to or (n, k))
+        self._x, self._pad_to = x, pad_to or (n, k)
+        self._market, self._smoothing = Market(x, self._pad_to), 0.0
         self._lower = np.full(k, min_size or n // k)
         self._upper = np.full(k, n if min_size else -(-n // k))
-        self._target = Target(min_size or n / k, at_least=min_size > 0)
-        self._smoothing: float | None = None
+        # Of a least size: prices are not below zero, and zero where there are more.
+        self._wanted, self._least = (min_size, 0.0) if min_size else (n / k, -np.inf)
 
     def assign(self, centers: np.ndarray, prices: np.ndarray | None = None) -> Assignment:
         """The least sum of squared distances to centers [k, D] float64; `prices` [k] for centres near by save work."""
         offers, k = self._market.offers(centers), len(centers)
-        if prices is None or self._smoothing is None:
-            self._smoothing = self._market.smoothing(offers)
         if prices is None:
-            few = len(self._x) / COARSE / 50
-            zero = np.zeros(k, np.float32)
-            prices = self._market.prices(offers, zero, self._smoothing, self._target, few, every=COARSE)
-        prices = self._market.prices(offers, prices.astype(np.float32), self._smoothing / FINE, self._target, k)
+            prices = self._first_prices(centers)
+        prices = self._market.prices(offers, prices, self._smoothing / SHARPER, self._wanted, self._least, k / 2)
         return self._settle(offers, centers, prices)
+
+    def _first_prices(self, centers: np.ndarray) -> np.ndarray:
+        """Prices [k] that are about right, by a sample of the points."""
+        zero = np.zeros(len(centers), np.float32)
+        points, clusters = self._pad_to
+        x = self._x[::SAMPLE]
+        market = Market(x, (-(-points // SAMPLE), clusters))
+        offers = market.offers(centers)
+        self._smoothing = max(SMOOTHING * float(market.choices(offers, zero)[1].mean()), 1e-30)
+        wanted, enough = self._wanted * len(x) / len(self._x), len(x) / 50
+        return market.prices(offers, zero, self._smoothing, wanted, self._least, enough)
 
     def _settle(self, offers: Offers, centers: np.ndarray, prices: np.ndarray) -> Assignment:
         """The exact assignment, from prices [k] float32 that are nearly right.
@@ -95,25 +104,36 @@ class Balancer:
         """
         labels, margins = self._market.choices(offers, prices)
         sizes = np.bincount(labels, minlength=len(centers))
-        wrong = np.maximum(sizes - self._upper, 0).sum() + np.maximum(self._lower - sizes, 0).sum()
-        doubtful = _smallest(margins, DOUBTFUL * (len(centers) + int(wrong))) | (margins <= 0)
+        many = DOUBTFUL + DOUBTFUL_OVER * np.maximum(sizes - self._upper, 0)
+        rank = _rank_in_cluster(margins, labels)
+        doubtful = (rank < many[labels]) | (margins <= 0)
         while True:
-            rows = np.flatnonzero(doubtful)
-            costs = (centers**2).sum(axis=1) - 2 * (self._x[rows].astype(np.float64) @ centers.T)
-            others = np.bincount(labels[~doubtful], minlength=len(centers))
+            rows, others = np.flatnonzero(doubtful), np.bincount(labels[~doubtful], minlength=len(centers))
+            costs = self._costs(rows, centers)
             found = assign(costs, self._lower, self._upper, prices=prices.astype(np.float64), others=others)
             if found is None:
-                doubtful |= _smallest(margins, 2 * len(rows))
+                many *= 2
+                doubtful |= rank < many[labels]
                 continue
-            chosen, margins_then = self._market.choices(offers, found.prices)
-            proved = (chosen == labels) & (margins_then > 0)
-            if (doubtful | proved).all():
+            chosen, margins = self._market.choices(offers, found.prices)
+            unproved = np.flatnonzero(~doubtful & ((chosen != labels) | (margins <= 0)))
+            paid = self._costs(unproved, centers) - found.prices
+            wrong = unproved[paid[np.arange(len(unproved)), labels[unproved]] > paid.min(axis=1)]
+            if not len(wrong):
                 labels[rows] = found.labels
                 return found._replace(labels=labels)
-            doubtful |= ~proved
+            doubtful[wrong] = True
+
+    def _costs(self, rows: np.ndarray, centers: np.ndarray) -> np.ndarray:
+        """Squared distances [rows, k] in float64, each less the point's squared length."""
+        return (centers**2).sum(axis=1) - 2 * (self._x[rows].astype(np.float64) @ centers.T)
 
 
-def _smallest(values: np.ndarray, count: int) -> np.ndarray:
-    """Where the `count` smallest are."""
-    count = min(count, len(values))
-    return values <= np.partition(values, count - 1)[count - 1]
+def _rank_in_cluster(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many rows of the same label have a smaller value, [N]; the first of equals is taken for the smaller."""
+    order = np.argsort(values, kind="stable")
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    rank = np.empty(len(values), int)
+    rank[order] = np.arange(len(values)) - np.repeat(first, counts)
+    return rank

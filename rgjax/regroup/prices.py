@@ -18,17 +18,12 @@ from rgjax.regroup.kmeans import HIGHEST, aligned_zeros
 
 STEPS = 40  # of Newton's method, at most
 REACH = 16  # the farthest that a step moves a price, in units of the smoothing
-FADE = 4  # the smoothing falls by this factor where it is what keeps the sizes from being right
+FADE = 4  # the smoothing falls by this factor
+SMOOTH = 0.7  # where the smoothed choice is so much nearer to what is wanted than the sharp one
+PAIRED = 128
 ROUNDING = 2.0**-24  # of float32
 
 ON_ROWS, EVERYWHERE = PartitionSpec("data"), PartitionSpec()
-
-
-class Target(NamedTuple):
-    """The size that every cluster shall have; with `at_least` it may have more, and then no price is below zero."""
-
-    size: float
-    at_least: bool
 
 
 class Offers(NamedTuple):
@@ -50,7 +45,8 @@ class Market:
         chunks = self._mesh.size * -(-points * self._clusters // (chunk * self._mesh.size))
         rows = aligned_zeros((chunks, -(-points // chunks), x.shape[1]))
         rows.reshape(-1, x.shape[1])[: len(x)] = x
-        real = (np.arange(rows.shape[0] * rows.shape[1]) < len(x)).reshape(rows.shape[:2]).astype(np.float32)
+        real = np.zeros(rows.shape[:2], np.float32)
+        real.reshape(-1)[: len(x)] = 1
         self._x, self._real = jax.device_put((rows, real), NamedSharding(self._mesh, ON_ROWS))
 
     def offers(self, centers: np.ndarray) -> Offers:
@@ -68,35 +64,32 @@ class Market:
         labels, margins = (np.array(a).reshape(-1)[: len(self._lengths)] for a in (labels, margins))
         return labels, margins - offers.errors - 8 * ROUNDING * np.abs(prices).max()
 
-    def smoothing(self, offers: Offers) -> float:
-        """One to begin with: a part of the mean difference between a point's best and second best cost."""
-        margins = self.choices(offers, np.zeros(1))[1] + offers.errors
-        return max(0.4 * float(margins.mean()), 1e-30)
-
     def prices(
-        self, offers: Offers, prices: np.ndarray, smoothing: float, target: Target, enough: float, every: int = 1
+        self, offers: Offers, prices: np.ndarray, smoothing: float, wanted: float, least: float, enough: float
     ) -> np.ndarray:
-        """Prices [k] float32, better than these: by them at most `enough` points are in a wrong cluster, if it can be.
+        """Prices [k] float32, better than these, by which about `wanted` points choose each cluster.
 
-        Of `every` so many points one is looked at.
+        None is below `least`; clusters of that price may have more. Ends when no more than `enough` points choose
+        wrongly.
         """
-        costs, real = offers.costs[..., ::every], self._real[..., ::every]
-        k, size = len(prices), target.size * int(real.sum()) / len(self._lengths)
-        least = 0 if target.at_least else -np.inf
-        best, fewest = prices, np.inf
+        k, best, fewest = len(prices), prices, np.inf
+        # The direction of a step may be less exact than its aim: by about PAIRED points for each cluster.
+        every = max(1, self._real.size // (PAIRED * self._clusters))
         for _ in range(STEPS):
-            response = _response(costs, real, self._wide(prices), np.float32(smoothing), mesh=self._mesh)
+            response = _response(
+                offers.costs, self._real, self._wide(prices), np.float32(smoothing), mesh=self._mesh, every=every
+            )
             loads, pairs, sizes = (np.asarray(a, np.float64) for a in jax.device_get(response))
-            priced = prices > least
-            missing = _missing(loads[:k], size, priced)
-            wrong = np.abs(_missing(sizes[:k], size, priced)).sum() / 2
-            if wrong < fewest:
-                best, fewest = prices, wrong
-            if wrong <= enough:
+            fixed = (prices <= least) & (loads[:k] > wanted)
+            missing, wrong = (np.where(fixed, 0, wanted - found[:k]) for found in (loads, sizes))
+            soft, sharp = np.abs(missing).sum() / 2, np.abs(wrong).sum() / 2
+            if sharp < fewest:
+                best, fewest = prices, sharp
+            if sharp <= enough:
                 break
-            step = smoothing * _newton_step(loads[:k], pairs[:k, :k], missing, priced)
+            step = smoothing * _newton_step(pairs[:k, :k], missing, fixed)
             prices = np.maximum(prices + step, least).astype(np.float32)
-            if np.abs(missing).sum() / 2 < wrong / 2:
+            if soft < SMOOTH * sharp:
                 smoothing /= FADE
         return best
 
@@ -104,19 +97,14 @@ class Market:
         return np.pad(prices, (0, self._clusters - len(prices))).astype(np.float32)
 
 
-def _missing(sizes: np.ndarray, size: float, priced: np.ndarray) -> np.ndarray:
-    """Points [k] that clusters of `sizes` lack; one without a price may have too many."""
-    return np.where(priced | (sizes < size), size - sizes, 0)
+def _newton_step(pairs: np.ndarray, missing: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """Changes of the prices [k], in units of the smoothing, by which the `missing` points come; none of the `fixed`.
 
-
-def _newton_step(loads: np.ndarray, pairs: np.ndarray, missing: np.ndarray, priced: np.ndarray) -> np.ndarray:
-    """Changes of the prices [k], in units of the smoothing, by which the `missing` points come.
-
-    The system is the Laplacian of a graph of the clusters. What is added to its diagonal bounds every change by REACH,
-    however few points lie between the clusters, and vanishes at the solution.
+    The system is the Laplacian of a graph of the clusters, `pairs` being its weights. What is added to its diagonal
+    bounds every change by REACH, however few points lie between the clusters, and vanishes at the solution.
     """
-    fixed = ~priced & (missing == 0)
-    laplacian = np.diag(loads + np.abs(missing).max() / REACH + ROUNDING * loads.sum()) - pairs
+    rounding = ROUNDING * pairs.sum()
+    laplacian = np.diag(pairs.sum(axis=1) + np.abs(missing).max() / REACH + rounding) - pairs
     laplacian[fixed], laplacian[:, fixed] = 0, 0
     laplacian[fixed, fixed] = 1
     return np.linalg.solve(laplacian, missing)
@@ -153,17 +141,18 @@ def _choices(costs, prices, mesh):
     return _on_devices(lambda costs: jax.lax.map(chunk, costs), mesh, ON_ROWS, costs)
 
 
-@partial(jax.jit, static_argnames="mesh")
-def _response(costs, real, prices, smoothing, mesh):
+@partial(jax.jit, static_argnames=("mesh", "every"))
+def _response(costs, real, prices, smoothing, mesh, every):
     """How the points choose, smoothed: the clusters' loads [k] and the products of all pairs' shares [k, k], summed
-    over the points; and their sizes [k] if the points chose sharply."""
+    over the points, or in proportion over one of `every` so many; and their sizes [k] if the points chose sharply."""
 
     def chunk(sums, rows, prices, smoothing):
         costs, real = rows
         bids = (prices[:, None] - costs) / smoothing
         odds = jnp.exp(bids - bids.max(axis=0)[None])
         shares = odds * (real / odds.sum(axis=0))[None]
-        pairs = jnp.matmul(shares, shares.T, precision=HIGHEST)
+        some = shares[:, ::every]
+        pairs = every * jnp.matmul(some, some.T, precision=HIGHEST)
         found = shares.sum(axis=1), pairs, jnp.where(odds == 1, real[None], 0).sum(axis=1)
         return jax.tree.map(jnp.add, sums, found), None
 
