@@ -40,14 +40,23 @@ def assign(
     unit = _unit(max(np.abs(costs).max(initial=0), np.abs(start).max()), k)
     costs, start = np.round(costs / unit) * unit, np.round(start / unit) * unit
     flow = _Flow(costs, (costs - start).argmin(axis=1), np.broadcast_to(others, k))
-    paths = 0
+    paths, potentials = 0, start
     while True:
         over, under = flow.sizes > upper, flow.sizes < lower
         settled = not (over.any() or under.any())
         leave = flow.sizes - (upper if over.any() else lower)  # points that each cluster may lose or must
         enter = (lower if under.any() else upper) - flow.sizes
-        lengths, before = _shortest_paths(flow.steps, np.where(leave > 0, 0, np.inf))
-        ends = np.flatnonzero((enter > 0) & (lengths < (0 if settled else np.inf)))
+        begin, goals = np.where(leave > 0, 0, np.inf), enter > 0
+        if settled:
+            lengths, before = _shortest_paths(flow.steps, begin)
+            ends = np.flatnonzero(goals & (lengths < 0))
+        else:
+            # By the potentials no step has a negative length, so that the search ends at the first goal.
+            reduced = flow.steps + potentials[:, None] - potentials
+            lengths, before = _shortest_paths(reduced, begin, goals)
+            nearest = lengths[goals].min(initial=np.inf)
+            ends = np.flatnonzero(goals & (lengths == nearest) & np.isfinite(lengths))
+            potentials = potentials + np.minimum(lengths, nearest)
         if not len(ends):
             break
         for path in _disjoint(ends[np.argsort(lengths[ends], kind="stable")], before):
@@ -106,8 +115,13 @@ def _by_cluster(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     return rows[order], *np.unique(labels[order], return_index=True, return_counts=True)
 
 
-def _shortest_paths(steps: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bellman-Ford: the lengths [k] of shortest paths that begin with `start` [k], and the node before each, or -1."""
+def _shortest_paths(
+    steps: np.ndarray, start: np.ndarray, goals: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bellman-Ford: the lengths [k] of shortest paths that begin with `start` [k], and the node before each, or -1.
+
+    Of steps that are not negative, only as far as the nearest of the `goals` [k].
+    """
     lengths, before = start.copy(), np.full(len(start), -1)
     nodes = np.flatnonzero(np.isfinite(start))
     while len(nodes):  # whose lengths are new
@@ -116,7 +130,7 @@ def _shortest_paths(steps: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, n
         shorter = np.flatnonzero(found < lengths)
         before[shorter] = nodes[(through[:, shorter] == found[shorter]).argmax(axis=0)]
         lengths[shorter] = found[shorter]
-        nodes = shorter
+        nodes = shorter if goals is None else shorter[lengths[shorter] < lengths[goals].min(initial=np.inf)]
     return lengths, before
 
 
