@@ -8,7 +8,7 @@ and the like overrule that. A sentence is cut at data.max_length tokens. Trainin
 """
 
 from rgjax.config import method_config
-from rgjax.sweeps.grids import points
+from rgjax.sweeps.grids import OF_SENTENCES, points
 
 
 def get_config(method: str = "rg"):
@@ -30,4 +30,5 @@ def get_config(method: str = "rg"):
 
 def sweep():
     # Doubling covers classes of a hundred rows to some thousands; points that split nothing are as CE.
-    yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)})
+    grid = {"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)}
+    yield from points(grid, methods=OF_SENTENCES)

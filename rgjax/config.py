@@ -108,7 +108,9 @@ FIELDS: dict[str, Field] = {
     "regroup.n_init": Field(10, "restarts of K-means", low=1, high=1000),
     "regroup.min_size": Field(0, "balanced: rows that a group has at least (0: equal sizes)", low=0),
     "regroup.seed": Field(0, "seed of the clustering", low=0),
-    "sampler": Field("none", "over- or undersampling", choices=SAMPLERS),
+    "sampler": Field(
+        "none", "over- or undersampling; deepsmote: synthetic images, all held in memory", choices=SAMPLERS
+    ),
     "deepsmote.epochs": Field(300, "passes of the autoencoder over the training rows", low=1, high=1_000_000),
     "deepsmote.batch_size": Field(128, "rows a step of the autoencoder", low=2),
     "deepsmote.latent": Field(512, "length of its codes", low=1, high=65536),

@@ -113,7 +113,10 @@ def make_groups(config: Config, dataset: data.Dataset, say: Say) -> tuple[Regrou
     how["clustering"] = clustering
 
     def compute() -> dict[str, np.ndarray]:
-        made = regroup(found, labels, len(dataset.class_names), **how)
+        try:
+            made = regroup(found, labels, len(dataset.class_names), **how)
+        except ValueError as error:
+            raise UserError(f"config.regroup: {error}") from error
         return {"pseudo_labels": made.pseudo_labels, "parent": made.parent}
 
     if found is None or jax.process_count() > 1:  # processes cluster together: none may find what another computes

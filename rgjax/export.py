@@ -107,7 +107,7 @@ def _described_inputs(predictor: Predictor) -> list[dict]:
     config = predictor.run.config
     size, longest = config.data.image_size, config.data.max_length
     if predictor.run.kind == "images":
-        how = "RGB, turned as EXIF says, transparency before white, resized bilinearly; the program normalises"
+        how = "RGB, as example.py makes it: turned as EXIF says, transparency before white, resized bilinearly"
         return [{"name": "images", "shape": ["b", size, size, 3], "dtype": "uint8", "preprocessing": how}]
     how = f"{TOKENIZER}, which cuts at {longest} tokens; shorter rows end in zeros"
     return [
@@ -116,14 +116,23 @@ def _described_inputs(predictor: Predictor) -> list[dict]:
     ]
 
 
+# What `rgjax.data.decode` does, and a test holds to it.
+_READ_IMAGE = """
+image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+if image.mode.startswith("I"):  # 16-bit grey
+    image = Image.fromarray(((np.asarray(image).astype(int).clip(0, 65535) + 128) // 257).astype(np.uint8))
+if image.has_transparency_data:
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+image = image.convert("RGB").resize(({size}, {size}), Image.Resampling.BILINEAR)
+"""
+
+
 def _example(predictor: Predictor) -> str:
     size = predictor.run.config.data.image_size
     if predictor.run.kind == "images":
         reads = "from PIL import Image, ImageOps"
-        inputs = (
-            'image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")\n'
-            f"image = image.resize(({size}, {size}), Image.Resampling.BILINEAR)"
-        )
+        inputs = _READ_IMAGE.format(size=size).strip()
         return _LOAD.format(reads=reads, inputs=inputs, arguments="np.asarray(image)[None]").lstrip()
     reads = "from tokenizers import Tokenizer"
     inputs = 'ids = np.array([Tokenizer.from_file("tokenizer.json").encode(sys.argv[1]).ids], np.int32)'

@@ -96,7 +96,7 @@ def claim(workdir: Path, config: Config) -> None:
     ours = settings.identity(config)
     try:
         if (workdir / "provenance.json").exists():
-            theirs = settings.identity(json.loads(path.read_text()))
+            theirs = settings.identity(settings.recorded_config(json.loads(path.read_text())))
             if name := next((name for name in ours if ours[name] != theirs[name]), None):
                 raise UserError(
                     f"{workdir} holds a run with config.{name}={theirs[name]!r}, not {ours[name]!r}: "
@@ -106,7 +106,7 @@ def claim(workdir: Path, config: Config) -> None:
             write_json(path, json.loads(config.to_json()))
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{path} is damaged: remove it or use another --workdir") from error
 
 

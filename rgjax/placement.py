@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from rgjax.training.loop import Plan
 from rgjax.training.program import AXIS, TrainData, draw_epoch
 
 WINDOW_BYTES = 2**27  # of a device, which holds two windows, and three at an evaluation: the next one arrives early
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 _BLOCK_BYTES, _BLOCKS_AHEAD = 2**23, 16
 
 
@@ -62,6 +64,8 @@ def device_memory() -> int:
     process has found holds for all."""
     stats = jax.local_devices()[0].memory_stats() or {}
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _CONTAINER.read_text().strip() if _CONTAINER.is_file() else ""
+    machine = min(machine, int(limit)) if limit.isdigit() else machine
     found = stats.get("bytes_limit", machine // jax.local_device_count())
     if jax.process_count() == 1:
         return found

@@ -82,6 +82,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--export and predicting are two calls")
     if not options.inputs and not options.text and not options.export:
         parser.error("INPUT is missing: files, folders or - for standard input")
+    if options.inputs.count("-") > 1:
+        parser.error("- is given twice, and there is one standard input")
     for name in options.inputs:
         local(name)
     for name in ("neighbours", "batch_size"):

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.export
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from rgjax import predict
+from rgjax.data.decode import decode
 from rgjax.predictor import Predictor
 from tests.finished import digits, finish_untrained, text_in
 
@@ -98,14 +100,15 @@ def test_one_program_runs_on_all_platforms(of_digits, of_text):
 @pytest.mark.parametrize("kind", ["images", "sentences"])
 def test_the_example_runs_without_this_package(kind, of_digits, of_text, tmp_path):
     workdir, folder = of_digits if kind == "images" else of_text
-    image, argument = digits().inputs[3], SENTENCES[1]
+    argument = SENTENCES[1]
     if kind == "images":
         argument = str(tmp_path / "image.png")
-        Image.fromarray(image).save(argument)
+        see_through = np.dstack([digits().inputs[3], np.full((16, 16), 100, np.uint8)])
+        Image.fromarray(see_through).save(argument)
     process = subprocess.run([sys.executable, "-I", "-c", WITHOUT_US, argument], cwd=folder, capture_output=True,
                              text=True, timeout=300)  # fmt: skip
     assert process.returncode == 0, process.stderr
-    rows = image[None] if kind == "images" else [argument]
+    rows = decode(Path(argument), 16)[None] if kind == "images" else [argument]
     predictor = Predictor.from_run(workdir)
     found = json.loads(process.stdout.replace("'", '"'))
     assert tuple(found) == predictor.run.class_names

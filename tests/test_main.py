@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rgjax.config import method_config
+from rgjax.errors import UserError
+from rgjax.main import claim
+
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--config.data.image_size=16",
@@ -204,6 +208,17 @@ def test_a_damaged_workdir_is_named(tmp_path):
     (tmp_path / "provenance.json").write_text("{}")
     (tmp_path / "config.json").write_text('{"seed"')
     assert "config.json is damaged" in refused("--config=configs/digits.py", f"--workdir={tmp_path}")
+
+
+def test_a_run_of_an_older_version_is_itself_and_not_another(tmp_path):
+    config = method_config("ce", {})
+    recorded = json.loads(config.to_json())
+    del recorded["deepsmote"], recorded["data"]["unreadable"], recorded["regroup"]["min_size"]
+    (tmp_path / "config.json").write_text(json.dumps(recorded))
+    (tmp_path / "provenance.json").write_text("{}")
+    claim(tmp_path, config)
+    with pytest.raises(UserError, match=r"holds a run with config.seed=0, not 1"):
+        claim(tmp_path, method_config("ce", {"seed": 1}))
 
 
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):

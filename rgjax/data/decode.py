@@ -42,7 +42,8 @@ def _opened(image: bytes | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             yield opened
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    # What Pillow and the libraries below it raise for damaged files of one kind or the other.
+    except (OSError, EOFError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Unreadable(_reason(image, error)) from error
 
 

@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from rgjax.data.decode import SUFFIXES, Unreadable, decode
+from rgjax.data.own import LITTER
 from rgjax.data.tables import DELIMITERS, is_table, read_table
 from rgjax.errors import UserError
 from rgjax.storage import local
@@ -80,10 +81,14 @@ def _below(folder: Path) -> Iterator[Path]:
     seen = set()
     for where, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(where)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [] if real in seen else sorted(filter(_is_meant, folders))
         if real not in seen:
-            yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+            yield from (Path(where, name) for name in sorted(filter(_is_meant, files)))
         seen.add(real)
+
+
+def _is_meant(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in LITTER
 
 
 def _decoded(row: Row, size: int) -> Row:

@@ -22,7 +22,7 @@ _PARTS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 # What programs leave behind, hidden from their users.
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", ".git", ".ipynb_checkpoints", ".cache", ".thumbnails"}
+LITTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", ".git", ".ipynb_checkpoints", ".cache", ".thumbnails"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     """The folders and the files in a folder, sorted, without what programs leave behind, and without hidden files; a
     hidden folder may be a class."""
     with os.scandir(folder) as entries:
-        found = sorted((entry.path, _is_folder(entry)) for entry in entries if entry.name.lower() not in _LITTER)
+        found = sorted((entry.path, _is_folder(entry)) for entry in entries if entry.name.lower() not in LITTER)
     folders = [path for path, is_folder in found if is_folder]
     return folders, _visible([path for path, is_folder in found if not is_folder])
 

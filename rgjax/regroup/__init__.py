@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rgjax.errors import UserError
 from rgjax.regroup.balanced import balanced_kmeans
 from rgjax.regroup.kmeans import kmeans
 from rgjax.regroup.spectral import normalised_cut
@@ -101,10 +100,9 @@ def regroup(
 ) -> Regrouping:
     """Split each class by a clustering of its `features` [N, D], or at random; clusters that stay empty are dropped.
 
-    `labels` [N] are 0 to C-1. The groups are those of the first process in all. Raises UserError where "balanced"
-    groups of `min_size` rows are more than a class has, and ValueError for arrays that do not fit together, for a class
-    without rows and for features that are not finite. NumPy is all that it needs around it, whatever trains the
-    network:
+    `labels` [N] are 0 to C-1. The groups are those of the first process in all. Raises ValueError for arrays that do
+    not fit together, for a class without rows, for features that are not finite, and where "balanced" groups of
+    `min_size` rows are more than a class has. NumPy is all that it needs around it, whatever trains the network:
 
     >>> import numpy as np
     >>> from rgjax.regroup import regroup
@@ -123,6 +121,8 @@ def regroup(
         raise ValueError(f"rule={rule!r}, clustering={clustering!r}; valid: {RULES}, {CLUSTERINGS}")
     if threshold < (rule == "target"):
         raise ValueError(f"threshold={threshold} rows: it must be {'above' if rule == 'target' else 'at least'} 0")
+    if min_size < 0 or n_init < 1:
+        raise ValueError(f"min_size={min_size}, n_init={n_init}: they must be at least 0 and 1")
     if clustering == "none":
         return Regrouping.identity(labels, num_classes)
     if clustering in BY_FEATURES:
@@ -140,8 +140,8 @@ def regroup(
             clusters = np.zeros(len(rows), int)
         else:
             if clustering == "balanced" and k * min_size > len(rows):
-                raise UserError(
-                    f"config.regroup.min_size={min_size} is too much for {len(rows)} rows of a class in {k} groups: "
+                raise ValueError(
+                    f"min_size={min_size} is too much for {len(rows)} rows of a class in {k} groups: "
                     f"at most {len(rows) // k}"
                 )
             how = {"seed": seed, "n_init": n_init, "min_size": min_size, "pad_to": pad_to}

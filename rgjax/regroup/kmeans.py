@@ -89,6 +89,9 @@ def checked(x: np.ndarray, k: int) -> np.ndarray:
         raise ValueError(f"k={k} clusters of {len(x)} points")
     if not np.isfinite(x).all():
         raise ValueError("K-means needs finite features")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.square(x - x.mean(axis=0)).sum()):
+            raise ValueError("the features' squares are beyond float32: scale them")
     return x
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from rgjax.data import called
+from rgjax.data import OWN, called
 from rgjax.reports.runs import COLUMNS, Label, Plan, Run, is_seed, shown
 
 Warn = Callable[[str], None]
 
 _MALFORMED = (KeyError, TypeError, AttributeError, ValueError)
 # Settings that may differ between the runs of one mean.
-_INCIDENTAL = {"method", "population", "data.manual_dir", "data.data_dir", "trackers", "train.steps_per_call"}
+_INCIDENTAL = {"method", "population", "data.data_dir", "data.placement", "trackers", "train.steps_per_call"}
 
 
 def read_runs(directory: Path, warn: Warn) -> list[Run]:
@@ -220,7 +220,9 @@ def _tell_lone_runs_apart(runs: Iterable[Run]) -> None:
         if run.row["stage"] is None and run.status != "damaged":
             groups[run.row["study"], run.row["method"]].append(run)
     for group in groups.values():
-        shared = set.intersection(*(set(run.config) for run in group)) - _INCIDENTAL
+        # Where one's own data lie says which they are; where a download lies says nothing.
+        elsewhere = set() if any(run.config.get("data.name") in OWN for run in group) else {"data.manual_dir"}
+        shared = set.intersection(*(set(run.config) for run in group)) - _INCIDENTAL - elsewhere
         differing = [n for n in sorted(shared) if not is_seed(n) and len({repr(run.config[n]) for run in group}) > 1]
         for run in group:
             run.row["variant"] = run.row["variant"] or shown({name: run.config[name] for name in differing})

@@ -17,6 +17,8 @@ LOSS_GRIDS: dict[str, dict[str, Sequence]] = {
     "la": {"loss.tau": (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)},
 }
 
+OF_SENTENCES = tuple(method for method in METHODS if method != "dsmt")  # which makes images
+
 # What a variant of a method is: its name stands in tables, its fields overrule the command line.
 VARIANTS: dict[str, Point] = {
     "random groups": {"regroup.clustering": "random"},

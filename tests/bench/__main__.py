@@ -23,6 +23,8 @@ MODULES = {
     "bert_step": "bert",
     "data_path_32": "resnet",
     "data_path_224": "resnet",
+    "streamed_32": "resnet",
+    "streamed_224": "resnet",
     "population4": "resnet",
     "kmeans_large": "kmeans",
     "kmeans_small": "kmeans",

@@ -1,6 +1,7 @@
 """This repository's training program, set up on random data as a callable that trains for some steps."""
 
 from collections.abc import Callable
+from itertools import count
 
 import jax
 import jax.numpy as jnp
@@ -9,44 +10,52 @@ from flax import nnx
 
 from rgjax.devices import by_trial, make_mesh, place
 from rgjax.losses import cross_entropy
-from rgjax.training.program import Hyper, TrainData, TrainState, init_state, make_run_steps
+from rgjax.placement import Host, Resident, Streamed
+from rgjax.training.loop import Plan
+from rgjax.training.program import Hyper, TrainState, init_state, make_run_steps
 
 CLASSES = {"sgd": 10, "adamw": 3}
 RATES = {"sgd": 0.01, "adamw": 2e-5}
 DECAYS = {"sgd": 1e-4, "adamw": 0.01}
+LAST = 1_000_000  # step, which no measurement comes to
 
 
 def train_program(
     model: nnx.Module,
     prepare: Callable,
-    inputs,
+    host: Host,
     augmentation: dict[str, float],
     *,
     optimizer: str,
     batch: int,
     steps: int,
     trials: int = 1,
+    streamed: bool = False,
 ) -> Callable[[], None]:
-    """A call trains each of `trials` copies of `model` for `steps` steps, an epoch of its data set `inputs` [N, ...].
+    """A call trains each of `trials` copies of `model` for `steps` steps, an epoch of its data set `host`, which
+    lies on the device or is streamed to it.
 
     The place to adapt when the program of rgjax.training.program changes.
     """
     graph, state = init_state(model, optimizer)
-    rows = len(jax.tree.leaves(inputs)[0])
+    rows = len(jax.tree.leaves(host.inputs)[0])
     labels = np.random.default_rng(0).integers(0, CLASSES[optimizer], rows, np.int32)
-    everything = jnp.arange(rows, dtype=jnp.int32)
-    data = TrainData(jax.device_put(inputs), everything, jnp.asarray(labels), everything)
+    everything = np.arange(rows, dtype=np.int32)
     mesh = make_mesh(jax.devices(), trials=trials, batch_size=batch)
     run = make_run_steps(
         graph, cross_entropy, prepare, optimizer=optimizer, batch_size=batch, steps_per_epoch=steps, mesh=mesh
     )
+    plan = Plan(LAST, steps, steps, 0, None, LAST, LAST, batch)
+    data = everything, labels, everything
+    feed = Streamed(host, data, plan, mesh, [jax.random.key(0)]) if streamed else Resident(host, data, plan, mesh)
     key, hyper = jax.random.key(0), make_hyper(optimizer, augmentation)
     own = jax.tree.map(lambda x: jnp.stack([x] * trials), (state, hyper, key))
     state, hyper, key = place(own, by_trial(mesh))
     holder: list[TrainState] = [state]
+    first_steps = count(0, steps)
 
     def train():
-        holder[0], _ = jax.block_until_ready(run(holder[0], jnp.int32(steps), data, hyper, key))
+        holder[0], _ = jax.block_until_ready(run(holder[0], jnp.int32(steps), feed.at(next(first_steps)), hyper, key))
 
     return train
 
@@ -54,8 +63,8 @@ def train_program(
 def make_hyper(optimizer: str, augmentation: dict[str, float]) -> Hyper:
     ones = np.ones(CLASSES[optimizer], np.float32)
     hyper = Hyper(
-        lr=RATES[optimizer], momentum=0.9, weight_decay=DECAYS[optimizer], warmup_steps=0, total_steps=1_000_000,
+        lr=RATES[optimizer], momentum=0.9, weight_decay=DECAYS[optimizer], warmup_steps=0, total_steps=LAST,
         augmentation=augmentation, outputs=CLASSES[optimizer],
-        loss={}, class_weights=ones, drw_weights=ones, drw_start=1_000_000,
+        loss={}, class_weights=ones, drw_weights=ones, drw_start=LAST,
     )  # fmt: skip
     return jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), hyper)

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rgjax.data.augment import in_lanes
+from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.models.resnet import STAGES, ResNet
+from rgjax.placement import Host
 from rgjax.training.program import take
 from tests.bench.case import Case
 from tests.bench.program import train_program
@@ -50,6 +51,14 @@ def data_path_224() -> Case:
     return _data_path(LARGE)
 
 
+def streamed_32() -> Case:
+    return _streamed(SMALL)
+
+
+def streamed_224() -> Case:
+    return _streamed(LARGE)
+
+
 def population4() -> Case:
     """The lone program has as many steps in a call as the population's, and is called once for each trial."""
     trials, shape = 4, Shape(32, 64, steps=3)
@@ -60,7 +69,7 @@ def population4() -> Case:
             lone()
 
     facts = _facts(shape) | {"per_call": trials * shape.steps, "trials": trials}
-    return Case(_ours(shape, trials), {"one after another": one_after_another}, facts)
+    return Case(_ours(shape, trials=trials), {"one after another": one_after_another}, facts)
 
 
 def _against_torch(shape: Shape) -> Case:
@@ -94,13 +103,17 @@ def _data_path(shape: Shape) -> Case:
     )
 
 
-def _ours(shape: Shape, trials: int = 1) -> Callable[[], None]:
+def _streamed(shape: Shape) -> Case:
+    """Batches that the host reads while the device computes, against the same out of the device's memory."""
+    return Case(_ours(shape, streamed=True), {"resident": _ours(shape)}, _facts(shape))
+
+
+def _ours(shape: Shape, **more) -> Callable[[], None]:
     model = ResNet("resnet34", 10, stem=shape.stem, rng=np.random.default_rng(0))
-    images, prepare = in_lanes(_images(shape))
-    return train_program(
-        model, prepare, images, AUGMENT,
-        optimizer="sgd", batch=shape.batch, steps=shape.steps, trials=trials,
-    )  # fmt: skip
+    images = _images(shape)
+    _, prepare = in_lanes(images[:1])
+    host = Host(images, to_lanes)
+    return train_program(model, prepare, host, AUGMENT, optimizer="sgd", batch=shape.batch, steps=shape.steps, **more)
 
 
 def _images(shape: Shape) -> np.ndarray:

@@ -65,3 +65,15 @@ def test_what_is_no_image_is_told(damaged):
 
 def test_any_shape_becomes_a_square():
     assert decode(content(Image.fromarray(COLOURS[:3]), "JPEG"), 6).shape == (6, 6, 3)
+
+
+def test_a_damaged_avif_is_told():
+    whole = content(Image.fromarray(np.tile(COLOURS, (8, 8, 1))), "AVIF")
+    for at in range(len(whole) // 2, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[at : at + 4] = b"\xff\x00\xff\x00"
+        try:
+            decode(bytes(damaged), 8)
+        except Unreadable:
+            return
+    pytest.fail("no damage was told")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from rgjax.errors import UserError
 from rgjax.regroup import CLUSTERINGS, Regrouping, aggregate, cluster_counts, regroup
 
 HAM = np.array([4291, 712, 703, 328, 208, 90, 73])
@@ -40,7 +39,7 @@ def test_a_least_size_of_balanced_groups():
     labels, features = np.repeat([0, 1], [90, 10]), rng.normal(size=(100, 4)).astype(np.float32)
     balanced = partial(regroup, features, labels, 2, rule="ratio", threshold=0, clustering="balanced", seed=0)
     assert 5 <= balanced(min_size=5).counts.min() < 10
-    with pytest.raises(UserError, match=r"min_size=11 is too much for 90 rows of a class in 9 groups: at most 10"):
+    with pytest.raises(ValueError, match=r"min_size=11 is too much for 90 rows of a class in 9 groups: at most 10"):
         balanced(min_size=11)
 
 

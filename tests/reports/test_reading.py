@@ -174,3 +174,12 @@ def test_damaged_predictions_are_told_and_left_out(sweep_of):
     warnings = []
     assert read_test_logits(run, warnings.append) is None
     assert "predictions.npz is damaged" in warnings[0]
+
+
+def test_folders_of_one_name_are_not_averaged(sweep_of):
+    sweep = sweep_of()
+    for seed, place in enumerate(("/a/photos", "/b/photos")):
+        own = {"data.name": "images", "data.manual_dir": place, "seed": seed}
+        sweep.run(f"run{seed}", "ce", stage=None, state="pending", **own)
+    runs, _ = read(sweep)
+    assert {run.row["variant"] for run in runs} == {"data.manual_dir=/a/photos", "data.manual_dir=/b/photos"}

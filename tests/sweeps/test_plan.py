@@ -155,3 +155,10 @@ def test_a_mistake_in_the_file_is_told(change, message, tmp_path):
         for run in plan_of(str(path), tmp_path).all_runs():
             _ = run.config
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["phrasebank.py", "text.py"])
+def test_sentences_are_not_asked_for_synthetic_images(name):
+    methods = {group.method for group in read_groups(f"configs/{name}", {}, common={}, quick=False)}
+    assert {"ce", "ros", "rg"} <= methods
+    assert "dsmt" not in methods
