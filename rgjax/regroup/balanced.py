@@ -80,7 +80,7 @@ class Balancer:
     def assign(self, centers: np.ndarray, prices: np.ndarray | None = None) -> Assignment:
         """The least sum of squared distances to centers [k, D] float64; `prices` [k] for centres near by save work."""
         offers, k = self._market.offers(centers), len(centers)
-        if prices is None:
+        if prices is None or not self._smoothing:
             prices = self._first_prices(centers)
         prices = self._market.prices(offers, prices, self._smoothing / SHARPER, self._wanted, self._least, k / 2)
         return self._settle(offers, centers, prices)

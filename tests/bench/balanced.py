@@ -17,7 +17,7 @@ from rgjax.regroup.balanced import Balancer, balanced_kmeans
 from rgjax.regroup.kmeans import kmeans
 from tests.bench.case import Case
 
-DIM, ITERATIONS = 512, 4
+DIM, ITERATIONS = 512, 20
 LARGE, SMALL = (49_500, 99), (4_291, 59)
 
 
