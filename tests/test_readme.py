@@ -32,7 +32,7 @@ TINY = [
 
 
 def commands(title: str) -> list[list[str]]:
-    chapter = (ROOT / "README.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    chapter = (ROOT / "README.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0].replace("\\\n", " ")
     return [shlex.split(line) for line in re.findall(r"^    (uv run python -m .*)$", chapter, re.MULTILINE)]
 
 
