@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax import data
+from rgjax import data, manifest
 from rgjax.config import Config, duration, recorded_config
 from rgjax.encoders import Encoder
 from rgjax.encoders.bert import DEFAULT as BERT
@@ -19,7 +19,7 @@ from rgjax.encoders.bert import bert, encode_tokens
 from rgjax.encoders.clip import DEFAULT as CLIP
 from rgjax.encoders.clip import clip
 from rgjax.encoders.projection import encode_images, projection
-from rgjax.errors import UserError
+from rgjax.errors import UserError, first_few
 from rgjax.losses import LOSSES, ClassStats, Loss, adjust_logits
 from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
@@ -118,6 +118,8 @@ def restore(workdir: Path, say: Say, *, flag: str, kind: str = "", dtype: str = 
     try:
         if not (workdir / "result.json").is_file() or not (workdir / "checkpoints").is_dir():
             raise UserError("it is no workdir of a finished run, with its checkpoint")
+        if damages := manifest.damages(workdir):
+            raise UserError(f"{first_few(damages)} in it changed after the run's end: its own command makes that anew")
         config = recorded_config(json.loads((workdir / "config.json").read_text()))
         config.model.dtype = dtype or config.model.dtype
         with np.load(workdir / "regrouping.npz") as file:
@@ -160,8 +162,7 @@ def make_plan(config: Config, rows_per_epoch: int) -> Plan:
     train = config.train
     steps_per_epoch = max(1, rows_per_epoch // train.batch_size)
     total_steps = train.steps or train.epochs * steps_per_epoch
-    # A call of a few seconds on a CPU; several processes would not agree on its length.
-    adapts = jax.default_backend() == "cpu" and jax.process_count() == 1
+    adapts = jax.process_count() == 1  # several would not agree on the length of a call
     steps = partial(duration, config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     return Plan(
         total_steps=total_steps,

@@ -11,6 +11,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rgjax import config as settings
+from rgjax import preemption
 from rgjax.errors import UserError, told_in_one_line
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optionally with :METHOD")
@@ -67,7 +68,8 @@ def unknown_field(field: str) -> UserError:
 
 def run(main: Callable[[list[str]], None], doc: str, *, interrupted: str) -> None:
     """Run `main` as the command that `doc` describes; exit 2 with one line for what the user can mend, 130 for an
-    interruption."""
+    interruption, 143 for SIGTERM."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    preemption.listen()
     with told_in_one_line(interrupted=interrupted):
         app.run(main, flags_parser=partial(parse, doc=doc))

@@ -168,7 +168,7 @@ FIELDS: dict[str, Field] = {
     **_duration("train.eval", "validation every so often", percent=10.0),
     **_duration("train.checkpoint", "checkpoint every so often", percent=10.0),
     "train.steps_per_call": Field(
-        int, "steps in one call of the device (unset: an epoch; on a CPU about three seconds)", low=1
+        int, "steps in one call of the device (unset: about two seconds, of several processes an epoch)", low=1
     ),
 }
 

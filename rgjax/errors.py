@@ -11,6 +11,10 @@ class UserError(Exception):
     """What the user gave is wrong: one line that names the field, file or row, and the way out. Exit code 2."""
 
 
+class Preempted(BaseException):
+    """SIGTERM has come. As KeyboardInterrupt, it is no error that any code may handle."""
+
+
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
     """The error for a name that is not among the valid ones: it suggests the nearest and lists them all."""
     valid = list(valid)
@@ -25,14 +29,19 @@ def first_few(names: Iterable[object], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
+def tell(news: str) -> None:
+    """Say in one line what happened that the run goes on from."""
+    print(f"rgjax: {' '.join(news.split())}", file=sys.stderr, flush=True)
+
+
 def refuse(reason: str) -> NoReturn:
-    print(f"rgjax: {' '.join(reason.split())}", file=sys.stderr)
+    tell(reason)
     sys.exit(2)
 
 
 @contextlib.contextmanager
 def told_in_one_line(*, interrupted: str = "") -> Iterator[None]:
-    """Around a command: exit 2 with one line for what the user can mend, 130 for an interruption."""
+    """Around a command: exit 2 with one line for what the user can mend, 130 for an interruption, 143 for SIGTERM."""
     try:
         yield
     except UserError as error:
@@ -44,3 +53,6 @@ def told_in_one_line(*, interrupted: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\nrgjax: interrupted{interrupted}", file=sys.stderr)
         sys.exit(130)
+    except Preempted:
+        print(f"\nrgjax: ended by SIGTERM{interrupted}", file=sys.stderr)
+        sys.exit(143)

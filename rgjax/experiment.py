@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgjax import data, metrics, provenance
+from rgjax import data, manifest, metrics, provenance
 from rgjax.balance.deepsmote import Synthetic, deepsmote
 from rgjax.balance.samplers import SAMPLERS
 from rgjax.build import Say, bert_checkpoint, compute_dtype, load_data, make_encoder, make_model, network_inputs
@@ -21,16 +21,19 @@ from rgjax.errors import UserError
 from rgjax.figures import draw_groups, draw_synthetic
 from rgjax.models.tokenizer import FILES
 from rgjax.regroup import AGGREGATIONS, BY_FEATURES, Regrouping, regroup
-from rgjax.storage import cache_dir, cached_arrays, digest, write_json, write_npz
+from rgjax.storage import cache_dir, cached_arrays, digest, set_aside, write_json, write_npz
 from rgjax.trackers import require
 from rgjax.trainer import Task, Trial, train
 from rgjax.training.checkpoints import newest_step
+
+BEGUN = ("config.json", "provenance.json", "split.npz", "regrouping.npz")  # files of a run under way
 
 
 def run(config: Config, workdir: Path, say: Say) -> dict:
     """Run, or go on with, the experiment that `config` describes, and return what stands in `result.json`.
 
-    A finished workdir returns its result at once. Raises UserError for what the user can mend.
+    A finished workdir returns its result at once; what is damaged there is made anew. Raises UserError for what the
+    user can mend.
     """
     return run_population([Trial(config, workdir)], say)[0]
 
@@ -44,10 +47,20 @@ def run_population(trials: Sequence[Trial], say: Say) -> list[dict]:
     fixed = [{k: v for k, v in identity(trial.config).items() if k not in TRACED} for trial in trials]
     if any(settings != fixed[0] for settings in fixed):
         raise ValueError("trials of a population differ in settings that are not traced")
-    if waiting := [trial for trial in trials if not (trial.workdir / "result.json").exists()]:
+    if waiting := [trial for trial in trials if not manifest.finished(trial.workdir)]:
+        for trial in waiting:
+            mend(trial.workdir)
         complete(waiting, say)
         wait_for_all("results")
     return [json.loads((trial.workdir / "result.json").read_text()) for trial in trials]
+
+
+def mend(workdir: Path) -> None:
+    """Set aside what the manifest tells to be damaged: going on from the last checkpoint makes it anew."""
+    if is_first_process():
+        for name, why in manifest.damages(workdir).items():
+            if (workdir / name).exists():
+                set_aside(workdir / name, why)
 
 
 def complete(trials: Sequence[Trial], say: Say) -> None:
@@ -146,10 +159,12 @@ def record(task: Task, trial: Trial) -> None:
     (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
     if not is_first_process():
         return
+    write_json(workdir / "config.json", json.loads(config.to_json()))
     weights = {"weights": bert_checkpoint(config).fingerprint(*FILES)} if config.model.name == "bert" else {}
     made = {"synthetic": digest(*task.synthetic.images)} if task.synthetic else {}
     provenance.write(
         workdir / "provenance.json",
+        config,
         data=dataset.fingerprint,
         regrouping=digest(task.clusters),
         **weights,
@@ -167,6 +182,7 @@ def record(task: Task, trial: Trial) -> None:
         parent=regrouping.parent,
         class_names=np.array(dataset.class_names),
     )
+    manifest.write(workdir, BEGUN)
     if regrouping.num_pseudo_classes > regrouping.num_classes and not (workdir / "groups" / "sizes.png").exists():
         groups = workdir / "groups"
         draw_groups(groups, dataset.inputs, dataset.train, regrouping, task.features, dataset.class_names)
@@ -207,6 +223,7 @@ def conclude(task: Task, trial: Trial, logits: dict[str, np.ndarray], timing: di
         "timing": timing,
     }
     write_json(workdir / "result.json", result)
+    manifest.write(workdir, (*BEGUN, "metrics.jsonl", "predictions.npz", "result.json"))
 
 
 def score(logits, part: str, how: str, dataset, regrouping, seed: int) -> dict:

@@ -10,21 +10,23 @@ seed-S in it.
 TPU pods tell the hosts of each other; elsewhere --coordinator=HOST:PORT --processes=N --process=I, from 0, does.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags, logging
 
 from rgjax import config as settings
-from rgjax import data, experiment
+from rgjax import data, experiment, manifest
 from rgjax.command import CONFIG, run
 from rgjax.config import Config
 from rgjax.devices import is_first_process
 from rgjax.errors import UserError
-from rgjax.storage import cache_dir, digest, local, write_json
+from rgjax.storage import cache_dir, digest, held, local
 from rgjax.trainer import Trial
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run is kept")
@@ -40,13 +42,16 @@ def main(argv: list[str]) -> None:
     settings.validate(config)
     connect()
     workdir = local(_WORKDIR.value) if _WORKDIR.value else default_workdir(config)
-    claim(workdir, config)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
     trials = members(config, workdir)
-    if len(trials) > 1:
-        for trial in trials:
-            claim(trial.workdir, trial.config)
-    results = experiment.run_population(trials, say)
+    claims = {workdir: config} | {trial.workdir: trial.config for trial in trials}
+    with contextlib.ExitStack() as hands:
+        for folder, settings_there in claims.items():
+            if is_first_process() and not manifest.finished(folder):
+                hands.enter_context(held(folder))
+                experiment.mend(folder)
+            refuse_another(folder, settings_there)
+        results = experiment.run_population(trials, say)
     if is_first_process():
         print(readable(results[0]) if len(results) == 1 else readable_population(results))
         print(f"\nall files: {workdir}")
@@ -90,24 +95,29 @@ def default_workdir(config: Config) -> Path:
     return Path("runs") / f"{name}-{config.method}-{digest(json.dumps(settings.identity(config)))[:8]}"
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Write config.json into the workdir; refuse one where a run with other settings has begun."""
-    path = workdir / "config.json"
-    ours = settings.identity(config)
+def refuse_another(workdir: Path, config: Config) -> None:
+    """Raise UserError for a workdir where a run with other settings has begun."""
+    ours, theirs = settings.identity(config), begun(workdir)
+    if theirs and (name := next((name for name in ours if ours[name] != theirs[name]), None)):
+        raise UserError(
+            f"{workdir} holds a run with config.{name}={theirs[name]!r}, not {ours[name]!r}: use another --workdir"
+        )
+
+
+def begun(workdir: Path) -> dict[str, Any] | None:
+    """The identity of the run that has begun in a workdir: config.json tells it, and provenance.json should that be
+    damaged. Raises UserError where both are."""
+    provenance = workdir / "provenance.json"
     try:
-        if (workdir / "provenance.json").exists():
-            theirs = settings.identity(settings.recorded_config(json.loads(path.read_text())))
-            if name := next((name for name in ours if ours[name] != theirs[name]), None):
-                raise UserError(
-                    f"{workdir} holds a run with config.{name}={theirs[name]!r}, not {ours[name]!r}: "
-                    "use another --workdir"
-                )
-        if is_first_process():
-            write_json(path, json.loads(config.to_json()))
+        if not provenance.exists():
+            return None
+        for path, field in ((workdir / "config.json", None), (provenance, "config")):
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError, KeyError):
+                content = json.loads(path.read_text())
+                return settings.identity(settings.recorded_config(content[field] if field else content))
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{path} is damaged: remove it or use another --workdir") from error
+    raise UserError(f"{workdir} holds a run whose settings are damaged: use another --workdir")
 
 
 def readable(result: dict) -> str:

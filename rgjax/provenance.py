@@ -8,19 +8,24 @@ from pathlib import Path
 
 import jax
 
+from rgjax.config import Config
 from rgjax.errors import UserError
-from rgjax.storage import write_json
+from rgjax.storage import set_aside, write_json
 
 _PACKAGES = ("rgjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "pillow")
 
 
-def write(path: Path, **fingerprints: str) -> None:
-    """Write the provenance of this process and of its inputs, named by `fingerprints`.
+def write(path: Path, config: Config, **fingerprints: str) -> None:
+    """Write the provenance of this process and of its inputs, named by `fingerprints`, with a copy of the config.
 
     Raises UserError where the run was begun with other inputs, as it could not go on with these.
     """
     if path.exists():
-        before = json.loads(path.read_text())["fingerprints"]
+        try:
+            before = dict(json.loads(path.read_text())["fingerprints"])
+        except (ValueError, TypeError, KeyError) as error:
+            set_aside(path, error)
+            before = fingerprints
         changed = [name for name, value in fingerprints.items() if before.get(name) != value]
         if changed:
             raise UserError(f"{path.parent} was begun with another {' and '.join(changed)}: use another --workdir")
@@ -33,6 +38,7 @@ def write(path: Path, **fingerprints: str) -> None:
             "platform": jax.default_backend(),
             "devices": [device.device_kind for device in jax.devices()],
             "fingerprints": fingerprints,
+            "config": json.loads(config.to_json()),
         },
     )
 

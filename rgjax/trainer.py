@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rgjax import metrics
+from rgjax import metrics, preemption
 from rgjax.balance.deepsmote import Synthetic
 from rgjax.batches import in_batches
 from rgjax.build import as_trained, class_stats, loss_of, make_hyper, make_plan, packing
@@ -147,19 +147,21 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         for trial in trials
         if is_first_process()
     ]
-    try:
-        state, train_s, lost = fit(
-            lambda state, step, count: compiled(state, place(np.int32(count), shared), feed.at(step), hyper, key),
-            state,
-            feed.plan,
-            train_s=train_s,
-            evaluate=evaluate,
-            save=save,
-            log=log,
-        )
-    finally:
-        for own in (*checkpoints, *trackers):
-            own.close()
+    with preemption.saving():
+        try:
+            state, train_s, lost = fit(
+                lambda state, step, count: compiled(state, place(np.int32(count), shared), feed.at(step), hyper, key),
+                state,
+                feed.plan,
+                train_s=train_s,
+                evaluate=evaluate,
+                save=save,
+                log=log,
+                preempted=lambda: preemption.asked,
+            )
+        finally:
+            for own in (*checkpoints, *trackers):
+                own.close()
     logits = {part: predict_part(state, part) for part in batches}
     done = len(trials) * (plan.total_steps - step) * settings.batch_size
     timing = {

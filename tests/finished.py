@@ -1,11 +1,9 @@
 """Finished runs for tests: of digits and of sentences, with the smallest of networks."""
 
-import json
-
 import jax
 import numpy as np
 
-from rgjax import experiment
+from rgjax import experiment, manifest
 from rgjax.build import make_model
 from rgjax.config import method_config
 from rgjax.data import load
@@ -51,7 +49,6 @@ def text_in(folder):
 def finish(workdir, method, **changes):
     """A finished run of the digits, or of what the changes name."""
     config = config_of(method, **changes)
-    write_json(workdir / "config.json", json.loads(config.to_json()))  # as the command does
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
         experiment.run(config, workdir, say=lambda text: None)
     return workdir
@@ -60,7 +57,6 @@ def finish(workdir, method, **changes):
 def finish_untrained(workdir, method="ce", **changes):
     """What a run leaves that its training has not changed; its result is blank. It takes a second."""
     trial = Trial(config_of(method, **changes), workdir)
-    write_json(workdir / "config.json", json.loads(trial.config.to_json()))
     task = experiment.prepare([trial], lambda text: None)
     experiment.record(task, trial)
     model = make_model(trial.config, task.regrouping.num_pseudo_classes, lambda text: None)
@@ -69,6 +65,7 @@ def finish_untrained(workdir, method="ce", **changes):
     checkpoints.save(state.replace(step=state.step + 1), 0.0)
     checkpoints.close()
     write_json(workdir / "result.json", {})
+    manifest.write(workdir, (*experiment.BEGUN, "result.json"))
     return workdir
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from rgjax.config import method_config
 from rgjax.errors import UserError
-from rgjax.main import claim
+from rgjax.main import refuse_another
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -207,7 +207,8 @@ def test_a_config_file_of_ones_own_that_is_broken_is_named(tmp_path):
 def test_a_damaged_workdir_is_named(tmp_path):
     (tmp_path / "provenance.json").write_text("{}")
     (tmp_path / "config.json").write_text('{"seed"')
-    assert "config.json is damaged" in refused("--config=configs/digits.py", f"--workdir={tmp_path}")
+    says = refused("--config=configs/digits.py", f"--workdir={tmp_path}")
+    assert f"{tmp_path} holds a run whose settings are damaged: use another --workdir" in says
 
 
 def test_a_run_of_an_older_version_is_itself_and_not_another(tmp_path):
@@ -216,9 +217,9 @@ def test_a_run_of_an_older_version_is_itself_and_not_another(tmp_path):
     del recorded["deepsmote"], recorded["data"]["unreadable"], recorded["regroup"]["min_size"]
     (tmp_path / "config.json").write_text(json.dumps(recorded))
     (tmp_path / "provenance.json").write_text("{}")
-    claim(tmp_path, config)
+    refuse_another(tmp_path, config)
     with pytest.raises(UserError, match=r"holds a run with config.seed=0, not 1"):
-        claim(tmp_path, method_config("ce", {"seed": 1}))
+        refuse_another(tmp_path, method_config("ce", {"seed": 1}))
 
 
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):

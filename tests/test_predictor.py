@@ -92,6 +92,8 @@ def test_what_is_no_finished_run_is_told(of_digits, of_text, tmp_path):
     config = json.loads((of_text / "config.json").read_text())
     config["model"]["checkpoint"] = str(tmp_path / "text" / "tiny-bert")
     write_json(tmp_path / "text" / "run" / "config.json", config)
+    assert "config.json in it changed after the run's end" in refused(tmp_path / "text" / "run")
+    (tmp_path / "text" / "run" / "manifest.json").unlink()
     vocabulary = tmp_path / "text" / "tiny-bert" / "vocab.txt"
     words = vocabulary.read_text().split("\n")
     vocabulary.write_text("\n".join(words[::-1]))

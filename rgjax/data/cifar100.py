@@ -75,6 +75,9 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
             # TFDS itself would go on for minutes with a server that it cannot reach.
             urllib.request.urlopen(url, timeout=20).close()
         prepare(builder, folder if manual_dir else None)
+        arrays = materialise(
+            builder, image_size, id_column="id", group_column="id", manual_dir=folder if manual_dir else None
+        )
     except (OSError, NonMatchingChecksumError, tarfile.TarError) as error:
         raise UserError(
             f"CIFAR-100 cannot be prepared ({str(error).splitlines()[0]}): put cifar-100-binary.tar.gz from "
@@ -82,7 +85,6 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
             "with prepared data by --config.data.data_dir=FOLDER"
         ) from error
     features: Any = builder.info.features
-    arrays = materialise(builder, image_size, id_column="id", group_column="id")
     return Source(
         inputs=arrays["inputs"],
         labels=arrays["labels"],

@@ -14,7 +14,7 @@ from rgjax.data.decode import Unreadable, decode
 from rgjax.data.own import list_images
 from rgjax.errors import UserError, first_few
 from rgjax.progress import progress
-from rgjax.storage import atomic_path, cache_dir, cached_arrays, digest
+from rgjax.storage import atomic_path, cache_dir, cached_arrays, digest, set_aside
 
 Result = TypeVar("Result")
 
@@ -75,19 +75,18 @@ def decoded(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np.ndar
     beside = path.with_suffix(".npz")
     if not path.exists():
         beside.unlink(missing_ok=True)
+    known = cached_arrays(beside, compute)
     try:
-        known = cached_arrays(beside, compute)
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise UserError(
-            f"{path.parent} cannot be written: {error.strerror}; name a folder with more space by RGJAX_CACHE=FOLDER"
-        ) from error
-    return (
-        np.load(path, mmap_mode="r")[: np.count_nonzero(known["faults"] == "")],
-        known["faults"],
-        str(known["content"]),
-    )
+        pixels = np.load(path, mmap_mode="r")[: np.count_nonzero(known["faults"] == "")]
+        sha = hashlib.sha256()
+        for start in range(0, len(pixels), _AHEAD):
+            sha.update(np.ascontiguousarray(pixels[start : start + _AHEAD]).data)
+        if sha.hexdigest() != str(known["content"]):
+            raise ValueError("checksum")
+    except (ValueError, EOFError) as error:  # NumPy's, for half a file
+        set_aside(path, error)
+        return decoded(paths, image_size)
+    return pixels, known["faults"], str(known["content"])
 
 
 def in_threads(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterator[Result | Unreadable]:

@@ -12,7 +12,11 @@ import tensorflow_datasets as tfds
 from rgjax.data.decode import Unreadable, decode
 from rgjax.errors import UserError, first_few
 from rgjax.progress import progress
-from rgjax.storage import cache_dir, cached_arrays, digest
+from rgjax.storage import cache_dir, cached_arrays, digest, set_aside
+
+
+class DamagedRecords(Exception):
+    """Prepared records that do not give back what was written, by their own checksums."""
 
 
 def prepare(builder: tfds.core.DatasetBuilder, manual_dir: Path | None = None) -> None:
@@ -30,15 +34,29 @@ def materialise(
     id_column: str,
     group_column: str,
     file_of: Callable[[str], str] = str,
+    manual_dir: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """All examples of a prepared builder, in the order of its splits.
+    """All examples of a prepared builder, in the order of its splits. Damaged records are set aside, and prepared anew
+    from `manual_dir`.
 
     Returns `inputs` uint8 [N, S, S, 3] (RGB, bilinear), `labels` int32 [N], `ids` and `groups` [N], `test` bool
     [N] (rows of a split of that name) and the `fingerprint` of it all. Images that cannot be decoded are a
     UserError that names them by `file_of(id)`.
     """
+    columns = id_column, group_column
+    try:
+        return _cached(builder, image_size, *columns, file_of)
+    except DamagedRecords as error:
+        set_aside(Path(builder.data_path), error)
+        prepare(builder, manual_dir)
+        return _cached(builder, image_size, *columns, file_of)
+
+
+def _cached(builder, image_size: int, id_column: str, group_column: str, file_of) -> dict[str, np.ndarray]:
     splits = sorted(builder.info.splits.values(), key=lambda split: split.name != "train")
     records = [Path(path) for split in splits for path in split.filepaths]
+    if gone := [path.name for path in records if not path.exists()]:
+        raise DamagedRecords(f"{gone[0]} is missing")
     written = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in records]
     key = digest("images-v2", builder.info.full_name, image_size, repr(written))
 
@@ -71,8 +89,11 @@ def materialise(
 def _examples(builder, splits) -> Iterator[tuple[str, dict]]:
     skip = {"image": tfds.decode.SkipDecoding()}
     for split in splits:
-        for example in builder.as_data_source(split.name, decoders=skip):
-            yield split.name, example
+        try:
+            for example in builder.as_data_source(split.name, decoders=skip):
+                yield split.name, example
+        except Exception as error:  # of TFDS or Riegeli
+            raise DamagedRecords(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 
 @contextlib.contextmanager

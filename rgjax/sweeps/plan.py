@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rgjax import config as settings
+from rgjax import manifest
 from rgjax.config import Config
 from rgjax.errors import UserError, unknown
 from rgjax.storage import digest, write_json
@@ -85,17 +86,15 @@ class Run:
 
     @property
     def result(self) -> dict | None:
-        path = self.workdir / "result.json"
-        try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
+        """What the run has found; None while there is nothing, or what is there is damaged: it is concluded again."""
+        name = "result.json"
+        if name not in manifest.listed(self.workdir) or manifest.damages(self.workdir, [name]):
             return None
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: remove it, and the run is concluded again") from error
+        return json.loads((self.workdir / name).read_text())
 
     @property
     def done(self) -> bool:
-        return (self.workdir / "result.json").exists()
+        return self.result is not None
 
     def write(self) -> None:
         """Leave in the workdir what a worker and the report need to know; config.json, which makes it a run, last."""

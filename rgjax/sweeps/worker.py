@@ -1,13 +1,15 @@
 """The work of a sweep: train the runs of some workdirs, wherever this is called.
 
 `python -m rgjax.sweeps.worker` works through lines of its standard input, each a JSON list of workdirs, and answers
-each with a line. It ends with its input, in the middle of a run too: no worker outlives the sweep that started it.
+each with a line. It ends with its input, in the middle of a run too, which it saves: no worker outlives the sweep that
+started it.
 """
 
 import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import threading
 import traceback
@@ -15,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
-from filelock import FileLock
-
-from rgjax.errors import UserError
-from rgjax.storage import cache_dir, write_json
+from rgjax import preemption
+from rgjax.errors import Preempted, UserError
+from rgjax.storage import cache_dir, held, write_json
 
 
 def work(workdirs: Sequence[str], cwd: str) -> None:
@@ -30,11 +31,11 @@ def work(workdirs: Sequence[str], cwd: str) -> None:
     if os.path.isdir(cwd):
         os.chdir(cwd)
     folders = [Path(name) for name in workdirs]
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as hands:
         for folder in sorted(folders):
-            held.enter_context(FileLock(folder / "lock"))
-        log = held.enter_context(open(folders[0] / "log.txt", "a", buffering=1, encoding="utf-8"))
-        held.enter_context(contextlib.redirect_stderr(log))
+            hands.enter_context(held(folder, waits=True))
+        log = hands.enter_context(open(folders[0] / "log.txt", "a", buffering=1, encoding="utf-8"))
+        hands.enter_context(contextlib.redirect_stderr(log))
         print(f"begun on {platform.node()}, process {os.getpid()}", file=log)
         for folder in folders:
             (folder / "failure.json").unlink(missing_ok=True)
@@ -82,19 +83,21 @@ def failure(workdir: Path) -> dict:
 
 
 def serve() -> None:
+    preemption.listen()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     jobs: SimpleQueue[str] = SimpleQueue()
 
-    def listen() -> None:
+    def feed() -> None:
         for line in sys.stdin:
             jobs.put(line)
-        os._exit(0)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        work(*json.loads(jobs.get()))
-        print("done", file=answers, flush=True)
+    threading.Thread(target=feed, daemon=True).start()
+    with contextlib.suppress(Preempted):
+        while True:
+            work(*json.loads(jobs.get()))
+            print("done", file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
-"""Checkpoints of the training state, by Orbax."""
+"""Checkpoints of the training state, by Orbax, each with a checksum of what it must give back."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from rgjax.errors import UserError
+from rgjax.storage import digest, set_aside
 from rgjax.training.program import TrainState
 
 
@@ -16,36 +22,74 @@ def newest_step(directory: Path) -> int:
 
 
 class Checkpoints:
-    """The newest checkpoint of a run and the clock that goes with it. A half-written one is never read."""
+    """The two newest checkpoints of a run and the clock that goes with each. A half-written one is never read, and of a
+    damaged one no number is used: it is set aside, and the one before it serves."""
 
     def __init__(self, directory: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
+        self._directory = directory.absolute()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def restore(self, state: TrainState, sharding: NamedSharding | None = None) -> tuple[TrainState, float]:
-        """The newest saved state, on the devices of `sharding` or of `state`, and the seconds trained until then;
+        """The newest sound state, on the devices of `sharding` or of `state`, and the seconds trained until then;
         `state` itself and 0 where there is none."""
-        step = self._manager.latest_step()
-        if step is None:
-            return state, 0.0
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), state)
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            saved, fault = None, "for another process"
+            try:
+                saved = self._read(step, target)
+            except Exception as error:  # Orbax, TensorStore and JSON each have their own for what is damaged
+                fault = _first_line(error)
+            if np.all(multihost_utils.process_allgather(np.array(saved is not None))) and saved is not None:
+                return saved
+            if jax.process_index() == 0:
+                set_aside(self._directory / str(step), fault)
+            multihost_utils.sync_global_devices("set aside")
+            self._manager.reload()
+        return state, 0.0
+
+    def _read(self, step: int, target: TrainState) -> tuple[TrainState, float]:
         saved: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),
         )
+        if _checksum(saved.state) != saved.clock["sha256"]:
+            raise ValueError("checksum")
         return saved.state, saved.clock["train_s"]
 
     def save(self, state: TrainState, train_s: float) -> None:
+        """Begin to write; raises UserError where an earlier one could not be written."""
         step = int(state.step)
-        if step != self._manager.latest_step():
+        if step == self._manager.latest_step():
+            return
+        clock = {"train_s": train_s, "sha256": _checksum(state)}
+        with self._told():
             self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), clock=ocp.args.JsonSave({"train_s": train_s})
-                ),
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), clock=ocp.args.JsonSave(clock))
             )
 
     def close(self) -> None:
-        """Wait until what was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Wait until what was saved is on disk. Raises UserError where it cannot be written."""
+        with self._told():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of the file system, in the words of TensorStore or Orbax
+            raise UserError(
+                f"{self._directory} cannot be written: {_first_line(error)}; the same command goes on from the last "
+                "checkpoint that could be"
+            ) from error
+
+
+def _checksum(state: TrainState) -> str:
+    return digest(*(np.asarray(leaf) for leaf in jax.tree.leaves(state)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,7 +11,7 @@ import numpy as np
 from rgjax.progress import progress
 from rgjax.training.program import Totals, TrainState, draw_epoch
 
-_CALL_SECONDS = 3.0  # long enough that calls cost nothing, short enough to watch and to interrupt
+_CALL_SECONDS = 2.0  # long enough that calls cost nothing, short enough to watch, and to end two and save in 10 s
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def fit(
     evaluate: Callable[[TrainState], list[dict[str, float]]],
     save: Callable[[TrainState, float, set[int]], None],
     log: Callable[[int, dict], None],
+    preempted: Callable[[], Callable[[], bool]] = lambda: lambda: False,
 ) -> tuple[TrainState, float, dict[int, str]]:
     """Train the trials of `state` to the plan's end; returns the last state, the seconds spent in steps alone, and what
     was wrong with each trial that is lost: its loss was not finite.
@@ -70,24 +71,26 @@ def fit(
     `run_steps(state, step, count)` trains for `count` steps from `step` on, where the state stands.
     `log(trial, row)` receives a row of every trial at each evaluation: step, epoch, the mean loss and accuracy (on
     pseudo-labels, where there are any) since the last row, and what `evaluate` found. What is lost is neither logged
-    nor, by `save(state, train_s, lost)`, to be saved; when all is lost, training ends.
+    nor, by `save(state, train_s, lost)`, to be saved; when all is lost, training ends. It is saved and ends early where
+    what `preempted()` gave as a call of the device began is true when that call has arrived.
     """
     step = arrived = int(np.asarray(state.step)[0])
     trials = len(state.step)
     loss_sum, correct, since = np.zeros(trials), np.zeros(trials), 0
     steps_per_call = plan.steps_per_call or 1
-    started: list[tuple[int, Totals]] = []
+    started: list[tuple[int, Totals, Callable[[], bool]]] = []
+    ends = False
     lost: dict[int, str] = {}
 
     def arrive():
         """Wait for the oldest call under way and book what it found."""
-        nonlocal arrived, loss_sum, correct, since, train_s, steps_per_call, clock
-        count, totals = started.pop(0)
+        nonlocal arrived, loss_sum, correct, since, train_s, steps_per_call, clock, ends
+        count, totals, is_preempted = started.pop(0)
         loss, hits = (np.asarray(value, np.float64) for value in jax.device_get(totals))
         seconds, clock = time.perf_counter() - clock, time.perf_counter()
         train_s += seconds
         steps_per_call = plan.steps_per_call or max(1, int(_CALL_SECONDS * count / seconds))
-        arrived += count
+        arrived, ends = arrived + count, is_preempted()
         for trial in np.flatnonzero(~np.isfinite(loss)).tolist():
             lost.setdefault(
                 trial,
@@ -106,22 +109,23 @@ def fit(
 
     with progress(what="train", total=plan.total_steps, unit="step", done=step) as bar:
         clock = time.perf_counter()
-        while step < plan.total_steps and len(lost) < trials:
+        while step < plan.total_steps and len(lost) < trials and not ends:
             count = min(steps_per_call, plan.next_stop(step) - step)
             with jax.transfer_guard("disallow"):
                 state, totals = run_steps(state, step, count)
-            started.append((count, totals))
+            started.append((count, totals, preempted()))
             step += count
             # The device has its next call before the host asks for the last one's figures.
             if len(started) > 1:
                 arrive()
             evaluates = step % plan.eval_every == 0 or step == plan.total_steps
             saves = step % plan.checkpoint_every == 0 or step == plan.total_steps
-            if evaluates or saves:
+            if evaluates or saves or ends:
                 arrive()
             if len(lost) == trials:
                 break
-            if evaluates:
+            saves |= ends
+            if evaluates and not ends:  # it may take longer than there is left
                 for trial, found in enumerate(evaluate(state)):
                     row = {
                         "step": step,

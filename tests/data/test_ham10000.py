@@ -215,3 +215,16 @@ def test_the_real_download(tmp_path, shared_data):
     source = load(image_size=16, manual_dir=str(shared_data / "ham10000"), data_dir=str(tmp_path))
     assert np.bincount(source.labels).tolist() == [6705, 1113, 1099, 514, 327, 142, 115]
     assert len(set(source.groups)) == 7470
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_damaged_records_are_prepared_anew(damage, ham_download, tmp_path, monkeypatch, capsys):
+    sound = load_from(ham_download)
+    [record] = (tmp_path / "prepared").glob("**/*.array_record*")
+    content = bytearray(record.read_bytes())
+    content[1000] ^= 1
+    record.unlink() if damage == "gone" else record.write_bytes(content if damage == "flip" else content[:5000])
+    monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "cache"))  # nothing is known of the decoded images
+    again = load_from(ham_download)
+    assert again.fingerprint == sound.fingerprint
+    assert "made anew" in capsys.readouterr().err

@@ -144,5 +144,7 @@ def test_a_full_disk_is_one_line(folder, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
-    with pytest.raises(UserError, match="No space left on device; name a folder with more space by RGJAX_CACHE"):
+    with pytest.raises(
+        UserError, match="No space left on device; mend that, or name a folder with more space by RGJAX"
+    ):
         source_of(folder)

@@ -8,6 +8,7 @@ import pytest
 from study import FILE, group_of, plan_of
 from tqdm import tqdm
 
+from rgjax import manifest
 from rgjax.errors import UserError
 from rgjax.storage import write_json
 from rgjax.sweeps import conduct
@@ -36,6 +37,7 @@ class Launcher:
             else:
                 score = {"ba": 1 / config["loss"]["gamma"], "macro_ap": 0.5}
                 write_json(workdir / "result.json", {"val": score, "test": score})
+                manifest.write(workdir, ["result.json"])
         return handle
 
     def close(self):
@@ -163,9 +165,9 @@ def test_a_file_that_has_changed_since_is_refused(change, plan):
 def test_what_is_damaged_is_named(plan):
     carry_out(plan, Launcher())
     run = plan.tuning_runs(group_of(plan, "focal"))[0]
-    (run.workdir / "result.json").write_text("{")
-    with pytest.raises(UserError, match=r"result.json is damaged: remove it"):
-        _ = run.result
+    path = run.workdir / "result.json"
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    assert not run.done  # it is concluded again
     (plan.root / "sweep.json").write_text("[]")
     with pytest.raises(UserError, match=r"sweep.json is damaged: remove it"):
         Record(plan, {}, "")

@@ -8,6 +8,7 @@ import pytest
 from study import FILE, SEEDS, group_of, plan_of
 
 from rgjax import config as settings
+from rgjax import manifest
 from rgjax.errors import UserError
 from rgjax.storage import write_json
 from rgjax.sweeps.grids import VARIANTS
@@ -128,6 +129,7 @@ def test_validation_chooses_and_the_first_of_equals(file, tmp_path):
     # Test scores run the other way: a choice by them would be another.
     for run, ba in zip(plan.tuning_runs(focal)[:3], (0.6, 0.8, 0.8), strict=True):
         write_json(run.workdir / "result.json", {"val": {"ba": ba, "macro_ap": -ba}, "test": {"ba": 1 - ba}})
+        manifest.write(run.workdir, ["result.json"])
     assert best(plan, focal) == {"loss.gamma": 1.0}
     by_ap = Plan(plan.root, plan.groups, {}, SEEDS, "macro_ap")
     assert best(by_ap, focal) == {"loss.gamma": 0.5}
