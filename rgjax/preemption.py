@@ -52,7 +52,7 @@ def saving() -> Iterator[None]:
         yield
     finally:
         _training.clear()
-    if _asked.is_set():
+    if asked():
         raise Preempted
 
 

@@ -71,8 +71,11 @@ def write_phrasebank(folder):
 
 @pytest.fixture
 def ham_download(tmp_path):
+    return write_ham(tmp_path / "ham")
+
+
+def write_ham(folder):
     """A folder laid out as the public download: 84 images of 42 lesions, the classes' sizes 24 to 6."""
-    folder = tmp_path / "ham"
     rng = np.random.default_rng(0)
     sizes = {"nv": 24, "mel": 16, "bkl": 14, "bcc": 10, "akiec": 8, "vasc": 6, "df": 6}
     rows = []

@@ -12,14 +12,15 @@ from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
-from rgjax import experiment, trainer
+from rgjax import experiment, manifest, preemption, trainer
 from rgjax.build import load_data
 from rgjax.config import METHODS, method_config
-from rgjax.errors import UserError
+from rgjax.errors import Preempted, UserError
 from rgjax.experiment import make_groups
 from rgjax.figures import draw_groups
 from rgjax.regroup import BY_FEATURES
 from rgjax.storage import write_json
+from rgjax.training.checkpoints import newest_step
 from tests.events import close_to, recorded, shown
 
 SMALL = {
@@ -42,7 +43,6 @@ def run(method, workdir, **changes):
     config = method_config(method, SMALL)
     with config.unlocked():
         config.update_from_flattened_dict(changes)
-    write_json(workdir / "config.json", json.loads(config.to_json()))  # as the command does
     with promotion(config):
         return experiment.run(config, workdir, say=lambda text: None)
 
@@ -304,6 +304,49 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     result = run("ce", tmp_path)
     monkeypatch.setattr(experiment, "load_data", None)
     assert run("ce", tmp_path) == result
+
+
+def without_times(result):
+    return {name: value for name, value in result.items() if name != "timing"}
+
+
+def test_what_is_damaged_in_a_finished_run_is_made_anew(tmp_path, capsys):
+    result = run("rg", tmp_path, **{"train.steps": 3})
+    sound = {name: (tmp_path / name).read_bytes() for name in ("predictions.npz", "split.npz", "regrouping.npz")}
+    text = (tmp_path / "result.json").read_text()
+    (tmp_path / "result.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    for name, content in sound.items():
+        damaged = bytearray(content)
+        damaged[300] ^= 1
+        (tmp_path / name).write_bytes(damaged)
+    (tmp_path / "provenance.json").write_text("{")
+    assert not manifest.finished(tmp_path)
+    capsys.readouterr()
+    assert without_times(run("rg", tmp_path, **{"train.steps": 3})) == without_times(result)
+    assert capsys.readouterr().err.count("is damaged (checksum): it is now") == 5
+    assert {name: (tmp_path / name).read_bytes() for name in sound} == sound
+    assert manifest.finished(tmp_path)
+
+
+def test_a_damaged_manifest_costs_no_result(tmp_path, capsys):
+    result = run("ce", tmp_path, **{"train.steps": 2})
+    (tmp_path / "manifest.json").write_text('{"files": {"../result.json": {}}}')
+    assert without_times(run("ce", tmp_path, **{"train.steps": 2})) == without_times(result)
+    assert "manifest.json is damaged" in capsys.readouterr().err
+
+
+def test_sigterm_in_training_saves_and_ends_it(tmp_path, monkeypatch):
+    changes = {"train.steps": 20, "train.steps_per_call": 2, "train.checkpoint_steps": 20}
+    whole = run("ce", tmp_path / "whole", **changes)
+    asked = iter([False, False, True])
+    monkeypatch.setattr(preemption, "asked", lambda: next(asked, True))
+    with pytest.raises(Preempted):
+        run("ce", tmp_path / "cut", **changes)
+    monkeypatch.undo()
+    assert newest_step(tmp_path / "cut" / "checkpoints") == 8  # three calls, and the one under way
+    assert without_times(run("ce", tmp_path / "cut", **changes)) == without_times(whole)
+    first, second = ((tmp_path / name / "predictions.npz").read_bytes() for name in ("whole", "cut"))
+    assert first == second
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):

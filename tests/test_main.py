@@ -2,11 +2,10 @@
 
 import json
 import os
-import signal
+import platform
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ import pytest
 from rgjax.config import method_config
 from rgjax.errors import UserError
 from rgjax.main import refuse_another
+from rgjax.storage import held
+from tests.crashes import PHASES, crash
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -63,41 +64,24 @@ def test_a_run_prints_a_readable_result_and_a_second_call_does_nothing(tmp_path)
 
 
 @pytest.mark.long
-def test_kill_and_resume_gives_the_same_bits(tmp_path):
-    arguments = [
-        "--config=configs/digits.py:rg",
-        *SMALL,
-        "--config.train.epochs=12",
-        "--config.train.checkpoint_steps=5",
-    ]
-    whole = run(*arguments, f"--workdir={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(
-        command(*arguments, f"--workdir={tmp_path / 'cut'}"),
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    checkpoints = tmp_path / "cut" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if checkpoints.exists() and any(p.name.isdigit() and int(p.name) >= 10 for p in checkpoints.iterdir()):
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "cut" / "result.json").exists()
-    resumed = run(*arguments, f"--workdir={tmp_path / 'cut'}")
-    assert resumed.returncode == 0, resumed.stderr
-    with (
-        np.load(tmp_path / "whole" / "predictions.npz") as a,
-        np.load(tmp_path / "cut" / "predictions.npz") as b,
-    ):
-        assert set(a.files) == set(b.files)
-        for name in a.files:
-            np.testing.assert_array_equal(a[name], b[name])
+def test_killed_in_each_of_its_phases_a_run_ends_with_the_same_bits(tmp_path):
+    crash(tmp_path, kills=9, seed=1)
+
+
+@pytest.mark.soak
+def test_fifty_kills(tmp_path):
+    survived = crash(tmp_path, kills=54, seed=0)
+    assert {phase for phase, _ in survived} == set(PHASES)
+
+
+def test_a_workdir_in_hand_is_refused(tmp_path):
+    with held(tmp_path):
+        says = refused("--config=configs/digits.py:ce", f"--workdir={tmp_path}")
+    assert f"{tmp_path} is in the hands of process {os.getpid()} on {platform.node()}: wait until it ends" in says
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("clustering", ["kmeans", "balanced"])
+@pytest.mark.parametrize("clustering", ["kmeans", pytest.param("balanced", marks=pytest.mark.soak)])
 def test_two_processes_make_one_run(clustering, tmp_path):
     arguments = ["--config=configs/digits.py:rg", *SMALL, "--config.train.steps=4", "--config.train.checkpoint_steps=2"]
     arguments += [f"--config.regroup.clustering={clustering}"]

@@ -82,7 +82,7 @@ def test_one_run_a_sweep_and_its_report(tmp_path):
     assert list((folder / "figures").glob("*.png"))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_paper(tmp_path, prepared_cifar, ham_download, phrasebank_download, tiny_bert):
     _, _, _, dry, paper, *_ = commands("From one run to the whole paper")
     (phrasebank_download / "Sentences_50Agree.txt").rename(ham_download / "Sentences_50Agree.txt")

@@ -58,7 +58,7 @@ def wait_until(condition, process, timeout=300):
         time.sleep(0.02)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_path):
     whole = sweep(f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
@@ -122,7 +122,7 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
     cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: uv sync --extra ray")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -146,7 +146,7 @@ def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
     assert max(begun) == 2  # Ray itself has started the lost one again: the sweep had no retries
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_submitits_local_executor_runs_a_sweep_too(tmp_path):
     pytest.importorskip("submitit", reason="needs submitit: uv sync --extra slurm")
     process = sweep(f"--workdir={tmp_path}", "--launcher=slurm", "--resources=cluster=local,timeout_min=10")
