@@ -22,26 +22,27 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
-    def restore(self, state: TrainState, sharding: NamedSharding | None = None) -> tuple[TrainState, float]:
-        """The newest saved state, on the devices of `sharding` or of `state`, and the seconds trained until then;
-        `state` itself and 0 where there is none."""
+    def restore(self, state: TrainState, sharding: NamedSharding | None = None) -> tuple[TrainState, float, int]:
+        """The newest saved state, on the devices of `sharding` or of `state`, the seconds trained and the steps skipped
+        until then; `state` itself, 0 and 0 where there is none."""
         step = self._manager.latest_step()
         if step is None:
-            return state, 0.0
+            return state, 0.0, 0
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), state)
         saved: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),
         )
-        return saved.state, saved.clock["train_s"]
+        return saved.state, saved.clock["train_s"], saved.clock.get("skipped", 0)
 
-    def save(self, state: TrainState, train_s: float) -> None:
+    def save(self, state: TrainState, train_s: float, skipped: int = 0) -> None:
         step = int(state.step)
         if step != self._manager.latest_step():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), clock=ocp.args.JsonSave({"train_s": train_s})
+                    state=ocp.args.StandardSave(state),
+                    clock=ocp.args.JsonSave({"train_s": train_s, "skipped": skipped}),
                 ),
             )
 

@@ -20,7 +20,10 @@ ABSENT = -1e9  # logit of an output that stands for no class
 
 @struct.dataclass
 class TrainState:
-    """All that changes in training, as one pytree: parameters, batch statistics, optimiser state, step count."""
+    """All that changes in training, as one pytree: parameters, batch statistics, optimiser state, step count.
+
+    A trial that is lost stands still, just before the `step` s that it was lost at, which is ~s from then on.
+    """
 
     params: Any
     batch_stats: Any
@@ -61,10 +64,32 @@ class Hyper(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over the steps of one call."""
+    """Of the steps of one call: sums over those that were taken; how many were `left_out`, as the loss or the gradient
+    was not finite or the trial was lost; and the first of those, -1 where there is none, with its loss."""
 
     loss: jax.Array
     correct: jax.Array
+    left_out: jax.Array
+    first: jax.Array
+    first_loss: jax.Array
+
+
+def no_steps() -> Totals:
+    """The Totals of no steps."""
+    none, zero = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    return Totals(none, zero, zero, ~zero, none)
+
+
+def with_step(totals: Totals, step: jax.Array, loss: jax.Array, correct: jax.Array, taken: jax.Array) -> Totals:
+    """The Totals with one more step, which was `taken` or left out."""
+    first = ~taken & (totals.first < 0)
+    return Totals(
+        totals.loss + jnp.where(taken, loss, jnp.zeros_like(loss)),
+        totals.correct + jnp.where(taken, correct, jnp.zeros_like(correct)),
+        totals.left_out + (~taken).astype(jnp.int32),
+        jnp.where(first, step, totals.first),
+        jnp.where(first, loss, totals.first_loss),
+    )
 
 
 def init_state(model: nnx.Module, optimizer: str) -> tuple[nnx.GraphDef, TrainState]:
@@ -132,6 +157,11 @@ def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: i
     return epoch_rows(jax.random.fold_in(epoch_key, epoch), pool, steps * batch_size).reshape(steps, batch_size)
 
 
+def all_finite(tree) -> jax.Array:
+    """Whether no value in any of the arrays is an infinity or NaN."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def make_run_steps(
     graph: nnx.GraphDef,
     loss: Callable,
@@ -142,6 +172,7 @@ def make_run_steps(
     steps_per_epoch: int,
     mesh: Mesh,
     layout: Layout = TREES,
+    skip: bool = False,
 ) -> jax.stages.Wrapped:
     """The jitted `(state, count, data, hyper, key) -> (state, Totals)` that trains for `count` steps of one epoch.
 
@@ -157,6 +188,9 @@ def make_run_steps(
     Trials are spread over the axis "trial" of `mesh` and exchange nothing. Along "data"
     each device trains on its part of every batch, and they sum their gradients: results differ between device counts
     by rounding alone, but for dropout, which each draws for itself. The state comes and goes in the `layout`.
+
+    A step whose loss or gradient is not finite changes nothing. With `skip` the next one is taken; else the trial is
+    lost and keeps the state before that step.
     """
     shards = mesh.shape[AXIS]
     local_size = batch_size // shards
@@ -198,7 +232,7 @@ def make_run_steps(
                 hyper,
                 jax.random.fold_in(dropout_key, device),
             )
-            grads = over_shards(layout.store(grads))
+            grads, value = over_shards((layout.store(grads), value))
             rate = cosine_decay(
                 state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
             )
@@ -206,12 +240,15 @@ def make_run_steps(
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             params = jax.tree.map(jnp.add, state.params, updates)
             correct = (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32)
-            totals = jax.tree.map(jnp.add, totals, Totals(value, correct))
-            return TrainState(params, batch_stats, opt_state, state.step + 1), totals
+            after = TrainState(params, batch_stats, opt_state, state.step + 1)
+            # Where a trial is lost its step is negative.
+            taken = all_finite((value, grads)) & (state.step >= 0)
+            stays = state.replace(step=state.step + 1 if skip else jnp.minimum(state.step, ~state.step))
+            totals = with_step(totals, state.step, value, correct, taken)
+            return jax.tree.map(partial(jnp.where, taken), after, stays), totals
 
-        zero = Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
-        state, totals = jax.lax.fori_loop(0, count, step, (state, zero))
-        return state, over_shards(totals)
+        state, totals = jax.lax.fori_loop(0, count, step, (state, no_steps()))
+        return state, totals._replace(correct=over_shards(totals.correct))
 
     def train_trials(state, count, data, hyper, key):
         return for_each_trial(lambda own: train(own[0], count, data, *own[1:]), (state, hyper, key))
