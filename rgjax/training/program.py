@@ -113,13 +113,15 @@ def for_each_trial(function: Callable, own):
 
 class Layout(NamedTuple):
     """How parameters, and all that is kept for each of them, lie on the device in training: two maps of a TrainState,
-    or of a part of it, from trees of arrays to what is stored and back."""
+    or of a part of it, from trees of arrays to what is stored and back; and `either(taken, update, keep)`, the result
+    of one of two functions."""
 
     store: Callable[[Any], Any]
     as_tree: Callable[[Any], Any]
+    either: Callable[[jax.Array, Callable, Callable], Any]
 
 
-TREES = Layout(lambda tree: tree, lambda tree: tree)
+TREES = Layout(lambda tree: tree, lambda tree: tree, jax.lax.cond)  # a selection would copy the moments at every step
 
 
 def layout_for(platform: str, params) -> Layout:
@@ -148,6 +150,8 @@ def one_vector(params) -> Layout:
     return Layout(
         jax.jit(lambda tree: jax.tree.map(joined, tree, is_leaf=is_params)),
         jax.jit(lambda tree: jax.tree.map(parted, tree)),
+        # A GPU would wait for the host to branch.
+        lambda taken, update, keep: jax.tree.map(partial(jnp.where, taken), update(), keep()),
     )
 
 
@@ -157,9 +161,10 @@ def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: i
     return epoch_rows(jax.random.fold_in(epoch_key, epoch), pool, steps * batch_size).reshape(steps, batch_size)
 
 
-def all_finite(tree) -> jax.Array:
-    """Whether no value in any of the arrays is an infinity or NaN."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+def is_finite(tree) -> jax.Array:
+    """Whether the sum of all arrays is finite: neither infinities nor NaN survive it, and it is read at the speed of
+    memory."""
+    return jnp.isfinite(jnp.stack([leaf.sum() for leaf in jax.tree.leaves(tree)]).sum())
 
 
 def make_run_steps(
@@ -233,19 +238,23 @@ def make_run_steps(
                 jax.random.fold_in(dropout_key, device),
             )
             grads, value = over_shards((layout.store(grads), value))
-            rate = cosine_decay(
-                state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
-            )
-            tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
-            params = jax.tree.map(jnp.add, state.params, updates)
+            taken = is_finite((value, grads)) & (state.step >= 0)  # negative where the trial is lost
+
+            def update():
+                rate = cosine_decay(
+                    state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
+                )
+                tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
+                updates, opt_state = tx.update(grads, state.opt_state, state.params)
+                params = jax.tree.map(jnp.add, state.params, updates)
+                return TrainState(params, batch_stats, opt_state, state.step + 1)
+
+            def keep():
+                return state.replace(step=state.step + 1 if skip else jnp.minimum(state.step, ~state.step))
+
             correct = (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32)
-            after = TrainState(params, batch_stats, opt_state, state.step + 1)
-            # Where a trial is lost its step is negative.
-            taken = all_finite((value, grads)) & (state.step >= 0)
-            stays = state.replace(step=state.step + 1 if skip else jnp.minimum(state.step, ~state.step))
             totals = with_step(totals, state.step, value, correct, taken)
-            return jax.tree.map(partial(jnp.where, taken), after, stays), totals
+            return layout.either(taken, update, keep), totals
 
         state, totals = jax.lax.fori_loop(0, count, step, (state, no_steps()))
         return state, totals._replace(correct=over_shards(totals.correct))
