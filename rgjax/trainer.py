@@ -26,7 +26,7 @@ from rgjax.regroup import Regrouping
 from rgjax.trackers import Trackers
 from rgjax.training import faults
 from rgjax.training.checkpoints import Checkpoints
-from rgjax.training.loop import fit, largest_batch
+from rgjax.training.loop import fit, largest_batch, outputs_lost
 from rgjax.training.program import AXIS, init_state, layout_for, make_predict, make_run_steps
 
 
@@ -179,13 +179,9 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         for own in (*checkpoints, *trackers):
             own.close()
     logits = {part: predict_part(state, part) for part in batches}
-    for i, trial in enumerate(trials):
-        if not all(np.isfinite(logits[part][i]).all() for part in logits):
-            lost.setdefault(
-                i,
-                f"the network in {trial.workdir / 'checkpoints'} has outputs that are not finite, though every loss "
-                "was: lower config.train.lr",
-            )
+    for i in range(len(trials)):
+        if not np.isfinite(logits["test"][i]).all():
+            lost.setdefault(i, outputs_lost(plan.total_steps))
     done = len(trials) * (plan.total_steps - step) * settings.batch_size
     timing = {
         "trials": len(trials),
@@ -197,8 +193,10 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     return Trained(of_trials, lost, skipped.tolist(), timing)
 
 
-def validate(task: Task, logits: np.ndarray, how: str) -> dict[str, float]:
-    """How well the pseudo-class logits [n, K] of the validation rows tell the classes."""
+def validate(task: Task, logits: np.ndarray, how: str) -> dict[str, float] | None:
+    """How well the pseudo-class logits [n, K] of the validation rows tell the classes; None if one is not finite."""
+    if not np.isfinite(logits).all():
+        return None
     dataset = task.dataset
     logits, labels = task.regrouping.class_logits(logits, how), dataset.labels[dataset.val]
     ap = metrics.average_precision(metrics.log_odds(logits), labels)

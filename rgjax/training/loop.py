@@ -65,13 +65,17 @@ class Fault(NamedTuple):
     skipped: bool = False
 
 
+def outputs_lost(step: int) -> str:
+    return f"the network's outputs are not finite after step {step}, though its loss was: lower config.train.lr"
+
+
 def fit(
     run_steps: Callable[[TrainState, int, int], tuple[TrainState, Totals]],
     state: TrainState,
     plan: Plan,
     *,
     train_s: float,
-    evaluate: Callable[[TrainState], list[dict[str, float]]],
+    evaluate: Callable[[TrainState], list[dict[str, float] | None]],
     save: Callable[[TrainState, float, np.ndarray, set[int]], None],
     log: Callable[[int, dict], None],
     lose: Callable[[int, TrainState, Fault], str],
@@ -84,7 +88,8 @@ def fit(
     `run_steps(state, step, count)` trains for `count` steps from `step` on, where the state stands.
     `log(trial, row)` receives a row of every trial at each evaluation: step, epoch, the mean loss and accuracy (on
     pseudo-labels, where there are any) since the last row, and what `evaluate` found. A trial is lost by a step whose
-    loss or gradient is not finite; if such steps are to `skip`, by as many as there are from one row to the next.
+    loss or gradient is not finite; if such steps are to `skip`, by as many as there are from one row to the next;
+    and by an evaluation that finds None.
     `lose(trial, state, fault)` tells what was wrong, the state being that before the fault. What is lost is neither
     logged nor, by `save(state, train_s, skipped, lost)`, to be saved; when all is lost, training ends.
     """
@@ -149,7 +154,9 @@ def fit(
                 break
             if evaluates:
                 for trial, found in enumerate(evaluate(state)):
-                    if trial in lost:
+                    if found is None:
+                        lost.setdefault(trial, outputs_lost(step))
+                    if found is None or trial in lost:
                         continue
                     taken = since - left_out[trial]
                     row = {

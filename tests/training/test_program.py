@@ -20,7 +20,6 @@ from rgjax.storage import cache_dir
 from rgjax.training.program import (
     Hyper,
     TrainData,
-    draw_epoch,
     init_state,
     make_predict,
     make_run_steps,
@@ -68,23 +67,6 @@ def copy(state):
 def assert_same_bits(a, b):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
-
-
-def infinite_loss(logits, labels):
-    """Infinite for rows of class 2, with a gradient that is finite."""
-    return cross_entropy(logits, labels) + jnp.where(labels == 2, jnp.inf, 0.0)
-
-
-def infinite_gradient(logits, labels):
-    """Finite, but for its gradient for rows of class 2."""
-    zero = (logits - jax.lax.stop_gradient(logits)).sum(axis=1)
-    return cross_entropy(logits, labels) + jnp.sqrt(jnp.where(labels == 2, zero, 1.0))
-
-
-def with_one_bad_row(data, step=2):
-    """The data with a single row of class 2, which that step of the first epoch is trained on."""
-    row = draw_epoch(KEY[0], jnp.int32(0), data.pool, ROWS // BATCH, BATCH)[step, BATCH - 1]
-    return data._replace(labels=(data.labels % 2).at[row].set(2))
 
 
 @pytest.fixture(scope="module")
@@ -146,50 +128,6 @@ def test_equal_class_weights_are_no_weights(prepared):
     weighted, _ = run(copy(state), jnp.int32(1), data, hyper._replace(class_weights=jnp.full((1, 3), 7.0)), key)
     for x, y in zip(jax.tree.leaves(plain.params), jax.tree.leaves(weighted.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
-
-
-@pytest.mark.parametrize("loss", [infinite_loss, infinite_gradient])
-def test_a_step_that_is_not_finite_changes_nothing_and_ends_all(prepared, loss):
-    graph, state, data, hyper, _ = prepared
-    run, data = program(graph, loss), with_one_bad_row(data)
-    before, sound = run(copy(state), jnp.int32(2), data, hyper, KEY)
-    assert (sound.left_out.item(), sound.first.item()) == (0, -1)
-    after, totals = run(copy(state), jnp.int32(4), data, hyper, KEY)
-    assert (totals.left_out.item(), totals.first.item()) == (2, 2)
-    assert np.isfinite(totals.first_loss.item()) == (loss is infinite_gradient)
-    assert_same_bits((totals.loss, totals.correct), (sound.loss, sound.correct))
-    assert_same_bits(after.replace(step=before.step), before)
-    assert after.step.item() == ~2
-    again, totals = run(copy(after), jnp.int32(3), data._replace(labels=data.labels % 2), hyper, KEY)
-    assert totals.left_out.item() == 3
-    assert_same_bits(again, after)
-
-
-@pytest.mark.parametrize("loss", [infinite_loss, infinite_gradient])
-def test_a_step_that_is_skipped_changes_nothing_but_the_count(prepared, loss):
-    graph, state, data, hyper, _ = prepared
-    run, data = program(graph, loss, skip=True), with_one_bad_row(data)
-    whole, totals = run(copy(state), jnp.int32(4), data, hyper, KEY)
-    assert (totals.left_out.item(), totals.first.item()) == (1, 2)
-    part, first = run(copy(state), jnp.int32(2), data, hyper, KEY)
-    part, second = run(part.replace(step=part.step + 1), jnp.int32(1), data, hyper, KEY)
-    assert_same_bits(whole, part)
-    assert totals.loss.item() == pytest.approx(first.loss.item() + second.loss.item(), rel=1e-6)
-
-
-def test_a_lost_trial_leaves_the_others_their_bits(prepared):
-    graph, state, data, hyper, _ = prepared
-    run = program(graph)
-
-    def train(weights):
-        state_of_two, hyper_of_two, keys = jax.tree.map(lambda x: jnp.concatenate([x, x]), (state, hyper, KEY))
-        return run(state_of_two, jnp.int32(3), data, hyper_of_two._replace(class_weights=weights), keys)
-
-    sound, _ = train(jnp.ones((2, 3)))
-    state, totals = train(jnp.ones((2, 3)).at[0].set(jnp.nan))
-    assert totals.left_out.tolist() == [3, 0]
-    assert state.step.tolist() == [~0, 3]
-    assert_same_bits(*(jax.tree.map(lambda x: x[1], own) for own in (sound, state)))
 
 
 @pytest.mark.parametrize("name", LOSSES)
