@@ -168,12 +168,12 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
             state,
             feed.plan,
             train_s=train_s,
+            skipped=np.array(skipped),
             evaluate=evaluate,
             save=save,
             log=log,
             lose=lose,
             skip=skip,
-            skipped=np.array(skipped),
         )
     finally:
         for own in (*checkpoints, *trackers):

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def keep(folder: Path, state: TrainState, fault: Fault, *, rate: float, rows: np
         shutil.rmtree(folder, ignore_errors=True)
     wait_for_all("debug")
     checkpoints = Checkpoints(folder)
-    checkpoints.save(state.replace(step=jnp.int32(fault.step)), 0.0)
+    checkpoints.save(replace(state, step=jnp.int32(fault.step)), 0.0)
     checkpoints.close()
     finite = math.isfinite(fault.loss)
     if is_first_process():

@@ -75,12 +75,12 @@ def fit(
     plan: Plan,
     *,
     train_s: float,
+    skipped: np.ndarray,
     evaluate: Callable[[TrainState], list[dict[str, float] | None]],
     save: Callable[[TrainState, float, np.ndarray, set[int]], None],
     log: Callable[[int, dict], None],
     lose: Callable[[int, TrainState, Fault], str],
     skip: bool = False,
-    skipped: np.ndarray | None = None,
 ) -> tuple[TrainState, float, np.ndarray, dict[int, str]]:
     """Train the trials of `state` to the plan's end; returns the last state, the seconds spent in steps alone, how many
     steps of each trial were skipped, `skipped` [T] of them before, and what was wrong with each that is lost.
@@ -95,7 +95,6 @@ def fit(
     """
     step = arrived = int(np.asarray(state.step)[0])
     trials = len(state.step)
-    skipped = np.zeros(trials, int) if skipped is None else skipped
     loss_sum, correct, left_out, since = np.zeros(trials), np.zeros(trials), np.zeros(trials, int), 0
     steps_per_call = plan.steps_per_call or 1
     started: list[tuple[int, Totals]] = []

@@ -67,11 +67,11 @@ class Totals(NamedTuple):
     """Of the steps of one call: sums over those that were taken; how many were `left_out`, as the loss or the gradient
     was not finite or the trial was lost; and the first of those, -1 where there is none, with its loss."""
 
-    loss: jax.Array
-    correct: jax.Array
-    left_out: jax.Array
-    first: jax.Array
-    first_loss: jax.Array
+    loss: Any
+    correct: Any
+    left_out: Any
+    first: Any
+    first_loss: Any
 
 
 def no_steps() -> Totals:

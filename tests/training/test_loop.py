@@ -40,6 +40,7 @@ def run(plan, start=0, losses=(2.0,), bad=lambda trial, step: False, skip=False)
         at(start, len(losses)),
         plan,
         train_s=0.0,
+        skipped=np.zeros(len(losses), int),
         evaluate=lambda state: [{"val_ba": 0.5}] * len(losses),
         save=lambda state, train_s, skipped, lost: saved.append((int(state.step[0]), *lost)),
         log=lambda trial, row: rows[trial].append(row),
@@ -100,7 +101,7 @@ def test_figures_are_fetched_when_the_next_call_is_under_way():
             return at(step + count), totals_of([1.0], step, count)._replace(loss=Later(step))
 
     hooks = {"evaluate": lambda state: [{}], "save": lambda *_: None, "log": lambda *_: None, "lose": lambda *_: ""}
-    fit(run_steps, at(0), PLAN, train_s=0.0, **hooks)
+    fit(run_steps, at(0), PLAN, train_s=0.0, skipped=np.zeros(1, int), **hooks)
     order = [event for i, event in enumerate(events) if event not in events[:i]]
     assert order[:5] == ["call 0", "call 4", "fetch 0", "fetch 4", "call 7"]  # a checkpoint is due at 7
 
