@@ -135,6 +135,7 @@ def test_seven_lesions_and_one_against_the_rest(method, positive, ham_download, 
     assert sum(result["test"]["counts"].values()) == result["test"]["n"]
 
 
+@pytest.mark.long
 def test_the_poorest_data_have_a_result(tmp_path, capsys):
     """Images of one pixel: six equal ones of a class, one row of another, and classes absent from val and test."""
     colours = {"train": {"a": ["red"] * 6, "b": ["black", "grey", "white"], "c": ["blue"]}}
