@@ -130,7 +130,7 @@ def restore(workdir: Path, say: Say, *, flag: str, kind: str = "", dtype: str = 
             raise UserError(f"it was trained on {trained_on}, not {kind}")
         graph, state = init_state(make_model(config, regrouping.num_pseudo_classes, say), config.train.optimizer)
         checkpoints = Checkpoints(workdir / "checkpoints")
-        state, _ = checkpoints.restore(state)
+        state, *_ = checkpoints.restore(state)
         checkpoints.close()
         if not int(state.step):
             raise UserError("its checkpoint is gone")

@@ -170,6 +170,9 @@ FIELDS: dict[str, Field] = {
     "train.steps_per_call": Field(
         int, "steps in one call of the device (unset: about two seconds, of several processes an epoch)", low=1
     ),
+    "train.on_nan": Field(
+        "stop", "a step whose loss or gradient is not finite ends the run, or is left out", choices=("stop", "skip")
+    ),
 }
 
 # Runs that differ in these alone can be trained as one program, which reads their values as it runs.
@@ -186,8 +189,9 @@ TRACED = (
     "train.weight_decay",
 )
 
-# No part of what a run is: where things lie, and who is told of it.
-CIRCUMSTANCES = ("data.manual_dir", "data.data_dir", "data.placement", "trackers")
+# No part of what a run is: where things lie, who is told of it, and what becomes of a fault (a run that it stops has no
+# result that could differ).
+CIRCUMSTANCES = ("data.manual_dir", "data.data_dir", "data.placement", "trackers", "train.on_nan")
 
 # A method is a composition of a regrouping, a sampler and a loss.
 METHODS: dict[str, dict[str, str]] = {

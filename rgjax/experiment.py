@@ -81,7 +81,7 @@ def complete(trials: Sequence[Trial], say: Say) -> None:
                 lost.append(f"{trial.workdir}: {trained.lost[i]}" if len(trials) > 1 else trained.lost[i])
             else:
                 seconds = round(time.perf_counter() - started, 3)
-                conclude(task, trial, logits, trained.timing | {"total_s": seconds})
+                conclude(task, trial, logits, trained.timing | {"total_s": seconds}, trained.skipped[i])
     if lost:
         raise UserError("; ".join(lost))
 
@@ -191,7 +191,7 @@ def record(task: Task, trial: Trial) -> None:
         draw_synthetic(workdir / "synthetic", shown, regrouping, task.synthetic, dataset.class_names)
 
 
-def conclude(task: Task, trial: Trial, logits: dict[str, np.ndarray], timing: dict) -> None:
+def conclude(task: Task, trial: Trial, logits: dict[str, np.ndarray], timing: dict, skipped: int) -> None:
     """Write what a trial has found: its predictions, and the result that they amount to."""
     (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
     if not is_first_process():
@@ -221,7 +221,7 @@ def conclude(task: Task, trial: Trial, logits: dict[str, np.ndarray], timing: di
         "test": chosen["test"],
         "test_by_aggregation": {how: parts["test"] for how, parts in by_aggregation.items()},
         "timing": timing,
-    }
+    } | ({"skipped_steps": skipped} if skipped else {})
     write_json(workdir / "result.json", result)
     manifest.write(workdir, (*BEGUN, "metrics.jsonl", "predictions.npz", "result.json"))
 

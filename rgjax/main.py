@@ -144,6 +144,8 @@ def readable(result: dict) -> str:
         f"  time: {timing['total_s']:.1f} s in all, {timing['train_s']:.1f} s training, "
         f"{timing['compile_s']:.1f} s compiling",
     ]
+    if skipped := result.get("skipped_steps"):
+        lines.append(f"  skipped: {skipped} steps, whose loss or gradient was not finite")
     return "\n".join(lines)
 
 
@@ -166,6 +168,8 @@ def readable_population(results: list[dict]) -> str:
     timing = first["timing"]
     together = f"{timing['trials']} seeds as one program" if timing["trials"] > 1 else "the first seed"
     lines += ["", f"  time: {timing['train_s']:.1f} s training {together}, {timing['compile_s']:.1f} s compiling"]
+    if skipped := sum(result.get("skipped_steps", 0) for result in results):
+        lines.append(f"  skipped: {skipped} steps of the seeds, whose loss or gradient was not finite")
     return "\n".join(lines)
 
 

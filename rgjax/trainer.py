@@ -24,8 +24,9 @@ from rgjax.models.transformer import BertClassifier
 from rgjax.placement import Host, Resident, Streamed, device_memory, streams
 from rgjax.regroup import Regrouping
 from rgjax.trackers import Trackers
+from rgjax.training import faults
 from rgjax.training.checkpoints import Checkpoints
-from rgjax.training.loop import fit, largest_batch
+from rgjax.training.loop import fit, largest_batch, outputs_lost
 from rgjax.training.program import AXIS, init_state, layout_for, make_predict, make_run_steps
 
 
@@ -49,6 +50,11 @@ class Task:
     features: np.ndarray | None
     synthetic: Synthetic | None
 
+    def ids(self, rows: np.ndarray) -> list[str]:
+        """The names of `rows` of the inputs."""
+        real = len(self.dataset.ids)
+        return [self.dataset.ids[row].item() if row < real else f"synthetic image {row - real}" for row in rows]
+
 
 class Trial(NamedTuple):
     """One run: its settings and its folder."""
@@ -59,10 +65,11 @@ class Trial(NamedTuple):
 
 class Trained(NamedTuple):
     """Of each trial the pseudo-class logits [n, K] of the validation and test rows after the last step, or, of those
-    `lost`, what was wrong; and the seconds that all of them took together."""
+    `lost`, what was wrong; how many of its steps were skipped; and the seconds that all of them took together."""
 
     logits: list[dict[str, np.ndarray]]
     lost: dict[int, str]
+    skipped: list[int]
     timing: dict
 
 
@@ -79,13 +86,14 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
 
     checkpoints = [Checkpoints(trial.workdir / "checkpoints") for trial in trials]
     graphs, states = zip(*(init_state(model, settings.optimizer) for model in models), strict=True)
-    states, clocks = zip(
+    states, clocks, skipped = zip(
         *(own.restore(state, shared) for own, state in zip(checkpoints, states, strict=True)), strict=True
     )
     layout = layout_for(jax.default_backend(), states[0].params)
     state, train_s = place(stack([layout.store(own) for own in states]), apart), max(clocks)
     del states
     step = int(np.asarray(state.step)[0])
+    skip = settings.on_nan == "skip"
 
     hyper = [make_hyper(trial.config, own, loss, stats) for trial, own in zip(trials, plans, strict=True)]
     hyper, keys = place(stack(hyper), apart), [jax.random.key(trial.config.seed) for trial in trials]
@@ -115,6 +123,7 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         steps_per_epoch=plan.steps_per_epoch,
         mesh=mesh,
         layout=layout,
+        skip=skip,
     )
     compiling = time.perf_counter()
     now = min(step, plan.total_steps - 1)
@@ -132,10 +141,16 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     def evaluate(state):
         return [validate(task, logits, config.regroup.aggregate) for logits in predict_part(state, "val")]
 
-    def save(state, seconds, lost):
+    def save(state, seconds, skipped, lost):
         for i, own in enumerate(checkpoints):
             if i not in lost:
-                own.save(member(state, np.int32(i)), seconds)
+                own.save(member(state, np.int32(i)), seconds, int(skipped[i]))
+
+    def lose(i, state, fault):
+        rows = task.rows[faults.batch_of(keys[i], fault.step, pool, plan)]
+        rate = faults.rate_at(fault.step, trials[i].config.train.lr, plans[i])
+        own = member(state, np.int32(i))
+        return faults.keep(trials[i].workdir / "debug", own, fault, rate=rate, rows=rows, ids=task.ids(rows))
 
     def log(i, row):
         if is_first_process():
@@ -149,20 +164,26 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     ]
     with preemption.saving():
         try:
-            state, train_s, lost = fit(
+            state, train_s, skipped, lost = fit(
                 lambda state, step, count: compiled(state, place(np.int32(count), shared), feed.at(step), hyper, key),
                 state,
                 feed.plan,
                 train_s=train_s,
+                skipped=np.array(skipped),
                 evaluate=evaluate,
                 save=save,
                 log=log,
+                lose=lose,
+                skip=skip,
                 preempted=lambda: preemption.asked,
             )
         finally:
             for own in (*checkpoints, *trackers):
                 own.close()
     logits = {part: predict_part(state, part) for part in batches}
+    for i in range(len(trials)):
+        if not np.isfinite(logits["test"][i]).all():
+            lost.setdefault(i, outputs_lost(plan.total_steps))
     done = len(trials) * (plan.total_steps - step) * settings.batch_size
     timing = {
         "trials": len(trials),
@@ -170,11 +191,14 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         "train_s": round(train_s, 3),
         "examples_per_s": round(done / (train_s - before_s), 2) if done else None,
     }
-    return Trained([{part: logits[part][i] for part in logits} for i in range(len(trials))], lost, timing)
+    of_trials = [{part: logits[part][i] for part in logits} for i in range(len(trials))]
+    return Trained(of_trials, lost, skipped.tolist(), timing)
 
 
-def validate(task: Task, logits: np.ndarray, how: str) -> dict[str, float]:
-    """How well the pseudo-class logits [n, K] of the validation rows tell the classes."""
+def validate(task: Task, logits: np.ndarray, how: str) -> dict[str, float] | None:
+    """How well the pseudo-class logits [n, K] of the validation rows tell the classes; None if one is not finite."""
+    if not np.isfinite(logits).all():
+        return None
     dataset = task.dataset
     logits, labels = task.regrouping.class_logits(logits, how), dataset.labels[dataset.val]
     ap = metrics.average_precision(metrics.log_odds(logits), labels)

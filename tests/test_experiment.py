@@ -12,12 +12,13 @@ from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
-from rgjax import experiment, manifest, preemption, trainer
+from rgjax import experiment, manifest, predict, preemption, trainer
 from rgjax.build import load_data
 from rgjax.config import METHODS, method_config
 from rgjax.errors import Preempted, UserError
 from rgjax.experiment import make_groups
 from rgjax.figures import draw_groups
+from rgjax.main import readable
 from rgjax.regroup import BY_FEATURES
 from rgjax.storage import write_json
 from rgjax.training.checkpoints import newest_step
@@ -132,6 +133,30 @@ def test_seven_lesions_and_one_against_the_rest(method, positive, ham_download, 
     assert result["dataset"] == ("ham10000_mel" if positive else "ham10000")
     assert result["num_classes"] == (2 if positive else 7)
     assert sum(result["test"]["counts"].values()) == result["test"]["n"]
+
+
+@pytest.mark.long
+def test_the_poorest_data_have_a_result(tmp_path, capsys):
+    """Images of one pixel: six equal ones of a class, one row of another, and classes absent from val and test."""
+    colours = {"train": {"a": ["red"] * 6, "b": ["black", "grey", "white"], "c": ["blue"]}}
+    colours |= {"val": {"a": ["red"], "b": ["grey"]}, "test": {"a": ["red"], "c": ["blue"]}}
+    data = tmp_path / "data"
+    for part, classes in colours.items():
+        for name, drawn in classes.items():
+            (data / part / name).mkdir(parents=True)
+            for i, colour in enumerate(drawn):
+                Image.new("RGB", (1, 1), colour).save(data / part / name / f"{i}.png")
+    own = {"data.name": "images", "data.positive": "", "data.split": "auto", "data.manual_dir": str(data)}
+    result = run("rg", tmp_path / "w", **own, **{"train.batch_size": 4, "train.steps": 3})
+    assert result["train_counts"] == {"a": 6, "b": 3, "c": 1}
+    assert result["num_pseudo_classes"] == 1 + 3 + 1  # equal images are one group
+    assert (result["val"]["ap"]["c"], result["test"]["ap"]["b"]) == (None, None)
+    assert result["test"]["counts"] == {"a": 1, "b": 0, "c": 1}
+    assert "test set of 2" in readable(result)
+    assert predict.main([f"--workdir={tmp_path / 'w'}", str(data / "test"), "--neighbours=0"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    with pytest.raises(UserError, match=r"config\.train\.batch_size=11 is larger than the training set of 10 images"):
+        run("rg", tmp_path / "v", **own, **{"train.batch_size": 11})
 
 
 @pytest.fixture

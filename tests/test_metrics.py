@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +56,16 @@ def test_an_absent_class_is_none_and_left_out_of_the_mean():
     result = metrics.evaluate(logits, np.arange(30) % 2, ("a", "b", "c"))
     assert result["ap"]["c"] is None
     assert result["macro_ap"] == pytest.approx((result["ap"]["a"] + result["ap"]["b"]) / 2)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_one_class_alone_has_figures_that_are_defined_or_none(constant):
+    logits = np.random.default_rng(0).normal(size=(4, 3)) * (not constant)
+    result = metrics.evaluate(logits, np.full(4, 2), ("a", "b", "c"))
+    json.dumps(result, allow_nan=False)
+    assert result["ap"] == {"a": None, "b": None, "c": 1.0}
+    assert result["ba"] == (logits.argmax(axis=1) == 2).mean()
+    assert result["macro_auroc"] is None
 
 
 def test_intervals_hold_the_estimate_and_follow_the_seed():

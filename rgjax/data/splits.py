@@ -26,6 +26,8 @@ def split(source: Source, kind: str, *, seed: int, test_fraction: float, val_fra
         if source.official_test is None:
             others = ", ".join(other for other in SPLITS if other != kind)
             raise UserError(f"config.data.split={kind}: this data set has no official test set; use {others}")
+        if not source.official_test.any():
+            raise UserError("the official test set has no rows: add some, or use --config.data.split=stratified")
         part[source.official_test] = 2
         needed, test_fraction = 2, 0.0
         if source.official_val is not None:

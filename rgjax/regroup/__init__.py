@@ -169,7 +169,7 @@ def _checked_features(features, labels: np.ndarray) -> np.ndarray:
     if features is None:
         raise ValueError("clustering needs features [N, D]; clustering='random' does without")
     features = np.asarray(features)
-    if features.ndim != 2 or len(features) != len(labels):
+    if features.ndim != 2 or len(features) != len(labels) or not features.size:
         raise ValueError(f"features must be [{len(labels)}, D], a row for each label, not {list(features.shape)}")
     if features.dtype.kind not in "fiub" or not np.isfinite(features).all():
         raise ValueError("features must be finite numbers: there is NaN, infinity or what is no number")

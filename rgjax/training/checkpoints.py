@@ -1,6 +1,7 @@
 """Checkpoints of the training state, by Orbax, each with a checksum of what it must give back."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
-    def restore(self, state: TrainState, sharding: NamedSharding | None = None) -> tuple[TrainState, float]:
-        """The newest sound state, on the devices of `sharding` or of `state`, and the seconds trained until then;
-        `state` itself and 0 where there is none."""
+    def restore(self, state: TrainState, sharding: NamedSharding | None = None) -> tuple[TrainState, float, int]:
+        """The newest sound state, on the devices of `sharding` or of `state`, the seconds trained and the steps skipped
+        until then; `state` itself, 0 and 0 where there is none."""
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), state)
         for step in sorted(self._manager.all_steps(), reverse=True):
             saved, fault = None, "for another process"
@@ -48,23 +49,25 @@ class Checkpoints:
                 set_aside(self._directory / str(step), fault)
             multihost_utils.sync_global_devices("set aside")
             self._manager.reload()
-        return state, 0.0
+        return state, 0.0, 0
 
-    def _read(self, step: int, target: TrainState) -> tuple[TrainState, float]:
+    def _read(self, step: int, target: TrainState) -> tuple[TrainState, float, int]:
         saved: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),
         )
-        if _checksum(saved.state) != saved.clock["sha256"]:
+        clock = dict(saved.clock)
+        if clock.pop("sha256", None) != _checksum(saved.state, clock):
             raise ValueError("checksum")
-        return saved.state, saved.clock["train_s"]
+        return saved.state, clock["train_s"], clock["skipped"]
 
-    def save(self, state: TrainState, train_s: float) -> None:
+    def save(self, state: TrainState, train_s: float, skipped: int = 0) -> None:
         """Begin to write; raises UserError where an earlier one could not be written."""
         step = int(state.step)
         if step == self._manager.latest_step():
             return
-        clock = {"train_s": train_s, "sha256": _checksum(state)}
+        clock = {"train_s": train_s, "skipped": skipped}
+        clock = {**clock, "sha256": _checksum(state, clock)}
         with self._told():
             self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), clock=ocp.args.JsonSave(clock))
@@ -87,8 +90,8 @@ class Checkpoints:
             ) from error
 
 
-def _checksum(state: TrainState) -> str:
-    return digest(*(np.asarray(leaf) for leaf in jax.tree.leaves(state)))
+def _checksum(state: TrainState, clock: dict[str, float]) -> str:
+    return digest(json.dumps(clock), *(np.asarray(leaf) for leaf in jax.tree.leaves(state)))
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,10 @@ ABSENT = -1e9  # logit of an output that stands for no class
 
 @struct.dataclass
 class TrainState:
-    """All that changes in training, as one pytree: parameters, batch statistics, optimiser state, step count."""
+    """All that changes in training, as one pytree: parameters, batch statistics, optimiser state, step count.
+
+    A trial that is lost stands still, just before the `step` s that it was lost at, which is ~s from then on.
+    """
 
     params: Any
     batch_stats: Any
@@ -61,10 +64,32 @@ class Hyper(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over the steps of one call."""
+    """Of the steps of one call: sums over those that were taken; how many were `left_out`, as the loss or the gradient
+    was not finite or the trial was lost; and the first of those, -1 where there is none, with its loss."""
 
-    loss: jax.Array
-    correct: jax.Array
+    loss: Any
+    correct: Any
+    left_out: Any
+    first: Any
+    first_loss: Any
+
+
+def no_steps() -> Totals:
+    """The Totals of no steps."""
+    none, zero = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    return Totals(none, zero, zero, ~zero, none)
+
+
+def with_step(totals: Totals, step: jax.Array, loss: jax.Array, correct: jax.Array, taken: jax.Array) -> Totals:
+    """The Totals with one more step, which was `taken` or left out."""
+    first = ~taken & (totals.first < 0)
+    return Totals(
+        totals.loss + jnp.where(taken, loss, jnp.zeros_like(loss)),
+        totals.correct + jnp.where(taken, correct, jnp.zeros_like(correct)),
+        totals.left_out + (~taken).astype(jnp.int32),
+        jnp.where(first, step, totals.first),
+        jnp.where(first, loss, totals.first_loss),
+    )
 
 
 def init_state(model: nnx.Module, optimizer: str) -> tuple[nnx.GraphDef, TrainState]:
@@ -88,13 +113,15 @@ def for_each_trial(function: Callable, own):
 
 class Layout(NamedTuple):
     """How parameters, and all that is kept for each of them, lie on the device in training: two maps of a TrainState,
-    or of a part of it, from trees of arrays to what is stored and back."""
+    or of a part of it, from trees of arrays to what is stored and back; and `either(taken, update, keep)`, the result
+    of one of two functions."""
 
     store: Callable[[Any], Any]
     as_tree: Callable[[Any], Any]
+    either: Callable[[jax.Array, Callable, Callable], Any]
 
 
-TREES = Layout(lambda tree: tree, lambda tree: tree)
+TREES = Layout(lambda tree: tree, lambda tree: tree, jax.lax.cond)  # a selection would copy the moments at every step
 
 
 def layout_for(platform: str, params) -> Layout:
@@ -123,6 +150,8 @@ def one_vector(params) -> Layout:
     return Layout(
         jax.jit(lambda tree: jax.tree.map(joined, tree, is_leaf=is_params)),
         jax.jit(lambda tree: jax.tree.map(parted, tree)),
+        # A GPU would wait for the host to branch.
+        lambda taken, update, keep: jax.tree.map(partial(jnp.where, taken), update(), keep()),
     )
 
 
@@ -130,6 +159,12 @@ def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: i
     """Positions int32 [steps, batch_size] that the steps of `epoch` are trained on, with `key` the training's."""
     epoch_key, _ = jax.random.split(key)
     return epoch_rows(jax.random.fold_in(epoch_key, epoch), pool, steps * batch_size).reshape(steps, batch_size)
+
+
+def is_finite(tree) -> jax.Array:
+    """Whether the sum of all arrays is finite: neither infinities nor NaN survive it, and it is read at the speed of
+    memory."""
+    return jnp.isfinite(jnp.stack([leaf.sum() for leaf in jax.tree.leaves(tree)]).sum())
 
 
 def make_run_steps(
@@ -142,6 +177,7 @@ def make_run_steps(
     steps_per_epoch: int,
     mesh: Mesh,
     layout: Layout = TREES,
+    skip: bool = False,
 ) -> jax.stages.Wrapped:
     """The jitted `(state, count, data, hyper, key) -> (state, Totals)` that trains for `count` steps of one epoch.
 
@@ -157,6 +193,9 @@ def make_run_steps(
     Trials are spread over the axis "trial" of `mesh` and exchange nothing. Along "data"
     each device trains on its part of every batch, and they sum their gradients: results differ between device counts
     by rounding alone, but for dropout, which each draws for itself. The state comes and goes in the `layout`.
+
+    A step whose loss or gradient is not finite changes nothing. With `skip` the next one is taken; else the trial is
+    lost and keeps the state before that step.
     """
     shards = mesh.shape[AXIS]
     local_size = batch_size // shards
@@ -198,20 +237,27 @@ def make_run_steps(
                 hyper,
                 jax.random.fold_in(dropout_key, device),
             )
-            grads = over_shards(layout.store(grads))
-            rate = cosine_decay(
-                state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
-            )
-            tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
-            params = jax.tree.map(jnp.add, state.params, updates)
-            correct = (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32)
-            totals = jax.tree.map(jnp.add, totals, Totals(value, correct))
-            return TrainState(params, batch_stats, opt_state, state.step + 1), totals
+            grads, value = over_shards((layout.store(grads), value))
+            taken = is_finite((value, grads)) & (state.step >= 0)  # negative where the trial is lost
 
-        zero = Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
-        state, totals = jax.lax.fori_loop(0, count, step, (state, zero))
-        return state, over_shards(totals)
+            def update():
+                rate = cosine_decay(
+                    state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
+                )
+                tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
+                updates, opt_state = tx.update(grads, state.opt_state, state.params)
+                params = jax.tree.map(jnp.add, state.params, updates)
+                return TrainState(params, batch_stats, opt_state, state.step + 1)
+
+            def keep():
+                return state.replace(step=state.step + 1 if skip else jnp.minimum(state.step, ~state.step))
+
+            correct = (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32)
+            totals = with_step(totals, state.step, value, correct, taken)
+            return layout.either(taken, update, keep), totals
+
+        state, totals = jax.lax.fori_loop(0, count, step, (state, no_steps()))
+        return state, totals._replace(correct=over_shards(totals.correct))
 
     def train_trials(state, count, data, hyper, key):
         return for_each_trial(lambda own: train(own[0], count, data, *own[1:]), (state, hyper, key))

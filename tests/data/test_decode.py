@@ -23,6 +23,12 @@ def test_a_file_and_its_content_are_the_same(tmp_path):
     np.testing.assert_array_equal(decode(content(image), 8), COLOURS)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 1)])
+def test_an_image_of_one_pixel_is_a_square_of_its_colour(size):
+    found = decode(content(Image.new("RGB", size, (9, 80, 200))), 16)
+    np.testing.assert_array_equal(found, np.broadcast_to(np.uint8([9, 80, 200]), (16, 16, 3)))
+
+
 @pytest.mark.parametrize(
     "image",
     [

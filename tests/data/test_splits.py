@@ -48,6 +48,16 @@ def test_the_official_test_set_is_kept_and_the_rest_dealt_out():
         parts("official", labels)
 
 
+def test_a_class_may_be_absent_from_the_official_sets_but_these_have_rows():
+    labels, rows = np.repeat([0, 1, 2], [6, 5, 5]), np.arange(16)
+    official = {"official_test": rows == 0, "official_val": rows == 6}
+    train, val, test = parts("official", labels, **official)
+    assert (val.tolist(), test.tolist()) == ([6], [0])
+    assert set(labels[train]) == {0, 1, 2}
+    with pytest.raises(UserError, match="the official test set has no rows: add some, or use"):
+        parts("auto", labels, official_test=np.zeros(16, bool))
+
+
 def test_the_official_validation_set_is_kept_too():
     labels, rows = np.tile([0, 0, 0, 1], 50), np.arange(200)
     official = {"official_test": rows >= 160, "official_val": (rows >= 120) & (rows < 160)}

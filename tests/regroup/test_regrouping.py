@@ -43,6 +43,31 @@ def test_a_least_size_of_balanced_groups():
         balanced(min_size=11)
 
 
+@pytest.mark.parametrize("clustering", [name for name in CLUSTERINGS if name != "none"])
+@pytest.mark.parametrize("kind", ["equal", "zero", "twins", "constant column"])
+def test_features_that_tell_little_make_groups_all_the_same(clustering, kind):
+    rng = np.random.default_rng(0)
+    features = {
+        "equal": np.ones((13, 3)),
+        "zero": np.zeros((13, 3)),
+        "twins": np.repeat(rng.normal(size=(3, 3)), [6, 6, 1], axis=0),  # fewer different points than groups
+        "constant column": np.stack([np.ones(13), rng.normal(size=13)], axis=1),
+    }[kind].astype(np.float32)
+    labels = np.repeat([0, 1], [12, 1])  # a group for each row of one class, and a class of a single row
+    grouping = regroup(features, labels, 2, clustering=clustering)
+    np.testing.assert_array_equal(grouping.parent[grouping.pseudo_labels], labels)
+    assert grouping.counts.min() > 0
+    assert (grouping.parent == 1).sum() == 1
+    groups = (grouping.parent == 0).sum()
+    if clustering == "kmeans":  # equal points are not torn apart
+        assert groups == len(np.unique(features[labels == 0], axis=0))
+    if clustering in ("balanced", "random"):
+        assert groups == 12
+    np.testing.assert_array_equal(
+        regroup(features, labels, 2, clustering=clustering).pseudo_labels, grouping.pseudo_labels
+    )
+
+
 def test_aggregation():
     logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32) * 30
     parent = np.array([0, 0, 0, 1])
@@ -58,6 +83,7 @@ def test_aggregation():
     [
         (np.zeros((4, 2)), np.array([0, 0, 1]), None, r"features must be \[3, D\], a row for each label, not \[4, 2\]"),
         (np.zeros(3), np.array([0, 0, 1]), None, r"not \[3\]"),
+        (np.zeros((3, 0)), np.array([0, 0, 1]), None, r"not \[3, 0\]"),
         (np.full((3, 1), np.nan), np.array([0, 0, 1]), None, "features must be finite numbers"),
         (np.array([["a"], ["b"], ["c"]]), np.array([0, 0, 1]), None, "features must be finite numbers"),
         (None, np.array([0, 0, 1]), None, "clustering needs features"),
