@@ -59,7 +59,7 @@ def mend(workdir: Path) -> None:
     """Set aside what the manifest tells to be damaged: going on from the last checkpoint makes it anew."""
     if is_first_process():
         for name, why in manifest.damages(workdir).items():
-            if (workdir / name).exists():
+            if name == Path(name).name and (workdir / name).is_file():
                 set_aside(workdir / name, why)
 
 

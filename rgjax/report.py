@@ -10,33 +10,62 @@ reads result files alone, at any depth below DIR, and writes into DIR:
     figures/                         each figure as .png and .svg
 
 An unfinished sweep is reported as far as it is, and marked as incomplete. The same runs give the same files.
+
+    python -m rgjax.report --verify DIR
+
+writes nothing, and holds every finished run below DIR to what it left: each figure of result.json is computed again
+from predictions.npz by scikit-learn (the bootstrap intervals by the run's own code) and may be off by 1e-6; what is
+summed over groups may further be off by the order of scores that rounding to float32 leaves open. Each file is held to
+its checksum in manifest.json. A line a run, and exit code 0 where all are verified, 1 where something differs or a
+run has no manifest, 2 where there is nothing to verify.
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from rgjax.errors import UserError, told_in_one_line
 from rgjax.storage import atomic_path, local
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
+    """The exit code."""
     if any(word in ("-h", "--help", "-help") for word in argv):
         print(__doc__)
-        return
-    directory = directory_of(argv)
+        return 0
+    directory = directory_of([word for word in argv if word != "--verify"])
+    if "--verify" in argv:
+        return verify(directory)
     print(*render(directory), sep="\n")
+    return 0
 
 
 def directory_of(argv: list[str]) -> Path:
     """The folder that the command line names. Raises UserError where it names none."""
     if unknown := next((word for word in argv if word.startswith("-")), None):
-        raise UserError(f"unknown option '{unknown}': python -m rgjax.report DIR understands --help alone")
+        raise UserError(f"unknown option '{unknown}': python -m rgjax.report DIR understands --verify and --help")
     if len(argv) != 1:
         raise UserError(f"one folder is needed, not {len(argv)}: python -m rgjax.report DIR")
     directory = local(argv[0])
     if not directory.is_dir():
         raise UserError(f"there is no folder {directory}: give that of a sweep or of runs")
     return directory
+
+
+def verify(directory: Path) -> int:
+    """Print the verdict on each finished run; returns the exit code. Raises UserError where there is none."""
+    from rgjax.reports import verify as reports
+
+    verdicts = []
+    for verdict in reports.verify(directory):
+        print(verdict.line(directory), flush=True)
+        verdicts.append(verdict)
+    if not verdicts:
+        raise UserError(f"there is no finished run below {directory}: one has result.json and manifest.json")
+    counts = Counter(verdict.state for verdict in verdicts)
+    runs = "1 finished run" if len(verdicts) == 1 else f"{len(verdicts)} finished runs"
+    print(f"{runs}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    return int(counts.keys() != {"OK"})
 
 
 def render(directory: Path) -> list[Path]:
@@ -74,7 +103,8 @@ def warn(text: str) -> None:
 
 def cli() -> None:
     with told_in_one_line():
-        main(sys.argv[1:])
+        if code := main(sys.argv[1:]):
+            sys.exit(code)
 
 
 if __name__ == "__main__":

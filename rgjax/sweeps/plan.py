@@ -87,10 +87,7 @@ class Run:
     @property
     def result(self) -> dict | None:
         """What the run has found; None while there is nothing, or what is there is damaged: it is concluded again."""
-        name = "result.json"
-        if name not in manifest.listed(self.workdir) or manifest.damages(self.workdir, [name]):
-            return None
-        return json.loads((self.workdir / name).read_text())
+        return manifest.result(self.workdir)
 
     @property
     def done(self) -> bool:

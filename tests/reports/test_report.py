@@ -17,7 +17,8 @@ TEXTS = ("report.html", "table.md", "table.tex", "table.csv", "results.parquet")
 def test_the_command_names_its_files_and_needs_no_jax(sweep_of):
     sweep = sweep_of()
     sweep.run("a", "ce")
-    code = "import sys; from rgjax.report import cli; cli(); print({'jax', 'flax', 'rgjax.config'} & {*sys.modules})"
+    code = "import sys; from rgjax.report import cli; cli(); import rgjax.reports.verify; " \
+        "print({'jax', 'flax', 'rgjax.config'} & {*sys.modules})"  # fmt: skip
     process = subprocess.run(
         [sys.executable, "-c", code, sweep.folder],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
