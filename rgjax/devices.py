@@ -1,6 +1,6 @@
 """How trials and batches are spread over devices, and how what the host holds gets there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import gcd
 from typing import Any
 
@@ -83,6 +83,15 @@ def stack(trees: Sequence[Any]) -> Any:
 def is_first_process() -> bool:
     """Whether this process writes the files of a run; all others compute alike and write nothing."""
     return jax.process_index() == 0
+
+
+def in_any_process(flag: bool) -> Callable[[], bool]:
+    """Whether the flag is set in one of the processes: asked behind what the devices have to do, and known after it."""
+    mesh = Mesh(np.array(jax.devices()), AXIS)
+    spread, alike = NamedSharding(mesh, PartitionSpec(AXIS)), everywhere(mesh)
+    flags = jax.make_array_from_callback((mesh.size,), spread, lambda _: np.array([flag]))
+    found = jax.jit(jnp.any, out_shardings=alike)(flags)
+    return lambda: bool(np.asarray(found))
 
 
 def wait_for_all(what: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
@@ -54,5 +55,5 @@ def told_in_one_line(*, interrupted: str = "") -> Iterator[None]:
         print(f"\nrgjax: interrupted{interrupted}", file=sys.stderr)
         sys.exit(130)
     except Preempted:
-        print(f"\nrgjax: ended by SIGTERM{interrupted}", file=sys.stderr)
-        sys.exit(143)
+        print(f"\nrgjax: ended by SIGTERM{interrupted}", file=sys.stderr, flush=True)
+        os._exit(143)  # what is left to do at an exit, as waiting for other processes, may take longer than there is

@@ -12,7 +12,9 @@ TPU pods tell the hosts of each other; elsewhere --coordinator=HOST:PORT --proce
 
 import contextlib
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from rgjax import data, experiment, manifest
 from rgjax.command import CONFIG, run
 from rgjax.config import Config
 from rgjax.devices import is_first_process
-from rgjax.errors import UserError
+from rgjax.errors import UserError, tell
 from rgjax.storage import cache_dir, digest, held, local
 from rgjax.trainer import Trial
 
@@ -33,6 +35,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where the run is kept")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one run of several processes")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process")
 _PROCESSES = flags.DEFINE_integer("processes", None, "how many processes there are", lower_bound=1)
+_MISSED = 30  # seconds without a sign of life of another process, after which a run ends
 _PROCESS = flags.DEFINE_integer("process", None, "which of them this is, from 0", lower_bound=0)
 
 
@@ -51,7 +54,7 @@ def main(argv: list[str]) -> None:
                 hands.enter_context(held(folder))
                 experiment.mend(folder)
             refuse_another(folder, settings_there)
-        results = experiment.run_population(trials, say)
+        results = together(lambda: experiment.run_population(trials, say))
     if is_first_process():
         print(readable(results[0]) if len(results) == 1 else readable_population(results))
         print(f"\nall files: {workdir}")
@@ -69,12 +72,29 @@ def connect() -> None:
         if named != (None, None, None):
             raise UserError("--coordinator, --processes and --process go with --distributed")
         return
+    # It would keep SIGTERM to itself; ours is asked for at every call of the devices.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(*named)
+        jax.distributed.initialize(*named, heartbeat_timeout_seconds=_MISSED, shutdown_timeout_seconds=_MISSED)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"--distributed: {str(error).splitlines()[0]}: give --coordinator=HOST:PORT --processes=N --process=0..N-1"
         ) from error
+
+
+def together(run: Callable[[], list[dict]]) -> list[dict]:
+    """The results of `run`. Of a run of several processes, one that loses another ends, and does not wait for it."""
+    try:
+        return run()
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        tell(
+            f"another process of this run has ended, or is out of reach ({str(error).splitlines()[0]}): start all of "
+            "them again, and they go on from the last checkpoint"
+        )
+        sys.stdout.flush()
+        os._exit(1)  # to leave in peace, JAX would wait for the other
 
 
 def members(config: Config, workdir: Path) -> list[Trial]:

@@ -58,3 +58,8 @@ def saving() -> Iterator[None]:
 
 def asked() -> bool:
     return _asked.is_set()
+
+
+def ask() -> None:
+    """As SIGTERM does within `saving`."""
+    _asked.set()

@@ -1,7 +1,7 @@
 """From a task to logits: the training of one trial, or of several as one program."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from rgjax.build import as_trained, class_stats, loss_of, make_hyper, make_plan,
 from rgjax.config import Config, identity
 from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes, to_lanes
-from rgjax.devices import by_trial, everywhere, is_first_process, make_mesh, place, stack
+from rgjax.devices import by_trial, everywhere, in_any_process, is_first_process, make_mesh, place, stack, wait_for_all
 from rgjax.models.resnet import ResNet
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import BertClassifier
@@ -129,6 +129,7 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
     now = min(step, plan.total_steps - 1)
     compiled = run_steps.lower(state, place(np.int32(1), shared), feed.at(now), hyper, key).compile()
     compile_s = time.perf_counter() - compiling
+    wait_for_all("the program")  # a process whose first call finds no partner for half a minute gives up
     predict = make_predict(graphs[0], prepare_eval, mesh, layout)
     member = jax.jit(lambda state, i: layout.as_tree(jax.tree.map(lambda x: x[i], state)), out_shardings=shared)
 
@@ -156,6 +157,18 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         if is_first_process():
             trackers[i].log(row)
 
+    def preempted() -> Callable[[], bool]:
+        if jax.process_count() == 1:
+            return preemption.asked
+        found = in_any_process(preemption.asked())
+
+        def known() -> bool:
+            if found():
+                preemption.ask()  # the processes end together, at the same step
+            return found()
+
+        return known
+
     before_s = train_s
     trackers = [
         Trackers(trial.config.trackers, trial.workdir, step, identity(trial.config))
@@ -175,7 +188,7 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
                 log=log,
                 lose=lose,
                 skip=skip,
-                preempted=lambda: preemption.asked,
+                preempted=preempted,
             )
         finally:
             for own in (*checkpoints, *trackers):
