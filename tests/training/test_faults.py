@@ -17,7 +17,7 @@ from rgjax.trainer import Task, Trial
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.optimizer import cosine_decay
 from rgjax.training.program import draw_epoch, init_state
-from tests.test_placement import dense, images
+from tests.test_placement import dense, images, tokens
 from tests.training import test_program
 from tests.training.test_program import BATCH, KEY, assert_same_bits, copy, one, program
 
@@ -166,6 +166,18 @@ def test_a_run_that_skips_every_step_stops(monkeypatch, tmp_path):
     assert "on_nan" not in text
     assert saved(tmp_path / "debug").step == 0
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_sentences_stop_by_the_same_fault(infinite, tmp_path):
+    """With Adam, whose update is another branch."""
+    inputs = jax.tree.map(lambda x: x[:64], tokens())
+    config = method_config("ce", {"train.batch_size": BATCH, "train.steps": 4, "train.optimizer": "adamw",
+                                  "model.name": "bert", "trackers": ""})  # fmt: skip
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
+        trained = trainer.train(replace(task(), inputs=inputs), [Trial(config, tmp_path)], dense(50))
+    told = json.loads((tmp_path / "debug" / "debug.json").read_text())
+    assert f"the loss is not finite at step {told['step']} " in trained.lost[0]
+    assert "row-21" in told["ids"]
 
 
 def test_skipped_steps_are_counted_across_an_interruption(infinite, monkeypatch, tmp_path):
