@@ -1,5 +1,6 @@
 import gzip
 import io
+import random
 import tarfile
 
 import pytest
@@ -90,8 +91,8 @@ def test_what_is_no_archive_is_told(content, tmp_path):
 
 
 def test_damage_anywhere_is_a_value_error_or_not_seen(tmp_path):
-    whole = tar(tmp_path / "a.tar.gz", ("a", bytes(range(256)) * 9)).read_bytes()
-    for at in range(len(whole)):
+    whole = tar(tmp_path / "a.tar.gz", ("a", bytes(random.Random(0).choices(range(4), k=30_000)))).read_bytes()
+    for at in range(0, len(whole), 23):
         for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]):
             (tmp_path / "a.tar.gz").write_bytes(damaged)
             try:
