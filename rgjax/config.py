@@ -93,7 +93,8 @@ FIELDS: dict[str, Field] = {
     ),
     "encoder.checkpoint": Field(
         "",
-        "clip, bert: folder or hub name of the weights (empty: openai/clip-vit-base-patch32, bert-base-uncased); "
+        "clip, bert: folder or hub name[@revision] of the weights (empty: openai/clip-vit-base-patch32, "
+        "bert-base-uncased, at the commits of rgjax.hub.PINNED); "
         "checkpoint: workdir of a finished run",
     ),
     "encoder.pooling": Field("mean", "bert: mean of the tokens, or the first, [CLS]", choices=POOLINGS),
@@ -132,7 +133,7 @@ FIELDS: dict[str, Field] = {
     ),
     **_duration("loss.drw_start", "deferred re-weighting: where it sets in (unset: off)"),
     "model.name": Field("resnet34", "network", choices=(*STAGES, "bert")),
-    "model.checkpoint": Field("", "bert: folder or hub name of the weights (empty: bert-base-uncased)"),
+    "model.checkpoint": Field("", "bert: folder or hub name[@revision] of the weights (empty: bert-base-uncased)"),
     "model.dropout": Field(0.1, "bert: dropout of hidden states and attention, in steps of 1/256", low=0, high=0.9),
     "model.unroll": Field(False, "bert: compile its layers in a row instead of one in a loop"),
     "model.stem": Field("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", choices=STEMS),

@@ -83,6 +83,7 @@ class WandB:
     package, install = "wandb", "uv sync --extra wandb"
 
     def __init__(self, workdir: Path, step: int, settings: Mapping[str, Any]):
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to its makers
         wandb: Any = importlib.import_module(self.package)
         mode = os.environ.get("WANDB_MODE", "offline")
         self._path = workdir / "wandb" / "run.json"

@@ -1,6 +1,5 @@
 """CIFAR-100 (Krizhevsky 2009): 100 classes of small photographs, with an official test set."""
 
-import tarfile
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.image_classification import cifar
 
+from rgjax.data.archives import read_tar
 from rgjax.data.dataset import Source, blank_image, outlined
 from rgjax.data.materialise import materialise, prepare
 from rgjax.errors import UserError
 from rgjax.storage import local
 
 _PIXELS = 32 * 32 * 3
+_LARGEST = 2**28  # bytes of the unpacked archive, half as many again as the real one's
 _CLASS_NAMES = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
     castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
@@ -33,18 +34,13 @@ class Cifar100(cifar.Cifar100, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         info = self._cifar_info
-        archive = dl_manager.download(info.url)
-        with tarfile.open(archive) as files:
-
-            def read(name: str) -> bytes:
-                member = files.extractfile(info.prefix + name)
-                assert member is not None, name
-                return member.read()
-
-            features: Any = self.info.features
-            for key, file in zip(info.label_keys, info.label_files, strict=True):
-                features[key].names = read(file).decode().split()
-            train, test = read(info.train_files[0]), read(info.test_files[0])
+        archive = Path(dl_manager.download(info.url))
+        names = [*info.label_files, info.train_files[0], info.test_files[0]]
+        found = read_tar(archive, {info.prefix + name for name in names}, limit=_LARGEST)
+        *labels, train, test = (found[info.prefix + name] for name in names)
+        features: Any = self.info.features
+        for key, content in zip(info.label_keys, labels, strict=True):
+            features[key].names = content.decode().split()
         return {
             "train": self._generate_examples("train_", train),
             "test": self._generate_examples("test_", test),
@@ -78,7 +74,7 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
         arrays = materialise(
             builder, image_size, id_column="id", group_column="id", manual_dir=folder if manual_dir else None
         )
-    except (OSError, NonMatchingChecksumError, tarfile.TarError) as error:
+    except (OSError, ValueError, NonMatchingChecksumError) as error:
         raise UserError(
             f"CIFAR-100 cannot be prepared ({str(error).splitlines()[0]}): put cifar-100-binary.tar.gz from "
             f"{builder.info.homepage} into a folder and give it by --config.data.manual_dir=FOLDER, or a folder "

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,12 @@ from PIL import Image, ImageOps
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga"
 SUFFIXES = tuple(_SUFFIXES.split())  # by which images are told from other files in a folder
+MAX_PIXELS = 2**27  # of an image: 134 million, more than a camera's; in RGB 0.4 GB
 _PER_LEVEL = 257  # 16-bit values for one of the 255 steps of 8 bits
+
+# By the size that a file's head tells, for frames within a file too: Pillow warns at this figure, and raises at twice.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Unreadable(ValueError):
@@ -21,7 +27,7 @@ def decode(image: bytes | Path, size: int) -> np.ndarray:
     """The image, from its file or the file's content, as uint8 [size, size, 3], RGB, resized bilinearly.
 
     It is turned as its EXIF data say; 16-bit grey values are scaled to 8 bits, and what is transparent is put before
-    white. Raises Unreadable for what is no image, or a damaged one.
+    white. Raises Unreadable for what is no image, a damaged one, or one of more than MAX_PIXELS.
     """
     with _opened(image) as opened:
         upright = ImageOps.exif_transpose(opened)
@@ -41,6 +47,8 @@ def examine(image: bytes | Path) -> tuple[str, int, int]:
 def _opened(image: bytes | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            if opened.format == "EPS":
+                raise ValueError("it is a PostScript program, which is not run")
             yield opened
     # What Pillow and the libraries below it raise for damaged files of one kind or the other.
     except (OSError, EOFError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -61,6 +69,8 @@ def _reason(image: bytes | Path, error: Exception) -> str:
     empty = not image if isinstance(image, bytes) else image.is_file() and image.stat().st_size == 0
     if empty:
         return "it is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, Image.UnidentifiedImageError):

@@ -20,6 +20,7 @@ from rgjax.storage import digest, local
 
 _SAFETENSORS, _MSGPACK = "model.safetensors", "flax_model.msgpack"
 _INDEX = f"{_SAFETENSORS}.index.json"
+_REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@\w[\w./-]*)?")  # NAME, OWNER/NAME, and maybe @REVISION
 
 Network = TypeVar("Network")
 
@@ -82,7 +83,8 @@ class Tensors:
 
 
 class Checkpoint:
-    """A checkpoint by the name of a folder or of a hub repository; files are fetched when they are asked for.
+    """A checkpoint by the name of a folder or of a hub repository, as rgjax.hub reads it; files are fetched when they
+    are asked for.
 
     `ways_out` ends the error message for one that cannot be had.
     """
@@ -91,7 +93,7 @@ class Checkpoint:
         self.name, self._ways_out = name, ways_out
         folder = local(name)
         self._folder = folder if folder.is_dir() else None
-        if self._folder is None and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        if self._folder is None and not _REPOSITORY.fullmatch(name):
             raise UserError(f"checkpoint: there is no folder {name}: give {ways_out}")
 
     def file(self, name: str) -> Path | None:

@@ -103,7 +103,7 @@ def _thumbnail(path: Path, warn: Warn) -> str | None:
         with Image.open(path) as picture:
             small = picture.convert("RGB")
             small.thumbnail(_THUMBNAIL)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         warn(f"{path} is damaged and left out: {error}")
         return None
     file = io.BytesIO()

@@ -1,10 +1,12 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rgjax.data.decode import Unreadable, decode
+from rgjax.data.decode import Unreadable, decode, examine
 
 LEVELS = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLOURS = np.stack([LEVELS, LEVELS[::-1], np.full_like(LEVELS, 128)], axis=2)
@@ -83,3 +85,40 @@ def test_a_damaged_avif_is_told():
         except Unreadable:
             return
     pytest.fail("no damage was told")
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG of black pixels that claims this size, of a few hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10**5))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize("read", [lambda image: decode(image, 8), examine])
+@pytest.mark.parametrize("size", [(60_000, 60_000), (2**14, 2**13 + 1), (2**30, 2**30)])
+def test_a_bomb_is_refused_by_the_size_that_it_claims(read, size):
+    with pytest.raises(Unreadable, match=r"^it has more than 134,217,728 pixels$"):
+        read(png_of(*size))
+
+
+def test_up_to_the_limit_images_are_read():
+    with pytest.raises(Unreadable, match="truncated"):  # of which only the head was made
+        decode(png_of(2**14, 2**13), 8)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as the module itself does
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "ICO", "PPM", "TGA"])
+def test_the_limit_holds_for_every_kind_of_image(kind, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 128)  # Pillow raises at twice this
+    assert decode(content(Image.new("RGB", (16, 16)), kind), 8).shape == (8, 8, 3)
+    with pytest.raises(Unreadable, match="pixels"):
+        decode(content(Image.new("RGB", (17, 17)), kind, **({"sizes": [(17, 17)]} if kind == "ICO" else {})), 8)
+
+
+def test_postscript_is_not_run():
+    with pytest.raises(Unreadable, match="PostScript"):
+        decode(content(Image.new("RGB", (8, 8)), "EPS"), 8)
