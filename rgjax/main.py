@@ -40,7 +40,7 @@ _PROCESS = flags.DEFINE_integer("process", None, "which of them this is, from 0"
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells its settings at length
+    logging.set_verbosity(logging.FATAL)  # Orbax tells its settings, and errors that are raised as well, at length
     config = CONFIG.value
     settings.validate(config)
     connect()

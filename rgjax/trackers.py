@@ -33,16 +33,30 @@ class JsonLines:
     def __init__(self, workdir: Path, step: int):
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
-            whole = [line for line in self._path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in self._path.read_text(errors="replace").splitlines() if _step(line) <= step]
             with atomic_path(self._path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= step))
+                temporary.write_text("".join(f"{line}\n" for line in kept))
 
     def log(self, row: Row) -> None:
-        with open(self._path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with open(self._path, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written: {error.strerror}; mend that, and the same command goes on from the "
+                "last checkpoint"
+            ) from error
 
     def close(self) -> None:
         pass
+
+
+def _step(line: str) -> float:
+    """The step of a row; infinite of one that is cut short or damaged."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return float("inf")
 
 
 class TensorBoard:
@@ -87,9 +101,9 @@ class WandB:
         wandb: Any = importlib.import_module(self.package)
         mode = os.environ.get("WANDB_MODE", "offline")
         self._path = workdir / "wandb" / "run.json"
-        self._sent = (
-            json.loads(self._path.read_text()) if self._path.exists() else {"id": secrets.token_hex(4), "step": 0}
-        )
+        self._sent = {"id": secrets.token_hex(4), "step": 0}
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # of a damaged file a new id is made
+            self._sent |= json.loads(self._path.read_text())
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, self._sent)
         self._run = wandb.init(

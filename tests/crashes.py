@@ -130,8 +130,8 @@ def crash(folder: Path, kills: int, seed: int, say: Callable[[str], None] = prin
         place = folder / f"chain{chain}"
         write_ham(place / "ham")
         shutil.copytree(undisturbed / "cache" / "programs", place / "cache" / "programs")
-        for phase in PHASES:
-            number = rng.choice([signal.SIGKILL, signal.SIGTERM])
+        for i, phase in enumerate(PHASES):
+            number = (signal.SIGKILL, signal.SIGTERM)[(chain + i) % 2]
             seconds = kill(place, phase, number, rng)
             if seconds is None:
                 break  # it has ended

@@ -35,7 +35,7 @@ def test_a_resume_takes_back_what_is_written_again(tmp_path):
 def test_half_a_line_is_dropped(tmp_path):
     log("", tmp_path, ROWS[:2])
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 9, "epo')
+        file.write('{"step": }\n{"step": 9, "epo')
     log("", tmp_path, ROWS[2:], step=8)
     assert recorded(tmp_path) == ROWS
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,8 +87,8 @@ class Checkpoints:
             yield
         except Exception as error:  # of the file system, in the words of TensorStore or Orbax
             raise UserError(
-                f"{self._directory} cannot be written: {_first_line(error)}; the same command goes on from the last "
-                "checkpoint that could be"
+                f"{self._directory} cannot be written: {_first_line(error)}; mend that, and the same command goes on "
+                "from the last checkpoint"
             ) from error
 
 
@@ -95,4 +97,6 @@ def _checksum(state: TrainState, clock: dict[str, float]) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if of_system := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's, behind names of its files
+        return os.strerror(int(of_system[1]))
     return str(error).splitlines()[0] if str(error) else type(error).__name__
