@@ -3,12 +3,10 @@
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rgjax.config import method_config
@@ -78,35 +76,6 @@ def test_a_workdir_in_hand_is_refused(tmp_path):
     with held(tmp_path):
         says = refused("--config=configs/digits.py:ce", f"--workdir={tmp_path}")
     assert f"{tmp_path} is in the hands of process {os.getpid()} on {platform.node()}: wait until it ends" in says
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("clustering", ["kmeans", pytest.param("balanced", marks=pytest.mark.soak)])
-def test_two_processes_make_one_run(clustering, tmp_path):
-    arguments = ["--config=configs/digits.py:rg", *SMALL, "--config.train.steps=4", "--config.train.checkpoint_steps=2"]
-    arguments += [f"--config.regroup.clustering={clustering}"]
-    alone = run(*arguments, f"--workdir={tmp_path / 'alone'}")
-    assert alone.returncode == 0, alone.stderr
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = [*arguments, f"--workdir={tmp_path / 'both'}", "--distributed", f"--coordinator=127.0.0.1:{port}"]
-    pair = [
-        subprocess.Popen(
-            command(*together, "--processes=2", f"--process={i}"),
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    first, second = (process.communicate(timeout=300)[0] for process in pair)
-    assert [process.returncode for process in pair] == [0, 0]
-    assert "balanced accuracy" in first
-    assert "balanced accuracy" not in second
-    with np.load(tmp_path / "alone" / "predictions.npz") as a, np.load(tmp_path / "both" / "predictions.npz") as b:
-        assert set(a.files) == set(b.files)
-        np.testing.assert_allclose(a["test_logits"], b["test_logits"], rtol=1e-2, atol=1e-3)
-    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("alone", "both")]
-    assert names[0] == names[1]
 
 
 @pytest.mark.long
