@@ -120,7 +120,7 @@ def restore(workdir: Path, say: Say, *, flag: str, kind: str = "", dtype: str = 
             raise UserError("it is no workdir of a finished run, with its checkpoint")
         config = recorded_config(json.loads((workdir / "config.json").read_text()))
         config.model.dtype = dtype or config.model.dtype
-        with np.load(workdir / "regrouping.npz") as file:
+        with np.load(workdir / "regrouping.npz", allow_pickle=False) as file:
             regrouping = Regrouping(file["pseudo_labels"], file["parent"])
             rows, class_names = file["rows"], tuple(file["class_names"].tolist())
         trained_on = kind_read(config)

@@ -84,7 +84,7 @@ def decoded(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np.ndar
             f"{path.parent} cannot be written: {error.strerror}; name a folder with more space by RGJAX_CACHE=FOLDER"
         ) from error
     return (
-        np.load(path, mmap_mode="r")[: np.count_nonzero(known["faults"] == "")],
+        np.load(path, mmap_mode="r", allow_pickle=False)[: np.count_nonzero(known["faults"] == "")],
         known["faults"],
         str(known["content"]),
     )
