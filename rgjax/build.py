@@ -122,7 +122,7 @@ def restore(workdir: Path, say: Say, *, flag: str, kind: str = "", dtype: str = 
             raise UserError(f"{first_few(damages)} in it changed after the run's end: its own command makes that anew")
         config = recorded_config(json.loads((workdir / "config.json").read_text()))
         config.model.dtype = dtype or config.model.dtype
-        with np.load(workdir / "regrouping.npz") as file:
+        with np.load(workdir / "regrouping.npz", allow_pickle=False) as file:
             regrouping = Regrouping(file["pseudo_labels"], file["parent"])
             rows, class_names = file["rows"], tuple(file["class_names"].tolist())
         trained_on = kind_read(config)
