@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rgjax import manifest
 from rgjax.data import OWN, called
 from rgjax.reports.runs import COLUMNS, Label, Plan, Run, is_seed, shown
 
@@ -49,6 +50,7 @@ def read_run(folder: Path, directory: Path, warn: Warn) -> Run | None:
     config, record, result, failure, provenance = (
         read_object(folder / f"{name}.json", damages.append) for name in names
     )
+    damages += [f"{name} is damaged: {why}" for name, why in manifest.damages(folder, "result.json").items()]
     if not damages and not record and not {"method", "data"} <= config.keys():
         warn(f"{folder / 'config.json'} is not that of a run: left out")
         return None
@@ -135,6 +137,8 @@ def read_test_logits(run: Run, warn: Warn) -> tuple[np.ndarray, np.ndarray] | No
     """Class logits [n, C], by the run's own aggregation, and labels [n] of the test set; None without predictions."""
     path = run.folder / "predictions.npz"
     try:
+        if damages := manifest.damages(run.folder, path.name):
+            raise ValueError("; ".join(damages.values()))
         with np.load(path, allow_pickle=False) as file:
             logits, labels, parent = file["test_logits"], file["test_labels"], file["parent"]
         by_class = [logits[:, parent == c] for c in range(parent.max() + 1)]

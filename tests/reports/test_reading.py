@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rgjax import metrics
+from rgjax import manifest, metrics
 from rgjax.regroup import Regrouping
 from rgjax.reports.reading import read_runs, read_sweep, read_test_logits
 from rgjax.reports.runs import Label
@@ -183,3 +183,18 @@ def test_folders_of_one_name_are_not_averaged(sweep_of):
         sweep.run(f"run{seed}", "ce", stage=None, state="pending", **own)
     runs, _ = read(sweep)
     assert {run.row["variant"] for run in runs} == {"data.manual_dir=/a/photos", "data.manual_dir=/b/photos"}
+
+
+def test_a_result_that_changed_after_the_run_is_damaged(sweep_of):
+    sweep = sweep_of()
+    folder = sweep.run("a", "ce")
+    manifest.write(folder, ["result.json"])
+    (run,), warnings = read(sweep)
+    assert (run.status, warnings) == ("done", [])
+    path = folder / "result.json"
+    path.write_text(path.read_text().replace("0.", "0.1", 1))
+    (run,), warnings = read(sweep)
+    assert run.status == "damaged"
+    assert warnings == [
+        f"{folder}: result.json is damaged: it has {path.stat().st_size} bytes, not {path.stat().st_size - 1}"
+    ]
