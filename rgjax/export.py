@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from rgjax.errors import UserError
 from rgjax.models.tokenizer import Tokens
 from rgjax.predictor import Predictor
 from rgjax.storage import atomic_path, write_json
@@ -34,8 +35,11 @@ def export(predictor: Predictor, folder: Path) -> list[Path]:
     """Write the predictor's run into a folder: a program for all of `PLATFORMS` and any number of rows, by jax.export,
     the parameters, manifest.json and an example. Returns what was written.
 
-    The predictor must compute in float32: in bfloat16 a GPU's attention would be a kernel that only GPUs have.
+    Raises UserError for the folder of a run. The predictor must compute in float32: in bfloat16 a GPU's attention would
+    be a kernel that only GPUs have.
     """
+    if (folder / "config.json").exists():
+        raise UserError(f"--export={folder} holds a run or a checkpoint, whose files it would replace: name another")
     if predictor.run.config.model.dtype != "float32":
         raise ValueError("only what computes in float32 runs everywhere")
     names, leaves, structure = _named(predictor.run.params)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from rgjax import predict
 from rgjax.data.decode import decode
+from rgjax.errors import UserError
 from rgjax.predictor import Predictor
 from tests.finished import digits, finish_untrained, text_in
 
@@ -40,6 +41,12 @@ def of_text(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     workdir = finish_untrained(folder / "run", "ldam", **text_in(folder))
     return workdir, exported(workdir, folder / "export")
+
+
+def test_the_folder_of_a_run_keeps_its_manifest(of_digits):
+    workdir, _ = of_digits
+    with pytest.raises(UserError, match="holds a run"):
+        exported(workdir, workdir)
 
 
 def program(folder):

@@ -40,7 +40,7 @@ def attempts():
 
 
 def test_a_run_reaches_no_network(attempts, tmp_path):
-    finish(tmp_path, "rg")
+    finish(tmp_path, "la", **{"loss.posthoc": True, "loss.tau": 2.0})  # as in test_predictor: its program is kept
     assert not attempts
 
 

@@ -92,7 +92,7 @@ def test_what_is_no_archive_is_told(content, tmp_path):
 
 def test_damage_anywhere_is_a_value_error_or_not_seen(tmp_path):
     whole = tar(tmp_path / "a.tar.gz", ("a", bytes(random.Random(0).choices(range(4), k=30_000)))).read_bytes()
-    for at in range(0, len(whole), 23):
+    for at in range(0, len(whole), 61):
         for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]):
             (tmp_path / "a.tar.gz").write_bytes(damaged)
             try:

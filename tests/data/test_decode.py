@@ -105,6 +105,7 @@ def test_a_bomb_is_refused_by_the_size_that_it_claims(read, size):
         read(png_of(*size))
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as the module itself does
 def test_up_to_the_limit_images_are_read():
     with pytest.raises(Unreadable, match="truncated"):  # of which only the head was made
         decode(png_of(2**14, 2**13), 8)

@@ -188,9 +188,11 @@ def task():
     return experiment.prepare([trial], lambda text: None)
 
 
-@pytest.mark.parametrize("how", ["max", "sum"])
-@pytest.mark.parametrize("shape", ["trained", "near ties", "constant", "saturated"])
-def test_what_a_run_writes_is_verified(how, shape, task, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "how"),
+    [("trained", "max"), ("trained", "sum"), ("near ties", "sum"), ("constant", "max"), ("saturated", "max")],
+)
+def test_what_a_run_writes_is_verified(shape, how, task, tmp_path, monkeypatch):
     for module in (metrics, verify):
         monkeypatch.setattr(module, "bootstrap_intervals", partial(bootstrap_intervals, resamples=100))
     trial = Trial(config_of("rg", **TEN, **{"regroup.aggregate": how}), tmp_path)
