@@ -1,0 +1,156 @@
+"""Damage what runs keep on disk, at random, and see that no wrong number comes back.
+
+    uv run python -m tests.damage --faults=1000 --seed=0
+
+Each fault flips a bit of a file, cuts it, blanks it or removes it: a cached array, a file of a checkpoint, a file of a
+finished run or its manifest, a data set's prepared records. It is harmless, or it is noticed: then what is read comes
+from an older checkpoint or has to be made anew. The exit code is 1 if a number is another than the one written.
+"""
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+from rgjax import manifest, storage
+from rgjax.storage import read_npz, write_json, write_npz
+from rgjax.training.checkpoints import Checkpoints
+from rgjax.training.program import TrainState
+
+ARRAYS = {"a": np.arange(100, dtype=np.int32), "names": np.array(["x", "yyy"]), "none": np.zeros((0, 3))}
+RESULT = {"test": {"ba": 0.5}, "seed": 0}
+RECORDS = [bytes([i]) * 200 for i in range(30)]
+
+
+def cause(path: Path, rng: random.Random) -> None:
+    """One fault in a file."""
+    content = bytearray(path.read_bytes())
+    match rng.choice(["flip", "flip", "cut", "blank", "gone"]):
+        case "flip" if content:
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(content)
+        case "cut" if content:
+            path.write_bytes(content[: rng.randrange(len(content))])
+        case "blank":
+            path.write_bytes(bytes(len(content)))
+        case _:
+            path.unlink()
+
+
+def state(step: int) -> TrainState:
+    return TrainState({"w": jnp.full((3, 50), step / 3)}, {"mean": jnp.ones(2)}, (jnp.zeros(3),), jnp.int32(step))
+
+
+def equal(one: Any, other: Any) -> bool:
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in leaves)
+
+
+# Of each kind: what is written, and what reading it after a fault amounts to.
+def write_arrays(folder: Path) -> None:
+    write_npz(folder / "a.npz", **ARRAYS)
+
+
+def read_arrays(folder: Path) -> str:
+    found = read_npz(folder / "a.npz")
+    if found is None:
+        return "noticed"
+    return "harmless" if found.keys() == ARRAYS.keys() and equal(found, ARRAYS) else "WRONG"
+
+
+def write_checkpoints(folder: Path) -> None:
+    checkpoints = Checkpoints(folder)
+    for step in (1, 2):
+        checkpoints.save(state(step), 1.5 * step)
+    checkpoints.close()
+
+
+def read_checkpoints(folder: Path) -> str:
+    checkpoints = Checkpoints(folder)
+    found, seconds, _ = checkpoints.restore(state(0))
+    checkpoints.close()
+    step = int(found.step)
+    if not equal(found, state(step)) or seconds != 1.5 * step or step == 0:
+        return "WRONG"
+    return "harmless" if step == 2 else "noticed"
+
+
+def write_run(folder: Path) -> None:
+    write_json(folder / "result.json", RESULT)
+    write_npz(folder / "predictions.npz", **ARRAYS)
+    manifest.write(folder, ["result.json", "predictions.npz"])
+
+
+def read_run(folder: Path) -> str:
+    if not manifest.finished(folder):
+        return "noticed"
+    found = manifest.result(folder), read_npz(folder / "predictions.npz")
+    return "harmless" if found[0] == RESULT and found[1] and equal(found[1], ARRAYS) else "WRONG"
+
+
+def write_records(folder: Path) -> None:
+    writer = array_record_module.ArrayRecordWriter(str(folder / "a.array_record"), "group_size:1")
+    for record in RECORDS:
+        writer.write(record)
+    writer.close()
+
+
+def read_records(folder: Path) -> str:
+    try:
+        reader = array_record_module.ArrayRecordReader(str(folder / "a.array_record"))
+        found = list(reader.read_all())
+    except Exception:  # materialise.py has them prepared anew
+        return "noticed"
+    return "harmless" if found == RECORDS else "WRONG"
+
+
+KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], str]]] = {
+    "cached arrays": (write_arrays, read_arrays),
+    "checkpoint": (write_checkpoints, read_checkpoints),
+    "finished run": (write_run, read_run),
+    "records": (write_records, read_records),
+}
+
+
+def damage(folder: Path, faults: int, seed: int) -> Counter:
+    """How often faults of which kind were what; as many of each kind."""
+    rng, outcomes = random.Random(seed), Counter()
+    for kind, (write, read) in KINDS.items():
+        sound = folder / kind
+        sound.mkdir()
+        write(sound)
+        # The newest checkpoint alone: an older one is there to be gone back to.
+        part = sound / "2" if kind == "checkpoint" else sound
+        files = sorted(path.relative_to(sound) for path in part.rglob("*") if path.is_file())
+        for _ in range(faults // len(KINDS)):
+            place = folder / "damaged"
+            shutil.copytree(sound, place)
+            cause(place / rng.choice(files), rng)
+            outcomes[kind, read(place)] += 1
+            shutil.rmtree(place)
+    return outcomes
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    storage.tell = lambda news: None
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        found = damage(Path(name), asked.faults, asked.seed)
+    for kind in KINDS:
+        print(f"{kind:<16}" + "".join(f"{found[kind, what]:>7} {what}" for what in ("noticed", "harmless", "WRONG")))
+    print(f"{time.monotonic() - begun:.0f} s")
+    raise SystemExit(any(what == "WRONG" for _, what in found))
