@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from rgjax import preemption
 from rgjax.errors import UserError
 from rgjax.sweeps.worker import work
 
@@ -71,8 +72,9 @@ class Local:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in self._workers:
-            worker.stop()
+        for stop in (Worker.terminate, Worker.stop):
+            for worker in self._workers:
+                stop(worker)
 
 
 class Worker:
@@ -113,10 +115,19 @@ class Worker:
             os.sched_setaffinity(process.pid, self._place.cores)  # long before it makes its threads
         return process
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
+        """Ask it to save what it has in hand and to end."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """Wait until it has ended, or end it."""
+        if self._process is not None:
+            try:
+                self._process.wait(preemption.GRACE + 1)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
 
 def local_places(workers: int | None) -> list[Place]:
