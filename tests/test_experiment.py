@@ -486,7 +486,7 @@ def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
         experiment.run_population([trials[0], trials[1]._replace(config=method_config("ce", SMALL))], say=print)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_members_that_came_unequally_far_all_end(tmp_path):
     config = method_config("ce", SMALL | {"train.steps": 8, "train.checkpoint_steps": 3})
     trials = []

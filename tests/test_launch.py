@@ -224,7 +224,7 @@ def free_job_id():
 
 
 @needs_uv
-@pytest.mark.long
+@pytest.mark.soak
 def test_two_slurm_tasks_make_one_run(tmp_path, monkeypatch):
     tasks = """
         while [[ $1 == --* ]]; do shift; done

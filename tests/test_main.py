@@ -78,7 +78,7 @@ def test_a_workdir_in_hand_is_refused(tmp_path):
     assert f"{tmp_path} is in the hands of process {os.getpid()} on {platform.node()}: wait until it ends" in says
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_population_is_a_table_of_its_seeds(tmp_path):
     arguments = ["--config=configs/digits.py:ce", *SMALL, "--config.train.steps=2", f"--workdir={tmp_path}"]
     process = run(*arguments, "--config.population=2", "--config.seed=5")

@@ -123,7 +123,7 @@ def test_photos_of_ones_own(tmp_path):
     assert (tmp_path / "exported" / "photos" / "manifest.json").is_file()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_sentences_of_ones_own(tmp_path, phrasebank_download, tiny_bert):
     lines = (phrasebank_download / "Sentences_50Agree.txt").read_text().splitlines()
     for name in ("REVIEWS.csv", "NEW_REVIEWS.csv"):

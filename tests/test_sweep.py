@@ -111,7 +111,7 @@ def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
     assert "Traceback" not in process.stderr
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
     process = sweep(f"--workdir={tmp_path / 'sweep'}", "--dry-run")
     assert process.returncode == 0, process.stderr
