@@ -35,8 +35,9 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where the run is kept")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one run of several processes")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process")
 _PROCESSES = flags.DEFINE_integer("processes", None, "how many processes there are", lower_bound=1)
-_MISSED = 30  # seconds without a sign of life of another process, after which a run ends
 _PROCESS = flags.DEFINE_integer("process", None, "which of them this is, from 0", lower_bound=0)
+
+_MISSED = 30  # seconds without a sign of life of another process, after which a run ends
 
 
 def main(argv: list[str]) -> None:
@@ -47,13 +48,12 @@ def main(argv: list[str]) -> None:
     workdir = local(_WORKDIR.value) if _WORKDIR.value else default_workdir(config)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
     trials = members(config, workdir)
-    claims = {workdir: config} | {trial.workdir: trial.config for trial in trials}
     with contextlib.ExitStack() as hands:
-        for folder, settings_there in claims.items():
+        for folder, own in ({workdir: config} | {trial.workdir: trial.config for trial in trials}).items():
             if is_first_process() and not manifest.finished(folder):
                 hands.enter_context(held(folder))
                 experiment.mend(folder)
-            refuse_another(folder, settings_there)
+            refuse_another(folder, own)
         results = together(lambda: experiment.run_population(trials, say))
     if is_first_process():
         print(readable(results[0]) if len(results) == 1 else readable_population(results))
@@ -87,7 +87,7 @@ def together(run: Callable[[], list[dict]]) -> list[dict]:
     try:
         return run()
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
         tell(
             f"another process of this run has ended, or is out of reach ({str(error).splitlines()[0]}): start all of "
