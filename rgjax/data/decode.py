@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from rgjax.errors import one_line
+
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga"
 SUFFIXES = tuple(_SUFFIXES.split())  # by which images are told from other files in a folder
 _PER_LEVEL = 257  # 16-bit values for one of the 255 steps of 8 bits
@@ -65,4 +67,4 @@ def _reason(image: bytes | Path, error: Exception) -> str:
         return error.strerror
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is no image that Pillow knows"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return one_line(str(error)) or type(error).__name__
