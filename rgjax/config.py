@@ -28,6 +28,8 @@ from rgjax.training.optimizer import OPTIMIZERS
 
 ENCODERS = ("auto", "clip", "bert", "projection", "checkpoint")
 
+MOST = 2**31 - 1  # of a count or a seed: devices count in 32 bits
+
 Config: TypeAlias = Any  # a ConfigDict: its fields are known at run time alone
 
 
@@ -42,19 +44,31 @@ class Field:
     choices: Iterable[str] | None = None
     several: bool = False  # any number of the choices, by commas
 
+    @property
+    def kind(self) -> type:
+        return self.default if isinstance(self.default, type) else type(self.default)
+
+    def takes(self, value: Any) -> bool:
+        """Whether the value is of the field's type; a whole number also serves where a fraction may stand."""
+        if value is None:
+            return isinstance(self.default, type)
+        if isinstance(value, bool):
+            return self.kind is bool
+        return isinstance(value, (int, float) if self.kind is float else self.kind)
+
 
 def _duration(name: str, help: str, **defaults: float) -> dict[str, Field]:
     """A length of training, given in steps, in epochs or as a percentage of all steps; one of the three."""
     return {
-        f"{name}_steps": Field(defaults.get("steps", int), f"{help}, in steps", low=1),
-        f"{name}_epochs": Field(defaults.get("epochs", float), f"{help}, in epochs", low=0),
+        f"{name}_steps": Field(defaults.get("steps", int), f"{help}, in steps", low=1, high=MOST),
+        f"{name}_epochs": Field(defaults.get("epochs", float), f"{help}, in epochs", low=0, high=1_000_000),
         f"{name}_percent": Field(defaults.get("percent", float), f"{help}, in % of training", low=0, high=100),
     }
 
 
 FIELDS: dict[str, Field] = {
     "method": Field("rg", "name of the method that set the fields below"),
-    "seed": Field(0, "seed of training: weights, batches, augmentation", low=0),
+    "seed": Field(0, "seed of training: weights, batches, augmentation", low=0, high=MOST),
     "population": Field(1, "runs with this seed and the next ones, trained as one program", low=1, high=1024),
     "trackers": Field(
         "tensorboard",
@@ -79,7 +93,7 @@ FIELDS: dict[str, Field] = {
     "data.test_fraction": Field(0.2, "share of the rows held out for the test", low=0.01, high=0.9),
     "data.val_fraction": Field(0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9),
     "data.positive": Field("", "one class against the rest; empty: all classes"),
-    "data.seed": Field(0, "seed of the split", low=0),
+    "data.seed": Field(0, "seed of the split", low=0, high=MOST),
     "data.placement": Field(
         "auto",
         "all inputs on the devices, or streamed from the host; auto: streamed where they would take more than half of "
@@ -99,21 +113,23 @@ FIELDS: dict[str, Field] = {
     ),
     "encoder.pooling": Field("mean", "bert: mean of the tokens, or the first, [CLS]", choices=POOLINGS),
     "encoder.unit_length": Field(True, "clip: scale the features to length 1"),
-    "encoder.seed": Field(0, "seed of the untrained network of 'projection'", low=0),
+    "encoder.seed": Field(0, "seed of the untrained network of 'projection'", low=0, high=MOST),
     "regroup.clustering": Field("kmeans", "how classes are split; none: not at all", choices=CLUSTERINGS),
     "regroup.rule": Field(
         "ratio", "ratio: n_c / n_min groups above the threshold; target: n_c / threshold", choices=RULES
     ),
-    "regroup.threshold": Field(0, "rows: smallest class that is regrouped, or size aimed at (target)", low=0),
+    "regroup.threshold": Field(
+        0, "rows: smallest class that is regrouped, or size aimed at (target)", low=0, high=MOST
+    ),
     "regroup.aggregate": Field("max", "how pseudo-class logits become class logits", choices=AGGREGATIONS),
     "regroup.n_init": Field(10, "restarts of K-means", low=1, high=1000),
-    "regroup.min_size": Field(0, "balanced: rows that a group has at least (0: equal sizes)", low=0),
-    "regroup.seed": Field(0, "seed of the clustering", low=0),
+    "regroup.min_size": Field(0, "balanced: rows that a group has at least (0: equal sizes)", low=0, high=MOST),
+    "regroup.seed": Field(0, "seed of the clustering", low=0, high=MOST),
     "sampler": Field(
         "none", "over- or undersampling; deepsmote: synthetic images, all held in memory", choices=SAMPLERS
     ),
     "deepsmote.epochs": Field(300, "passes of the autoencoder over the training rows", low=1, high=1_000_000),
-    "deepsmote.batch_size": Field(128, "rows a step of the autoencoder", low=2),
+    "deepsmote.batch_size": Field(128, "rows a step of the autoencoder", low=2, high=MOST),
     "deepsmote.latent": Field(512, "length of its codes", low=1, high=65536),
     "deepsmote.width": Field(16, "channels of its first layer, doubled by each further one", low=1, high=1024),
     "deepsmote.penalty": Field(
@@ -154,8 +170,8 @@ FIELDS: dict[str, Field] = {
         "auto", "compute precision; auto: bfloat16 on accelerators", choices=("auto", "float32", "bfloat16")
     ),
     "train.epochs": Field(400, "passes over as many rows as the training set has", low=1, high=1_000_000),
-    "train.steps": Field(int, "optimiser steps, instead of epochs", low=1),
-    "train.batch_size": Field(256, "rows a step", low=2),
+    "train.steps": Field(int, "optimiser steps, instead of epochs", low=1, high=MOST),
+    "train.batch_size": Field(256, "rows a step", low=2, high=MOST),
     "train.optimizer": Field("sgd", "optimiser", choices=OPTIMIZERS),
     "train.lr": Field(0.01, "peak learning rate, decayed to 0 by a cosine", low=0, high=100),
     "train.momentum": Field(0.9, "sgd: momentum; adamw: beta1", low=0, high=0.9999),
@@ -169,7 +185,10 @@ FIELDS: dict[str, Field] = {
     **_duration("train.eval", "validation every so often", percent=10.0),
     **_duration("train.checkpoint", "checkpoint every so often", percent=10.0),
     "train.steps_per_call": Field(
-        int, "steps in one call of the device (unset: about two seconds, of several processes an epoch)", low=1
+        int,
+        "steps in one call of the device (unset: about two seconds, of several processes an epoch)",
+        low=1,
+        high=MOST,
     ),
     "train.on_nan": Field(
         "stop", "a step whose loss or gradient is not finite ends the run, or is left out", choices=("stop", "skip")
@@ -269,6 +288,8 @@ def validate(config: Config) -> None:
             value = value_of(config, name)
         except (KeyError, TypeError) as error:
             raise UserError(f"the config has no field '{name}': make it by rgjax.config.method_config") from error
+        if not field.takes(value):
+            raise UserError(f"config.{name}={value!r} must be of type {field.kind.__name__}")
         if value is None:
             continue
         if field.choices is not None:
@@ -278,8 +299,8 @@ def validate(config: Config) -> None:
         below = field.low is not None and not value >= field.low
         above = field.high is not None and not value <= field.high
         if below or above:
-            low = "" if field.low is None else f"at least {field.low:g}"
-            high = "" if field.high is None else f"at most {field.high:g}"
+            low = "" if field.low is None else f"at least {field.low:.12g}"
+            high = "" if field.high is None else f"at most {field.high:.12g}"
             raise UserError(
                 f"config.{name}={value} is out of range: it must be {' and '.join(filter(None, (low, high)))}"
             )

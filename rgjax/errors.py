@@ -7,9 +7,22 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
+_LONGEST = 4000  # characters of a message
+
 
 class UserError(Exception):
     """What the user gave is wrong: one line that names the field, file or row, and the way out. Exit code 2."""
+
+    def __init__(self, reason: str):
+        super().__init__(one_line(reason))
+
+
+def one_line(text: str) -> str:
+    """`text` as a terminal can show it, whatever was quoted in it: unprintable characters are escaped, and of a very
+    long text the middle is left out."""
+    text = " ".join(text.splitlines())
+    text = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class Preempted(BaseException):
@@ -32,7 +45,7 @@ def first_few(names: Iterable[object], limit: int = 5) -> str:
 
 def tell(news: str) -> None:
     """Say in one line what happened that the run goes on from."""
-    print(f"rgjax: {' '.join(news.split())}", file=sys.stderr, flush=True)
+    print(f"rgjax: {one_line(news)}", file=sys.stderr, flush=True)
 
 
 def refuse(reason: str) -> NoReturn:

@@ -20,7 +20,7 @@ def log_odds(logits: np.ndarray) -> np.ndarray:
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """One-vs-rest AP [C] = sum over distinct thresholds of (R_k - R_{k-1}) P_k, as scikit-learn defines it."""
     aps = np.full(scores.shape[1], np.nan)
-    for c, column in enumerate(np.ascontiguousarray(scores.T)):
+    for c, column in enumerate(np.array(scores.T, np.float64, order="C")):
         own = np.sort(column[labels == c])
         if len(own):
             hits = len(own) - np.searchsorted(own, own)
@@ -36,11 +36,11 @@ def _at_least(column, own, buckets: int = 4096) -> np.ndarray:
     """
     low = own[0]
     column = column.compress(column >= low)  # the rest never counts
-    high = column.max()
-    step = (buckets - 1) / (high - low) if high - low > 1e-30 else 0.0
+    span = float(column.max()) - float(low)
+    step = (buckets - 1) / span if 1e-30 < span < np.inf else 0.0
 
     def bucket(values):
-        return ((values - low) * step).astype(np.intp)
+        return ((values - low) * step).astype(np.intp) if step else np.zeros(len(values), np.intp)
 
     all_buckets, own_buckets = bucket(column), bucket(own)
     shared = np.zeros(buckets, bool)

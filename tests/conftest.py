@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -15,6 +16,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Half of the tests' time went into optimising programs that run for milliseconds. Whole commands, in processes of their
 # own, are compiled as a user's are.
 jax.config.update("jax_disable_most_optimizations", True)
+
+# The same few examples in each call; `HYPOTHESIS_PROFILE=long uv run pytest -m hypothesis` searches for an hour.
+settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,6 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from rgjax.losses import ClassStats, adjust_logits, cross_entropy, focal, ldam, logit_adjusted, weighted_mean
 
@@ -62,3 +65,115 @@ def test_statistics():
     close(STATS.prior.sum(), 1)
     with pytest.raises(ValueError, match="at least one"):
         ClassStats(np.array([3, 0]))
+
+
+B, K = 4, 5  # of all examples, which share their programs
+ORDINARY = st.floats(-50, 50, width=32)
+EXTREME = st.sampled_from([0.0, 1e-45, -1e-38, 80.0, -104.0, 1e4, -1e4, 1e30, -1e30])
+
+
+def logits(values=ORDINARY | EXTREME):
+    """Few values, so that there are ties."""
+    few = st.lists(values, min_size=1, max_size=4)
+    return few.flatmap(lambda some: arrays.arrays(np.float32, (B, K), elements=st.sampled_from(some)))
+
+
+classes = arrays.arrays(np.int32, B, elements=st.integers(0, K - 1))
+counts = arrays.arrays(np.int64, K, elements=st.integers(1, 10) | st.integers(1, 10**9))
+numbers = st.fixed_dictionaries(
+    {
+        "gamma": st.sampled_from([0.0, 1e-6, 1.0, 20.0]) | st.floats(0, 20, width=32),
+        "tau": st.sampled_from([0.0, 1.0, 20.0]) | st.floats(0, 20, width=32),
+        "max_m": st.floats(0, 100, width=32),
+        "s": st.floats(2**-9, 1000, width=32),
+    }
+)
+
+
+@jax.jit
+def _all_losses(z, labels, prior, margins, gamma, tau, max_m, s):
+    def losses(z):
+        return {
+            "ce": cross_entropy(z, labels),
+            "focal": focal(z, labels, gamma),
+            "la": logit_adjusted(z, labels, prior, tau),
+            "ldam": ldam(z, labels, margins, max_m, s),
+        }
+
+    return losses(z), {name: jax.grad(lambda z, name=name: losses(z)[name].sum())(z) for name in losses(z)}
+
+
+def all_losses(z, labels, prior, margins, numbers):
+    """Losses [B] and their gradients [B, K], by name."""
+    return jax.tree.map(np.asarray, _all_losses(z, labels, prior, margins, *map(np.float32, numbers.values())))
+
+
+@given(logits(), classes, counts, numbers)
+def test_no_logits_lead_out_of_the_numbers(z, labels, counts, numbers):
+    stats = ClassStats(counts)
+    losses, gradients = all_losses(z, labels, stats.prior, stats.unit_margins, numbers)
+    cosines = all_losses(np.clip(z, -1, 1), labels, stats.prior, stats.unit_margins, numbers)  # of LDAM's head
+    losses["ldam"], gradients["ldam"] = (part["ldam"] for part in cosines)
+    for name, values in losses.items():
+        assert np.isfinite(values).all(), name
+        assert (values >= 0).all(), name
+        assert np.isfinite(gradients[name]).all(), name
+    for name in ("ce", "la"):  # softmax - e_y
+        assert np.abs(gradients[name]).max() <= 1
+        np.testing.assert_allclose(gradients[name].sum(axis=1), 0, atol=1e-5)
+    assert (losses["focal"] <= losses["ce"] * (1 + 1e-5)).all()
+
+
+@given(logits(ORDINARY), classes, counts, numbers, st.permutations(range(K)), st.permutations(range(B)), ORDINARY)
+def test_names_and_order_and_a_common_shift_are_nothing_to_a_loss(z, labels, counts, numbers, names, rows, shift):
+    stats, names, rows = ClassStats(counts), np.array(names), np.array(rows)
+    prior, margins, before = stats.prior, stats.unit_margins, numbers | {"s": 1.0}
+    plain = all_losses(z, labels, prior, margins, before)
+    moved = all_losses((z + np.float32(shift))[rows], labels[rows], prior, margins, before)
+    renamed = all_losses(z[:, names], np.argsort(names).astype(np.int32)[labels], prior[names], margins[names], before)
+    for name in plain[0]:
+        for part in (0, 1):  # losses, gradients
+            expected = plain[part][name][:, names] if part else plain[part][name]
+            np.testing.assert_allclose(renamed[part][name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(moved[part][name], plain[part][name][rows], rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+@given(logits(ORDINARY), classes, counts, st.floats(0, 1, width=32))
+def test_what_is_added_in_training_is_subtracted_at_test_time(z, labels, counts, tau):
+    prior, tau = ClassStats(counts).prior, np.float32(tau)
+    back = logit_adjusted(adjust_logits(z, prior, tau), labels, prior, tau)
+    np.testing.assert_allclose(back, cross_entropy(z, labels), rtol=1e-4, atol=1e-4)
+
+
+@given(
+    arrays.arrays(np.float32, B, elements=st.floats(0, 2**20, width=32)),
+    arrays.arrays(np.float32, B, elements=st.floats(2**-10, 2**10, width=32)),
+    st.floats(2**-5, 2**5, width=32),
+)
+def test_a_weighted_mean_lies_within_its_losses_and_its_scale_does_not_count(losses, weights, scale):
+    mean = weighted_mean(losses, weights)
+    assert losses.min() * (1 - 1e-5) <= mean <= losses.max() * (1 + 1e-5)
+    np.testing.assert_allclose(weighted_mean(losses, weights * np.float32(scale)), mean, rtol=1e-5)
+
+
+@given(counts, st.sampled_from([np.uint8, np.int32, np.int64]), st.permutations(range(K)))
+def test_statistics_of_any_counts(counts, dtype, order):
+    counts, order = np.minimum(counts, np.iinfo(dtype).max).astype(dtype), np.array(order)
+    stats, other = ClassStats(counts), ClassStats(counts[order])
+    by_size = np.argsort(counts, kind="stable")
+    for weights, of_other in (
+        (stats.inverse_weights, other.inverse_weights),
+        (stats.effective_weights(), other.effective_weights()),
+        (stats.unit_margins, other.unit_margins),
+        (1 - stats.prior, 1 - other.prior),
+    ):
+        assert weights.dtype == np.float32
+        assert np.isfinite(weights).all() and (weights >= 0).all()
+        np.testing.assert_allclose(of_other, weights[order], rtol=1e-5)
+        assert (np.diff(weights[by_size]) <= 1e-6).all()  # no larger class has more
+    assert stats.prior.min() > 0 and stats.unit_margins.max() == 1
+    assert stats.prior.sum() == pytest.approx(1, abs=1e-5)
+    for weights in (stats.inverse_weights, stats.effective_weights()):
+        assert weights.min() > 0 and weights.sum() == pytest.approx(K, rel=1e-5)
+    with pytest.raises(ValueError, match="at least one"):
+        ClassStats(np.append(counts, 0))

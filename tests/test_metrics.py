@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.special import expit, softmax
 from sklearn import metrics as reference
 
 from rgjax import metrics
@@ -81,3 +83,79 @@ def test_intervals_hold_the_estimate_and_follow_the_seed():
 def test_unusable_input_is_refused():
     with pytest.raises(ValueError, match="finite"):
         metrics.evaluate(np.full((2, 2), np.nan), np.array([0, 1]), ("a", "b"))
+
+
+def table(dtype, values, n=12, num_classes=3):
+    """Scores [n, C] with ties, and labels [n] that may lack classes."""
+    few = st.lists(values, min_size=1, max_size=6)
+    scores = few.flatmap(lambda some: arrays.arrays(dtype, (n, num_classes), elements=st.sampled_from(some)))
+    return st.tuples(scores, arrays.arrays(np.int32, n, elements=st.integers(0, num_classes - 1)))
+
+
+def floats(width):
+    limit = float(np.finfo(f"f{width // 8}").max)
+    tiny = float(np.finfo(f"f{width // 8}").smallest_subnormal)
+    return st.sampled_from([limit, -limit, limit / 2, tiny, -tiny, 0.0]) | st.floats(-9, 9, width=width)
+
+
+tables = (
+    table(np.float64, floats(64))
+    | table(np.float32, floats(32))
+    | table(np.float16, floats(16))
+    | table(np.int8, st.integers(-128, 127))
+    | table(np.uint8, st.integers(0, 255))
+)
+
+
+@given(tables)
+def test_ranks_of_any_scores_are_scikit_learns(found):
+    scores, labels = found
+    ap, areas = metrics.average_precision(scores, labels), metrics.auroc(scores, labels)
+    for c in range(scores.shape[1]):
+        own = labels == c
+        expected = reference.average_precision_score(own, scores[:, c]) if own.any() else np.nan
+        np.testing.assert_allclose(ap[c], expected, atol=1e-12)
+        expected = reference.roc_auc_score(own, scores[:, c]) if 0 < own.sum() < len(own) else np.nan
+        np.testing.assert_allclose(areas[c], expected, atol=1e-12)
+    order = np.random.default_rng(0).permutation(len(labels))
+    np.testing.assert_allclose(metrics.average_precision(scores[order], labels[order]), ap, atol=1e-12)
+
+
+@given(tables)
+def test_decisions_are_counted_as_scikit_learn_counts_them(found):
+    scores, labels = found
+    guess = scores.argmax(axis=1)
+    confusion = metrics.confusion_matrix(labels, guess, 3)
+    np.testing.assert_array_equal(confusion, reference.confusion_matrix(labels, guess, labels=range(3)))
+    recall = reference.recall_score(labels, guess, labels=np.unique(labels), average="macro", zero_division=0)
+    assert metrics.balanced_accuracy(labels, guess, 3) == pytest.approx(recall)
+
+
+@given(table(np.float32, floats(32)) | table(np.float16, floats(16)), st.sampled_from([np.int8, np.uint8, np.int64]))
+def test_every_figure_is_a_share_or_undefined(found, dtype):
+    logits, labels = found
+    result = metrics.evaluate(logits, labels.astype(dtype), "abc")
+    json.dumps(result, allow_nan=False)
+    present = {name for name, count in result["counts"].items() if count}
+    shares = [*(result[name] for name in ("ba", "macro_ap", "accuracy")), *result["ba_ci"], *result["macro_ap_ci"]]
+    for name in "abc":
+        figures = [result["ap"][name], *result["ap_ci"][name]]
+        assert (None in figures) == (name not in present)
+        shares += figures if name in present else []
+    shares += [result["macro_auroc"]] if len(present) > 1 else []
+    assert (result["macro_auroc"] is None) == (len(present) == 1)
+    assert all(-1e-12 <= share <= 1 + 1e-12 for share in shares)
+    for low, high in (result["ba_ci"], result["macro_ap_ci"], *(result["ap_ci"][name] for name in present)):
+        assert low <= high
+    assert sum(map(sum, result["confusion"])) == result["n"] == len(labels)
+
+
+@given(table(np.float64, st.floats(-300, 300) | st.sampled_from([1e300, -1e300])), st.floats(-300, 300))
+def test_log_odds_rank_as_probabilities_and_a_common_shift_is_nothing(found, shift):
+    logits, _ = found
+    odds = metrics.log_odds(logits)
+    assert np.isfinite(odds).all()
+    np.testing.assert_allclose(metrics.log_odds(logits[:, ::-1])[:, ::-1], odds, rtol=1e-12, atol=1e-12)
+    if np.abs(logits).max() <= 300:
+        np.testing.assert_allclose(metrics.log_odds(logits + shift), odds, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(expit(odds), softmax(logits, axis=1), rtol=1e-6)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from rgjax.errors import one_line
+
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga"
 SUFFIXES = tuple(_SUFFIXES.split())  # by which images are told from other files in a folder
 MAX_PIXELS = 2**27  # of an image: 134 million, more than a camera's; in RGB 0.4 GB
@@ -75,4 +77,4 @@ def _reason(image: bytes | Path, error: Exception) -> str:
         return error.strerror
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is no image that Pillow knows"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return one_line(str(error)) or type(error).__name__

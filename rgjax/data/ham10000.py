@@ -161,12 +161,16 @@ def _read_metadata(path: Path) -> list[dict[str, str]]:
     lines = text.splitlines()
     delimiter = "\t" if lines and "\t" in lines[0] else ","
     reader = csv.DictReader(lines, delimiter=delimiter)
-    columns, needed = tuple(reader.fieldnames or ()), ("lesion_id", "image_id", "dx")
-    one_hot = "image" in columns and "image_id" not in columns
-    if absent := [name for name in (_ONE_HOT if one_hot else needed) if name not in columns]:
-        raise UserError(f"{path} has no column {', '.join(absent)}")
-    table = map(_from_one_hot, reader) if one_hot else reader
-    rows = [{name: row[name] or "" for name in needed} for row in table]
+    needed = ("lesion_id", "image_id", "dx")
+    try:
+        columns = tuple(reader.fieldnames or ())
+        one_hot = "image" in columns and "image_id" not in columns
+        if absent := [name for name in (_ONE_HOT if one_hot else needed) if name not in columns]:
+            raise UserError(f"{path} has no column {', '.join(absent)}")
+        table = map(_from_one_hot, reader) if one_hot else reader
+        rows = [{name: row[name] or "" for name in needed} for row in table]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num + 1}: {error}") from error
     if not rows:
         raise UserError(f"{path} has no rows")
     for number, row in enumerate(rows, start=2):

@@ -116,7 +116,7 @@ def list_images(name: str) -> Listing[Path]:
         return _checked(_images_of_folder(where))
     listing = _of_table(where, "path", lambda row: os.path.normpath(row["path"].strip()))
     paths = [where.parent / identity for identity in listing.ids]
-    if missing := [path for path in paths if not path.is_file()]:
+    if missing := [path for path in paths if not os.path.isfile(path)]:  # also of a name that is too long
         raise UserError(
             f"{len(missing)} of {len(paths)} images of {where} are not there: {first_few(missing)}; paths are taken "
             "from the table's folder"

@@ -109,6 +109,8 @@ def _json_lines(file: Path, text: str, required: Sequence[str]) -> Iterator[tupl
             raise UserError(f"{file}, line {line}: this is not JSON ({error}); each line is one object") from error
         if not isinstance(row, dict):
             raise UserError(f'{file}, line {line}: this is no JSON object, such as {{"{required[0]}": ...}}')
+        if not _is_text("".join(part for item in row.items() for part in item if isinstance(part, str))):
+            raise UserError(f"{file}, line {line}: this is not text: it has a NUL, or half of a surrogate pair")
         _require(file, line, required, list(row))
         if nested := next((name for name in required if isinstance(row[name], (dict, list))), None):
             raise UserError(f"{file}, line {line}: '{nested}' must be a text or a number")
@@ -116,6 +118,14 @@ def _json_lines(file: Path, text: str, required: Sequence[str]) -> Iterator[tupl
     columns = dict.fromkeys(name for _, row in rows for name in row)
     for line, row in rows:
         yield line, {name: _as_text(row.get(name)) for name in columns}
+
+
+def _is_text(text: str) -> bool:
+    """What JSON can escape, and UTF-8 or NumPy would not keep, is none."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _as_text(value: object) -> str:

@@ -56,12 +56,13 @@ class WordPieces:
             rows = self._encode(sentences.tolist())
         lengths = np.array([len(row) for row in rows], np.int32)
         ids = np.zeros((len(rows), lengths.max()), np.int32)
-        ids[np.arange(ids.shape[1])[None] < lengths[:, None]] = np.concatenate(rows)
-        if ids.max() >= self._vocabulary:
+        tokens = np.concatenate(rows)
+        if tokens.max() >= self._vocabulary:
             raise UserError(
-                f"checkpoint {self._name}: its tokenizer gives token {ids.max()}, but its config.json has only "
+                f"checkpoint {self._name}: its tokenizer gives token {tokens.max()}, but its config.json has only "
                 f"{self._vocabulary}"
             )
+        ids[np.arange(ids.shape[1])[None] < lengths[:, None]] = tokens
         return Tokens(ids, lengths)
 
     def _encode(self, sentences: list[str]) -> list[list[int]]:

@@ -7,9 +7,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from rgjax.reports.charts import Chart
@@ -51,15 +52,7 @@ def page(title: str, command: str | None, drawn: Iterable[tuple[Study, Sequence[
     sections = [_section(study, charts, warn) for study, charts in drawn]
     counts = statuses(section.study for section in sections)
     runs = [run for section in sections for run in section.study.runs]
-    environment = Environment(
-        loader=PackageLoader("rgjax.reports", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent}
-    return environment.get_template("report.html.jinja").render(
+    return _template().render(
         title=title,
         state=state(counts),
         complete=not sum(n for status, n in counts.items() if status != "done"),
@@ -68,6 +61,19 @@ def page(title: str, command: str | None, drawn: Iterable[tuple[Study, Sequence[
         origins=_origins(runs),
         fingerprints=_fingerprints(runs),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("rgjax.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent}
+    return environment.get_template("report.html.jinja")
 
 
 def _section(study: Study, charts: Sequence[Chart], warn: Warn) -> Section:

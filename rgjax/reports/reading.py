@@ -15,7 +15,7 @@ from rgjax.reports.runs import COLUMNS, Label, Plan, Run, is_seed, shown
 
 Warn = Callable[[str], None]
 
-_MALFORMED = (KeyError, TypeError, AttributeError, ValueError)
+_MALFORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 # Settings that may differ between the runs of one mean.
 _INCIDENTAL = {"method", "population", "data.data_dir", "data.placement", "trackers", "train.steps_per_call"}
 
@@ -54,7 +54,7 @@ def read_run(folder: Path, directory: Path, warn: Warn) -> Run | None:
     if not damages and not record and not {"method", "data"} <= config.keys():
         warn(f"{folder / 'config.json'} is not that of a run: left out")
         return None
-    settings = flat(config)
+    settings = {name: _scalar(value) for name, value in flat(config).items()}
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {name: _text(record.get(name)) for name in ("study", "variant", "selected_by", "command")}
     row |= {
@@ -102,10 +102,10 @@ def read_sweep(directory: Path, warn: Warn) -> tuple[dict[str, Any], dict[str, P
 def read_object(path: Path, damaged: Warn) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no file, or half of one, which is told to `damaged`."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = _json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, *_MALFORMED) as error:
         damaged(f"{path.name} is damaged: {error}")
         return {}
     if not isinstance(value, dict) or not value:
@@ -126,8 +126,8 @@ def read_history(run: Run, warn: Warn) -> list[dict[str, Any]]:
         return []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            rows.append({name: float(row[name]) for name in ("step", "epoch", "train_loss", "val_ba")})
+            row = _json(line)
+            rows.append({name: _known(row[name]) for name in ("step", "epoch", "train_loss", "val_ba")})
         except _MALFORMED:
             warn(f"{path}: line {number} is damaged and left out")
     return rows
@@ -136,19 +136,23 @@ def read_history(run: Run, warn: Warn) -> list[dict[str, Any]]:
 def read_test_logits(run: Run, warn: Warn) -> tuple[np.ndarray, np.ndarray] | None:
     """Class logits [n, C], by the run's own aggregation, and labels [n] of the test set; None without predictions."""
     path = run.folder / "predictions.npz"
+    merge = np.max if run.row["aggregate"] == "max" else np.logaddexp.reduce
     try:
         if damages := manifest.damages(run.folder, path.name):
             raise ValueError("; ".join(damages.values()))
         with np.load(path, allow_pickle=False) as file:
-            logits, labels, parent = file["test_logits"], file["test_labels"], file["parent"]
-        by_class = [logits[:, parent == c] for c in range(parent.max() + 1)]
+            logits, labels, parent = file["test_logits"].astype(np.float64), file["test_labels"], file["parent"]
+        by_class = np.stack([merge(logits[:, parent == c], axis=1) for c in range(parent.max() + 1)], axis=1)
+        if not np.isfinite(by_class).all() or labels.shape != by_class.shape[:1] or labels.dtype.kind not in "iu":
+            raise ValueError("they are not a finite logit for each class and a label, of every row")
+        if labels.min() < 0 or labels.max() >= by_class.shape[1]:
+            raise ValueError(f"there are labels beyond the {by_class.shape[1]} classes")
     except FileNotFoundError:
         return None
     except Exception as error:  # half a zip file fails in many ways
         warn(f"{path} is damaged and left out: {type(error).__name__}: {error}")
         return None
-    merge = np.max if run.row["aggregate"] == "max" else np.logaddexp.reduce
-    return np.stack([merge(part.astype(np.float64), axis=1) for part in by_class], axis=1), labels
+    return by_class, labels
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -186,12 +190,26 @@ def _by_class(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _json(text: str) -> Any:
+    """What a text in JSON holds. Half of a surrogate pair, which stands for a byte of a file name that is not UTF-8, is
+    a question mark: neither a page nor a table could show it."""
+    whole = json.dumps(json.loads(text), ensure_ascii=False)
+    return json.loads(whole.encode(errors="replace"))
+
+
+def _known(value: Any) -> float:
+    number = float(value)
+    if not np.isfinite(number):
+        raise ValueError(f"{number} is no figure")
+    return number
+
+
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    return None if value is None else _known(value)
 
 
 def _whole(value: Any) -> int | None:
-    return None if value is None else int(value)
+    return None if value is None else int(np.int64(value))
 
 
 def _text(value: Any) -> str | None:

@@ -13,6 +13,7 @@ from rgjax.reports.runs import COLUMNS, Run
 from rgjax.reports.study import BA, Line, Score, Study, caption, choices, differences, table
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_EXACT = 2**53  # float64 holds the whole numbers up to here
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -38,8 +39,9 @@ def write_parquet(path: Path, runs: Sequence[Run]) -> None:
 
 def _settings_column(values: list) -> pa.Array:
     """Numbers and truth values as such; what is of several kinds as text."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} or kinds <= {bool}:
+    known = [value for value in values if value is not None]
+    kinds = {type(value) for value in known}
+    if kinds <= {bool} or (kinds <= {int, float} and all(abs(value) <= _EXACT for value in known)):
         return pa.array(values, pa.float64() if float in kinds else pa.int64() if kinds == {int} else pa.bool_())
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 

@@ -3,6 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from sklearn.neighbors import NearestNeighbors
 
 from rgjax.balance import deepsmote
@@ -139,3 +142,45 @@ def test_an_autoencoder_that_is_lost_is_told(images, monkeypatch):
     monkeypatch.setattr(deepsmote, "_RATE", float("inf"))
     with pytest.raises(UserError, match="its error is not finite"):
         deepsmote.deepsmote(images, LABELS, **SETTINGS)
+
+
+VALUES = st.floats(-4, 4, width=32) | st.sampled_from([0.0, 1e-45, -1e-38, 1e6, -1e15])
+
+
+@given(st.integers(1, 8), st.lists(VALUES, min_size=1, max_size=5), st.integers(0, 2**31 - 1), st.sampled_from([1, 3]))
+def test_codes_of_any_values_are_made_between_members(members, values, seed, neighbours):
+    codes = np.random.default_rng(seed).choice(np.array(values, np.float32), (members, 2))
+    filled, count = deepsmote.padded(codes, 7), np.int32(members)
+    assert len(filled) == 8
+    near = np.asarray(deepsmote.nearest(filled, count, k=neighbours))[:members, : members - 1]
+    for row, others in enumerate(near):
+        assert len(set(others)) == min(neighbours, members - 1) and row not in others and (others < members).all()
+    made = np.asarray(deepsmote.smote(jax.random.key(seed), filled, near_of(near, neighbours), count, draws=20))
+    assert np.isfinite(made).all()
+    room = 1e-5 * np.ptp(codes, axis=0) + 1e-30
+    assert (made >= codes.min(axis=0) - room).all() and (made <= codes.max(axis=0) + room).all()
+    if members > 1:  # on a segment from a member to a neighbour of its
+        start, end = np.repeat(codes, near.shape[1], axis=0), codes[near.ravel()]
+        inside = (made[:, None] >= np.minimum(start, end) - room) & (made[:, None] <= np.maximum(start, end) + room)
+        assert inside.all(axis=2).any(axis=1).all()
+
+
+def near_of(near, neighbours):
+    """As `nearest` gives them: [8, neighbours], of which what is beyond the members is void."""
+    found = np.zeros((8, neighbours), np.int32)
+    found[: near.shape[0], : near.shape[1]] = near
+    return found
+
+
+@given(arrays.arrays(np.int32, st.integers(1, 40), elements=st.sampled_from([0, 1, 4])))
+def test_what_is_missing_makes_all_classes_as_large(labels):
+    added = np.concatenate([labels, deepsmote.missing(labels)])
+    counts = np.unique(labels, return_counts=True)[1]
+    assert np.unique(added, return_counts=True)[1].tolist() == [counts.max()] * len(counts)
+
+
+@given(arrays.arrays(np.int32, 9, elements=st.integers(0, 3)), st.integers(0, 2**31 - 1))
+def test_any_labels_are_permuted_within_their_classes(labels, seed):
+    order = np.asarray(deepsmote.within_classes(jax.random.key(seed), labels))
+    assert sorted(order) == list(range(9))
+    np.testing.assert_array_equal(labels[order], labels)

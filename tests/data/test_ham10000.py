@@ -1,3 +1,4 @@
+import csv
 import sys
 
 import numpy as np
@@ -123,6 +124,16 @@ def test_bad_metadata_is_named(ham_download, change, says):
     path = ham_download / "HAM10000_metadata.csv"
     path.write_text(change(path.read_text()))
     assert says in refused(ham_download)
+
+
+def test_metadata_with_a_quote_that_does_not_end_is_named(ham_download):
+    with open(ham_download / "HAM10000_metadata.csv", "a") as file:
+        file.write('"' + "a" * 200_000)
+    limit = csv.field_size_limit(131_072)  # Python's own, which reading of other tables raises
+    try:
+        assert "line 86: field larger than field limit" in refused(ham_download)
+    finally:
+        csv.field_size_limit(limit)
 
 
 def test_metadata_that_is_no_text_is_named(ham_download):

@@ -155,6 +155,7 @@ def test_a_table_of_paths(folder, tmp_path):
         ("path,class\ncat/0.png,a\n", "line 1: there is no column 'label'; columns: path, class"),
         ("path,label\ncat/0.png,a\n./cat/0.png,b\n", "1 path repeated: rows 1 and 2 (cat/0.png); remove one of each"),
         ("path,label\ncat/0.png,a\ncat/9.png,b\ncat,b\n", "2 of 3 images of"),
+        (f"path,label\ncat/0.png,a\n{'b' * 5000}.png,b\n", "1 of 2 images of"),
         ("path,label,split\ncat/0.png,a,train\ncat/1.png,b,tset\n", "the split of row 2 ('tset') is none of train"),
         ("path,label,split\ncat/0.png,a,train\ncat/1.png,b,val\n", "no row's split is 'test'"),
         ("path,label\ncat/0.png,a\ncat/1.png,a\n", "one class only, 'a': two or more are needed"),

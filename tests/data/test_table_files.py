@@ -73,6 +73,8 @@ def test_bad_tables_are_told_with_their_line(content, says, tmp_path):
         ('["a"]', 'line 1: this is no JSON object, such as {"text": ...}'),
         ('{"text": ["a"]}', "line 1: 'text' must be a text or a number"),
         ('{"text": null}', "line 1: column 'text' is empty"),
+        ('{"text": "a"}\n{"text": "\\ud83d"}', "line 2: this is not text: it has a NUL, or half of a surrogate pair"),
+        ('{"text": "a", "label": "x\\u0000"}', "line 1: this is not text: it has a NUL"),
         ("\n\n", "has no rows"),
     ],
 )

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,4 +68,12 @@ def test_what_does_not_fit_the_checkpoint_is_refused(folder):
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"has no vocab\.txt"):
+        tokens(folder, "profit")
+
+
+def test_a_token_beyond_32_bits_is_refused(folder):
+    tokenizer = json.loads(BertWordPieceTokenizer(str(folder / "vocab.txt")).to_str())
+    tokenizer["model"]["vocab"]["profit"] = 2**32 - 1
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"gives token 4294967295, but its config\.json has only 10"):
         tokens(folder, "profit")

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from scipy.optimize import LinearConstraint, linear_sum_assignment, milp
 
 from rgjax.regroup.assignment import assign
@@ -89,3 +92,26 @@ def test_many_equal_points_move_together():
     found = assign(np.ones((5000, 50)), *even(5000, 50))
     assert found is not None
     assert found.paths < 100
+
+
+COSTS = st.sampled_from([0.0, 1.0, -1.0, 3.0, 1e-12, 1e12]) | st.floats(-9, 9)
+
+
+@given(
+    arrays.arrays(np.float64, (7, 3), elements=COSTS),
+    st.sampled_from([1e-300, 1e-200, 1.0, 1e200, 1e290]),
+    arrays.arrays(np.int64, 3, elements=st.integers(0, 4)),
+    arrays.arrays(np.int64, 3, elements=st.integers(0, 6)),
+    arrays.arrays(np.int64, 3, elements=st.integers(0, 3)),
+)
+def test_any_costs_and_bounds(costs, scale, lower, more, others):
+    costs, upper = costs * scale, np.maximum(lower + more, others)
+    found = assign(costs, lower, upper, others=others)
+    points = 7 + others.sum()
+    if found is None:
+        assert lower.sum() > points or upper.sum() < points or (np.maximum(lower - others, 0).sum() > 7)
+        return
+    sizes = others + np.bincount(found.labels, minlength=3)
+    assert (lower <= sizes).all() and (sizes <= upper).all()
+    paid = costs - found.prices
+    assert (paid[np.arange(7), found.labels] <= paid.min(axis=1) + 1e-10 * np.abs(costs).max()).all()

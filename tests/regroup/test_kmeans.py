@@ -46,6 +46,32 @@ def test_equals_scikit_learn_from_equal_centres(seed, n, k, repeated, far):
     np.testing.assert_allclose(ours.centers, theirs.cluster_centers_, atol=1e-4)
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    k=st.sampled_from([1, 3, 8]),
+    scale=st.sampled_from([1e-30, 1e-12, 1.0, 1e12, 1e17, 3e38]),
+    offset=st.sampled_from([0.0, 1.0, 1e3]),
+    kinds=st.integers(1, 40),
+)
+def test_of_any_points_labels_are_of_the_nearest_centre_and_centres_are_means(seed, k, scale, offset, kinds):
+    rng = np.random.default_rng(seed)
+    x = ((rng.normal(size=(kinds, 5))[rng.integers(0, kinds, 40)] + offset) * scale).astype(np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            found = kmeans(x, k, seed=seed, n_init=2, pad_to=(320, 8))
+    except ValueError:
+        assert scale > 1e15
+        return
+    wide, centers = x.astype(np.float64), found.centers.astype(np.float64)
+    distances = ((wide[:, None] - centers) ** 2).sum(axis=2)
+    own = distances[np.arange(40), found.labels]
+    slack = 1e-4 * (distances.max() + 1e-30)
+    assert (own <= distances.min(axis=1) + slack).all()
+    assert 0 <= found.inertia <= ((wide - wide.mean(axis=0)) ** 2).sum() * 1.001 + slack
+    assert found.inertia == pytest.approx(own.sum(), rel=1e-3, abs=40 * slack)
+    assert found.labels.min() >= 0 and found.labels.max() < k
+
+
 def test_tied_centres_go_to_the_lowest_index():
     x = np.array([[0.0], [1.0], [10.0], [11.0]], np.float32)
     theirs = KMeans(2, init=np.float32([[4.0], [4.0]]), n_init=1, max_iter=1).fit(x)

@@ -1,7 +1,11 @@
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from scipy.special import logsumexp
 
 from rgjax.regroup import CLUSTERINGS, Regrouping, aggregate, cluster_counts, regroup
@@ -99,3 +103,100 @@ def test_aggregation():
 def test_what_does_not_fit_together_is_named(features, labels, num_classes, says):
     with pytest.raises(ValueError, match=says):
         regroup(features, labels, num_classes)
+
+
+sizes = st.lists(st.integers(1, 40), min_size=1, max_size=4)
+KINDS = {np.float64: [0.0, 1e-300, 1e12, 1e300], np.float32: [1.0, 1e-45, 1e15, 3e38], np.float16: [0.0, 6e-8, 65504]}
+KINDS |= {np.int8: [0, -128, 127], np.uint64: [0, 2**64 - 1], np.bool_: [False, True]}
+
+
+def features(rows, dtype, seed):
+    """Features [N, 3] with duplicates, of a type's extremes or (an odd seed) of ordinary values."""
+    rng = np.random.default_rng(seed)
+    pool = rng.choice(np.array(KINDS[dtype], dtype), (max(1, rows // 2), 3))
+    if seed % 2 and dtype is not np.bool_:
+        pool = (rng.normal(size=(rows, 3)) * 20).round(seed % 3).astype(dtype)
+    return pool[rng.integers(0, len(pool), rows)]
+
+
+@given(
+    sizes,
+    st.sampled_from([name for name in CLUSTERINGS if name != "none"]),
+    st.sampled_from(["ratio", "target"]),
+    st.integers(1, 50),
+    st.integers(0, 4),
+    st.sampled_from(list(KINDS)),
+    st.integers(0, 99),
+)
+def test_groups_of_any_features_part_their_classes(sizes, clustering, rule, threshold, min_size, dtype, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(rng.choice([np.int8, np.uint8, np.int64]))
+    x = features(len(labels), dtype, seed)
+    how = {"rule": rule, "threshold": threshold, "clustering": clustering, "min_size": min_size, "n_init": 2}
+    wanted = cluster_counts(np.array(sizes), rule, threshold)
+    try:
+        with np.errstate(all="ignore"):
+            grouping = regroup(x, labels, seed=seed, **how)
+    except ValueError as error:
+        huge = not np.isfinite(np.square(x.astype(np.float64)).sum().astype(np.float32))
+        small = clustering == "balanced" and (wanted * min_size > sizes).any()
+        assert huge or small, error
+        return
+    parent, pseudo = grouping.parent, grouping.pseudo_labels
+    assert (pseudo.dtype, parent.dtype) == (np.int32, np.int32)
+    np.testing.assert_array_equal(parent[pseudo], labels)
+    assert (np.diff(parent) >= 0).all() and grouping.num_classes == len(sizes)
+    assert grouping.counts.min() > 0 and grouping.counts.sum() == len(labels)
+    np.testing.assert_array_equal(grouping.class_counts, np.array(sizes)[parent])
+    groups = np.bincount(parent)
+    assert (groups <= wanted).all()
+    if clustering in ("random", "balanced"):
+        np.testing.assert_array_equal(groups, wanted)
+        within = [
+            np.bincount(pseudo[labels == c])[parent[: parent.searchsorted(c, "right")] == c] for c in range(len(sizes))
+        ]
+        for counts in within:
+            evenly = clustering == "random" or min_size == 0
+            assert np.ptp(counts) <= 1 if evenly else len(counts) == 1 or counts.min() >= min_size
+    again = regroup(x, labels, seed=seed, **how)
+    np.testing.assert_array_equal(again.pseudo_labels, pseudo)
+
+
+@given(
+    arrays.arrays(np.int64, 6, elements=st.integers(1, 10**9)),
+    st.sampled_from(["ratio", "target"]),
+    st.integers(1, 10**9),
+)
+def test_cluster_counts_are_rounded_half_up_and_never_more_than_rows(counts, rule, threshold):
+    unit = int(counts.min()) if rule == "ratio" else threshold
+    expected = [min(n, max(1, (2 * n + unit) // (2 * unit))) for n in counts.tolist()]
+    if rule == "ratio":
+        expected = [k if n > threshold else 1 for k, n in zip(expected, counts, strict=True)]
+    assert cluster_counts(counts, rule, threshold).tolist() == expected
+
+
+PARENT = np.array([0, 0, 1, 2, 2, 2], np.int32)
+EXTREME = st.sampled_from([0.0, 1e-45, -1e-38, 104.0, -1e30, 1e30, 3e38, -3e38]) | st.floats(-99, 99, width=32)
+
+
+@given(
+    st.sampled_from([0, 5]).flatmap(lambda n: arrays.arrays(np.float32, (n, 6), elements=EXTREME)),
+    st.integers(0, 99),
+)
+def test_class_logits_are_bounded_by_those_of_their_groups(logits, seed):
+    grouping = Regrouping(np.arange(6, dtype=np.int32), PARENT)
+    top, total = (grouping.class_logits(logits, how) for how in ("max", "sum"))
+    assert top.shape == total.shape == (len(logits), 3)
+    expected = [logits[:, c == PARENT] for c in range(3)]
+    subnormal = 2e-38  # to XLA nothing
+    np.testing.assert_allclose(top, np.stack([part.max(axis=1) for part in expected], axis=1), rtol=0, atol=subnormal)
+    assert (total >= top).all()
+    assert (total <= top + np.log(np.float32([2, 1, 3])) * 1.0001).all()
+    np.testing.assert_allclose(total[:, 1], logits[:, 2], rtol=0, atol=subnormal)
+    wide = np.stack([logsumexp(part.astype(np.float64), axis=1) for part in expected], axis=1)
+    np.testing.assert_allclose(total, wide, rtol=1e-5, atol=1e-5)
+    members = [np.flatnonzero(c == PARENT) for c in range(3)]
+    order = np.concatenate([np.random.default_rng(seed).permutation(members[c]) for c in range(3)])
+    np.testing.assert_array_equal(grouping.class_logits(logits[:, order], "max"), top)
+    half = grouping.class_logits(logits.astype(jnp.bfloat16), "max")
+    np.testing.assert_allclose(half.astype(np.float32), top, rtol=2**-8, atol=subnormal)

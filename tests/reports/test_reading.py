@@ -8,9 +8,10 @@ import pytest
 
 from rgjax import manifest, metrics
 from rgjax.regroup import Regrouping
-from rgjax.reports.reading import read_runs, read_sweep, read_test_logits
+from rgjax.reports.reading import read_history, read_runs, read_sweep, read_test_logits
 from rgjax.reports.runs import Label
 from rgjax.reports.study import state, statuses, studies
+from rgjax.reports.tables import write_parquet
 
 
 def read(sweep):
@@ -198,3 +199,75 @@ def test_a_result_that_changed_after_the_run_is_damaged(sweep_of):
     assert warnings == [
         f"{folder}: result.json is damaged: it has {path.stat().st_size} bytes, not {path.stat().st_size - 1}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result", "[" * 100_000),
+        ("result", '{"test": NaN}'),
+        ("config", '{"method": "rg", "data": {}, "seed": Infinity}'),
+        ("config", '{"method": "rg", "data": {}, "seed": 1e999}'),
+        ("config", '{"method": "rg", "data": {}, "seed": 99999999999999999999}'),
+    ],
+    ids=["deep", "nan", "infinite", "large", "whole"],
+)
+def test_numbers_that_are_none_and_what_is_too_deep_is_damage(name, content, sweep_of):
+    sweep = sweep_of()
+    (sweep.run("a", "ce") / f"{name}.json").write_text(content)
+    (run,), warnings = read(sweep)
+    assert (run.status, len(warnings)) == ("damaged", 1)
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf"), 10**400])
+def test_a_score_that_is_no_number_is_in_no_mean(figure, sweep_of):
+    sweep = sweep_of()
+    folder = sweep.run("a", "ce")
+    result = json.loads((folder / "result.json").read_text())
+    result["test"]["ba"] = figure
+    (folder / "result.json").write_text(json.dumps(result))
+    step = {"step": 40, "epoch": 1, "train_loss": figure, "val_ba": 0.5}
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(step) + "\n" + "[" * 100_000 + "\n")
+    (run,), _ = read(sweep)
+    assert run.status == "damaged"
+    warnings = []
+    assert [row["step"] for row in read_history(run, warnings.append)] == [10, 20, 30]
+    assert ["line 4" in warnings[0], "line 5" in warnings[1]] == [True, True]
+
+
+def test_settings_that_only_a_hand_can_have_written_are_shown(sweep_of):
+    """Lists, whole numbers beyond 64 bits, and a folder whose name is not UTF-8."""
+    sweep = sweep_of()
+    for name in "ab":
+        folder = sweep.run(name, "ce", stage=None)
+        config = json.loads((folder / "config.json").read_text())
+        config["regroup"] |= {"seed": [1], "threshold": 10**30}
+        config["data"]["manual_dir"] = "/photos\udcff"
+        (folder / "config.json").write_text(json.dumps(config))
+    runs, _ = read(sweep)
+    write_parquet(sweep.folder / "results.parquet", runs)
+    row = pq.read_table(sweep.folder / "results.parquet").to_pylist()[0]
+    assert (row["regroup.seed"], row["regroup.threshold"], row["data.manual_dir"]) == ("[1]", str(10**30), "/photos?")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parent": np.array([0, 2], np.int32)},
+        {"test_labels": np.full(100, 2)},
+        {"test_labels": np.zeros(99, int)},
+        {"test_logits": np.full((100, 2), np.nan)},
+    ],
+    ids=["parent", "label", "rows", "nan"],
+)
+def test_predictions_that_do_not_fit_together_are_told_and_left_out(change, sweep_of):
+    sweep = sweep_of()
+    path = sweep.run("a", "ce") / "predictions.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | change)
+    (run,), _ = read(sweep)
+    warnings = []
+    assert read_test_logits(run, warnings.append) is None
+    assert "predictions.npz is damaged" in warnings[0]
