@@ -59,9 +59,9 @@ class Checkpoints:
             args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),
         )
         clock = dict(saved.clock)
-        if clock.pop("sha256", None) != _checksum(saved.state, clock):
+        if (checksum := clock.pop("sha256", None)) and checksum != _checksum(saved.state, clock):
             raise ValueError("checksum")
-        return saved.state, clock["train_s"], clock["skipped"]
+        return saved.state, clock["train_s"], clock.get("skipped", 0)  # older versions wrote neither of the other two
 
     def save(self, state: TrainState, train_s: float, skipped: int = 0) -> None:
         """Begin to write; raises UserError where an earlier one could not be written."""
