@@ -30,7 +30,7 @@ def test_every_figure_equals_scikit_learn_with_and_without_ties(seed, n, levels)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", ["normal", "skewed", "tied", "outlier", "constant"])
+@pytest.mark.parametrize("shape", ["normal", "skewed", "tied", "outlier", "constant", "widest"])
 def test_ap_is_exact_for_many_rows_of_every_distribution(dtype, shape):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 6000)
@@ -41,6 +41,7 @@ def test_ap_is_exact_for_many_rows_of_every_distribution(dtype, shape):
         "tied": np.round(scores, 1),
         "outlier": np.where(np.arange(6000)[:, None] == 7, 1e20, scores),
         "constant": np.ones_like(scores),
+        "widest": np.sign(scores) * np.finfo(dtype).max,
     }[shape].astype(dtype)
     expected = [reference.average_precision_score(labels == c, scores[:, c]) for c in range(3)]
     found = metrics.average_precision(scores, labels)

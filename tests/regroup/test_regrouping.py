@@ -113,9 +113,10 @@ KINDS |= {np.int8: [0, -128, 127], np.uint64: [0, 2**64 - 1], np.bool_: [False, 
 def features(rows, dtype, seed):
     """Features [N, 3] with duplicates, of a type's extremes or (an odd seed) of ordinary values."""
     rng = np.random.default_rng(seed)
-    pool = rng.choice(np.array(KINDS[dtype], dtype), (max(1, rows // 2), 3))
+    different = rng.choice([1, 3, rows])
+    pool = rng.choice(np.array(KINDS[dtype], dtype), (different, 3))
     if seed % 2 and dtype is not np.bool_:
-        pool = (rng.normal(size=(rows, 3)) * 20).round(seed % 3).astype(dtype)
+        pool = (rng.normal(size=(different, 3)) * 20).round(seed % 3).astype(dtype)
     return pool[rng.integers(0, len(pool), rows)]
 
 
