@@ -98,7 +98,7 @@ def test_the_paper(tmp_path, prepared_cifar, ham_download, phrasebank_download, 
     assert studies >= {"cifar100_binary", "ham10000_binary", "ham10000", "phrasebank"}
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_photos_of_ones_own(tmp_path):
     pixels, labels = load_digits(return_X_y=True)
     for c in range(10):  # ten classes, from 80 images to 8
