@@ -132,7 +132,9 @@ def begun(workdir: Path) -> dict[str, Any] | None:
         if not provenance.exists():
             return None
         for path, field in ((workdir / "config.json", None), (provenance, "config")):
-            with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError, KeyError):
+            with contextlib.suppress(
+                FileNotFoundError, ValueError, TypeError, AttributeError, KeyError, RecursionError
+            ):
                 content = json.loads(path.read_text())
                 return settings.identity(settings.recorded_config(content[field] if field else content))
     except OSError as error:

@@ -159,7 +159,7 @@ def test_a_config_file_of_ones_own_that_is_broken_is_named(tmp_path):
 
 def test_a_damaged_workdir_is_named(tmp_path):
     (tmp_path / "provenance.json").write_text("{}")
-    (tmp_path / "config.json").write_text('{"seed"')
+    (tmp_path / "config.json").write_text("[" * 100_000)
     says = refused("--config=configs/digits.py", f"--workdir={tmp_path}")
     assert f"{tmp_path} holds a run whose settings are damaged: use another --workdir" in says
 

@@ -86,7 +86,7 @@ def json_object(path: Path, way_out: str) -> dict:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: {way_out}")

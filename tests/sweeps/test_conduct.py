@@ -168,9 +168,10 @@ def test_what_is_damaged_is_named(plan):
     path = run.workdir / "result.json"
     path.write_text(path.read_text().replace("0.5", "0.6"))
     assert not run.done  # it is concluded again
-    (plan.root / "sweep.json").write_text("[]")
-    with pytest.raises(UserError, match=r"sweep.json is damaged: remove it"):
-        Record(plan, {}, "")
+    for content in ("[]", "[" * 100_000):
+        (plan.root / "sweep.json").write_text(content)
+        with pytest.raises(UserError, match=r"sweep.json is damaged: remove it"):
+            Record(plan, {}, "")
 
 
 def test_a_method_without_any_result_costs_the_others_nothing(plan):
