@@ -136,13 +136,12 @@ def read_history(run: Run, warn: Warn) -> list[dict[str, Any]]:
 def read_test_logits(run: Run, warn: Warn) -> tuple[np.ndarray, np.ndarray] | None:
     """Class logits [n, C], by the run's own aggregation, and labels [n] of the test set; None without predictions."""
     path = run.folder / "predictions.npz"
-    merge = np.max if run.row["aggregate"] == "max" else np.logaddexp.reduce
     try:
         if damages := manifest.damages(run.folder, path.name):
             raise ValueError("; ".join(damages.values()))
         with np.load(path, allow_pickle=False) as file:
-            logits, labels, parent = file["test_logits"].astype(np.float64), file["test_labels"], file["parent"]
-        by_class = np.stack([merge(logits[:, parent == c], axis=1) for c in range(parent.max() + 1)], axis=1)
+            logits, labels, parent = file["test_logits"], file["test_labels"], file["parent"]
+        by_class = class_logits(logits, parent, run.row["aggregate"])
         if not np.isfinite(by_class).all() or labels.shape != by_class.shape[:1] or labels.dtype.kind not in "iu":
             raise ValueError("they are not a finite logit for each class and a label, of every row")
         if labels.min() < 0 or labels.max() >= by_class.shape[1]:
@@ -153,6 +152,13 @@ def read_test_logits(run: Run, warn: Warn) -> tuple[np.ndarray, np.ndarray] | No
         warn(f"{path} is damaged and left out: {type(error).__name__}: {error}")
         return None
     return by_class, labels
+
+
+def class_logits(logits: np.ndarray, parent: np.ndarray, how: str) -> np.ndarray:
+    """The pseudo-class logits [n, K] aggregated to classes [n, C], in float64."""
+    merge = np.max if how == "max" else np.logaddexp.reduce
+    logits = logits.astype(np.float64)
+    return np.stack([merge(logits[:, parent == c], axis=1) for c in range(parent.max() + 1)], axis=1)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sklearn import metrics as reference
 
 from rgjax import manifest
 from rgjax.metrics import bootstrap_intervals
-from rgjax.reports.reading import flat
+from rgjax.reports.reading import class_logits, flat
 
 # Sums in float64 of some thousand terms, in another order, agree to 1e-12. A row counted otherwise moves an accuracy by
 # 1 / n, and two rows ranked otherwise an AP or AUROC by about 1 / n²: more than this up to a thousand rows.
@@ -119,7 +119,7 @@ def _expected(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         # The largest logit is float32 as it is. A sum was made in float32, somewhat otherwise on each device: what is
         # closer than that was ordered by chance.
         gap = _ROUNDING * (1 + np.abs(logits).max()) if how == "sum" and len(parent) > len(names) else 0.0
-        return _figures(_by_class(logits, parent, how), labels, names, seed, gap)
+        return _figures(class_logits(logits, parent, how), labels, names, seed, gap)
 
     chosen = config["regroup"]["aggregate"]
     tested = {how: evaluate("test", how) for how in ("max", "sum")}
@@ -176,12 +176,6 @@ def _figures(logits: np.ndarray, labels: np.ndarray, names: list[str], seed: int
         "chance_ap": by_class(counts / len(labels), exact),
         "confusion": Figure(reference.confusion_matrix(labels, guesses, labels=classes), float(unsure.sum())),
     }
-
-
-def _by_class(logits: np.ndarray, parent: np.ndarray, how: str) -> np.ndarray:
-    merge = np.max if how == "max" else np.logaddexp.reduce
-    parts = [logits[:, parent == c].astype(np.float64) for c in np.unique(parent)]
-    return np.stack([merge(part, axis=1) for part in parts], axis=1)
 
 
 def _log_odds(logits: np.ndarray) -> np.ndarray:
