@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from rgjax import config as settings
 from rgjax import preemption
-from rgjax.errors import UserError, told_in_one_line
+from rgjax.errors import UserError, first_line, told_in_one_line
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optionally with :METHOD")
 
@@ -42,7 +42,7 @@ def parse(argv: list[str], doc: str) -> list[str]:
     except UserError:
         raise
     except flags.Error as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        raise UserError(first_line(error)) from error
     except Exception as error:  # the file is the user's own program
         raise UserError(f"{config_file} cannot be read: {type(error).__name__}: {error}") from error
     if rest[1:]:

@@ -27,7 +27,7 @@ from rgjax import data, experiment, manifest
 from rgjax.command import CONFIG, run
 from rgjax.config import Config
 from rgjax.devices import is_first_process
-from rgjax.errors import UserError, tell
+from rgjax.errors import UserError, first_line, tell
 from rgjax.storage import cache_dir, digest, held, local
 from rgjax.trainer import Trial
 
@@ -52,7 +52,6 @@ def main(argv: list[str]) -> None:
         for folder, own in ({workdir: config} | {trial.workdir: trial.config for trial in trials}).items():
             if is_first_process() and not manifest.finished(folder):
                 hands.enter_context(held(folder))
-                experiment.mend(folder)
             refuse_another(folder, own)
         results = together(lambda: experiment.run_population(trials, say))
     if is_first_process():
@@ -78,7 +77,7 @@ def connect() -> None:
         jax.distributed.initialize(*named, heartbeat_timeout_seconds=_MISSED, shutdown_timeout_seconds=_MISSED)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed: {str(error).splitlines()[0]}: give --coordinator=HOST:PORT --processes=N --process=0..N-1"
+            f"--distributed: {first_line(error)}: give --coordinator=HOST:PORT --processes=N --process=0..N-1"
         ) from error
 
 
@@ -90,7 +89,7 @@ def together(run: Callable[[], list[dict]]) -> list[dict]:
         if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
         tell(
-            f"another process of this run has ended, or is out of reach ({str(error).splitlines()[0]}): start all of "
+            f"another process of this run has ended, or is out of reach ({first_line(error)}): start all of "
             "them again, and they go on from the last checkpoint"
         )
         sys.stdout.flush()
@@ -131,7 +130,10 @@ def begun(workdir: Path) -> dict[str, Any] | None:
     try:
         if not provenance.exists():
             return None
+        damaged = manifest.damages(workdir)
         for path, field in ((workdir / "config.json", None), (provenance, "config")):
+            if path.name in damaged:
+                continue
             with contextlib.suppress(
                 FileNotFoundError, ValueError, TypeError, AttributeError, KeyError, RecursionError
             ):

@@ -12,10 +12,11 @@ import jax
 from rgjax.aot.flops import step_flops
 from rgjax.aot.hlo import Program
 from rgjax.aot.program import lowered_program, outline_of
-from rgjax.aot.targets import Card, Target, first_line
+from rgjax.aot.targets import Card, Target
 from rgjax.aot.thunks import read_dump, step_launches
 from rgjax.build import Say
 from rgjax.config import Config
+from rgjax.errors import first_line
 
 _COMPILES = 4  # at most, to find the largest batch: one takes 8 to 90 s
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rgjax.errors import UserError, unknown
+from rgjax.errors import UserError, first_line, unknown
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,6 @@ def _all() -> Iterator[tuple[str, Target]]:
         for count in _TPU_GRIDS if card.platform == "tpu" else (1, 2, 4, 8):
             full = name if count == 1 else f"{name}-{count}"
             yield full, Target(full, card, count)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def compiler_found(platform: str) -> bool:

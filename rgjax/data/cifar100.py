@@ -12,7 +12,7 @@ from tensorflow_datasets.image_classification import cifar
 from rgjax.data.archives import read_tar
 from rgjax.data.dataset import Source, blank_image, outlined
 from rgjax.data.materialise import materialise, prepare
-from rgjax.errors import UserError
+from rgjax.errors import UserError, first_line
 from rgjax.storage import local
 
 _PIXELS = 32 * 32 * 3
@@ -76,7 +76,7 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
         )
     except (OSError, ValueError, NonMatchingChecksumError) as error:
         raise UserError(
-            f"CIFAR-100 cannot be prepared ({str(error).splitlines()[0]}): put cifar-100-binary.tar.gz from "
+            f"CIFAR-100 cannot be prepared ({first_line(error)}): put cifar-100-binary.tar.gz from "
             f"{builder.info.homepage} into a folder and give it by --config.data.manual_dir=FOLDER, or a folder "
             "with prepared data by --config.data.data_dir=FOLDER"
         ) from error

@@ -4,13 +4,14 @@ import contextlib
 import io
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from rgjax.data.decode import Unreadable, decode
-from rgjax.errors import UserError, first_few
+from rgjax.errors import UserError, first_few, first_line
 from rgjax.progress import progress
 from rgjax.storage import cache_dir, cached_arrays, digest, set_aside
 
@@ -43,13 +44,13 @@ def materialise(
     [N] (rows of a split of that name) and the `fingerprint` of it all. Images that cannot be decoded are a
     UserError that names them by `file_of(id)`.
     """
-    columns = id_column, group_column
+    read = partial(_cached, builder, image_size, id_column, group_column, file_of)
     try:
-        return _cached(builder, image_size, *columns, file_of)
+        return read()
     except DamagedRecords as error:
         set_aside(Path(builder.data_path), error)
         prepare(builder, manual_dir)
-        return _cached(builder, image_size, *columns, file_of)
+        return read()
 
 
 def _cached(builder, image_size: int, id_column: str, group_column: str, file_of) -> dict[str, np.ndarray]:
@@ -93,7 +94,7 @@ def _examples(builder, splits) -> Iterator[tuple[str, dict]]:
             for example in builder.as_data_source(split.name, decoders=skip):
                 yield split.name, example
         except Exception as error:  # of TFDS or Riegeli
-            raise DamagedRecords(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+            raise DamagedRecords(first_line(error)) from error
 
 
 @contextlib.contextmanager
