@@ -163,9 +163,9 @@ def train(task: Task, trials: Sequence[Trial], models: Sequence[ResNet | BertCla
         found = in_any_process(preemption.asked())
 
         def known() -> bool:
-            if found():
+            if ends := found():
                 preemption.ask()  # the processes end together, at the same step
-            return found()
+            return ends
 
         return known
 

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from rgjax.errors import UserError
+from rgjax.devices import in_any_process, is_first_process, wait_for_all
+from rgjax.errors import UserError, first_line
 from rgjax.storage import digest, set_aside
 from rgjax.training.program import TrainState
 
@@ -44,12 +44,12 @@ class Checkpoints:
             try:
                 saved = self._read(step, target)
             except Exception as error:  # Orbax, TensorStore and JSON each have their own for what is damaged
-                fault = _first_line(error)
-            if np.all(multihost_utils.process_allgather(np.array(saved is not None))) and saved is not None:
+                fault = _reason(error)
+            if not in_any_process(saved is None)() and saved is not None:
                 return saved
-            if jax.process_index() == 0:
+            if is_first_process():
                 set_aside(self._directory / str(step), fault)
-            multihost_utils.sync_global_devices("set aside")
+            wait_for_all("set aside")
             self._manager.reload()
         return state, 0.0, 0
 
@@ -87,7 +87,7 @@ class Checkpoints:
             yield
         except Exception as error:  # of the file system, in the words of TensorStore or Orbax
             raise UserError(
-                f"{self._directory} cannot be written: {_first_line(error)}; mend that, and the same command goes on "
+                f"{self._directory} cannot be written: {_reason(error)}; mend that, and the same command goes on "
                 "from the last checkpoint"
             ) from error
 
@@ -96,7 +96,7 @@ def _checksum(state: TrainState, clock: dict[str, float]) -> str:
     return digest(json.dumps(clock), *(np.asarray(leaf) for leaf in jax.tree.leaves(state)))
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if of_system := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's, behind names of its files
         return os.strerror(int(of_system[1]))
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
