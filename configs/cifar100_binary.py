@@ -3,8 +3,7 @@
 python -m rgjax.main --config=configs/cifar100_binary.py[:METHOD]
 """
 
-from rgjax.config import method_config
-from rgjax.sweeps.grids import ablations, points
+from rgjax.config import ablations, method_config, points
 
 
 def get_config(method: str = "rg"):

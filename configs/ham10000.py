@@ -7,8 +7,7 @@ the paper's splits seem to; --config.data.split=official takes the test set of t
 download holds it, and splits HAM10000 by lesion into training and validation.
 """
 
-from rgjax.config import method_config
-from rgjax.sweeps.grids import points
+from rgjax.config import method_config, points
 
 
 def get_config(method: str = "rg"):

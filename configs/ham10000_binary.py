@@ -3,8 +3,7 @@
 python -m rgjax.main --config=configs/ham10000_binary.py[:METHOD] --config.data.manual_dir=DOWNLOAD
 """
 
-from rgjax.config import method_config
-from rgjax.sweeps.grids import ablations, points
+from rgjax.config import ablations, method_config, points
 
 
 def get_config(method: str = "rg"):

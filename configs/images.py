@@ -7,8 +7,7 @@ Folders train/ and test/ (and val/), or a column split, are the split, else a co
 single images are dealt out; --config.data.split=stratified and the like overrule that.
 """
 
-from rgjax.config import method_config
-from rgjax.sweeps.grids import points
+from rgjax.config import method_config, points
 
 
 def get_config(method: str = "rg"):

@@ -8,8 +8,7 @@ studies of two classes: other groups (figure 8 a, b), each loss with and without
 
 from pathlib import Path
 
-from rgjax.config import METHODS, method_config
-from rgjax.sweeps.plan import load_file
+from rgjax.config import METHODS, load_file, method_config
 
 STUDIES = {
     "cifar100_binary.py": METHODS,

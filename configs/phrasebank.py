@@ -6,8 +6,7 @@ The paper is silent on how it fine-tunes; rate, batch, epochs and warm-up are th
 there the rate falls by a cosine, the decay touches all parameters, and gradients are not clipped.
 """
 
-from rgjax.config import method_config
-from rgjax.sweeps.grids import OF_SENTENCES, points
+from rgjax.config import TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -30,4 +29,4 @@ def get_config(method: str = "rg"):
 def sweep():
     # The paper names no grid here; above 872 rows the neutral class alone is split.
     grid = {"regroup.rule": ("ratio", "target"), "regroup.threshold": (300, 600, 1000)}
-    yield from points(grid, methods=OF_SENTENCES)
+    yield from points(grid, methods=TEXT_METHODS)

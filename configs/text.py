@@ -7,8 +7,7 @@ A column split is the split, else rows of one group, or equal sentences, stay to
 and the like overrule that. A sentence is cut at data.max_length tokens. Training is as in phrasebank.py.
 """
 
-from rgjax.config import method_config
-from rgjax.sweeps.grids import OF_SENTENCES, points
+from rgjax.config import TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -31,4 +30,4 @@ def get_config(method: str = "rg"):
 def sweep():
     # Doubling covers classes of a hundred rows to some thousands; points that split nothing are as CE.
     grid = {"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)}
-    yield from points(grid, methods=OF_SENTENCES)
+    yield from points(grid, methods=TEXT_METHODS)

@@ -11,8 +11,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rgjax import config as settings
-from rgjax import preemption
-from rgjax.errors import UserError, first_line, told_in_one_line
+from rgjax.console import configure_logging, exit_codes, listen_for_sigterm
+from rgjax.errors import UserError, first_line
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optionally with :METHOD")
 
@@ -21,7 +21,7 @@ def parse(argv: list[str], doc: str) -> list[str]:
     """Parse the command line of the command that `doc` describes; every mistake in it becomes a UserError that names
     the way out."""
     if any(word in ("-h", "--help", "-help", "--helpfull") for word in argv):
-        print(doc, settings.describe(), sep="\n")
+        print(doc, describe(), sep="\n")
         sys.exit(0)
     config_file = None
     argv = [argv[0], *map(with_underscores, argv[1:])]
@@ -70,6 +70,22 @@ def run(main: Callable[[list[str]], None], doc: str, *, interrupted: str) -> Non
     """Run `main` as the command that `doc` describes; exit 2 with one line for what the user can mend, 130 for an
     interruption, 143 for SIGTERM."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    preemption.listen()
-    with told_in_one_line(interrupted=interrupted):
+    configure_logging()
+    listen_for_sigterm()
+    with exit_codes(interrupted=interrupted):
         app.run(main, flags_parser=partial(parse, doc=doc))
+
+
+def describe() -> str:
+    """All methods and settings, for `--help`."""
+    lines = [
+        "Methods: " + " ".join(settings.METHODS),
+        "",
+        "Settings (--config.NAME=VALUE; a config file changes some defaults):",
+        "",
+    ]
+    for name, field in settings.FIELDS.items():
+        default = "unset" if field.default is None else repr(field.default)
+        choices = f" [{', '.join(field.choices)}]" if field.choices is not None else ""
+        lines.append(f"  {name:<26} {default:<12} {field.help}{choices}")
+    return "\n".join(lines)

@@ -1,257 +1,279 @@
-"""Every setting of a run: its default, its meaning and its limits, in one table.
+"""All settings of a run, all methods and their grids: what a run is, before anything is imported that runs it.
 
-The files in `configs/` name what differs from these defaults; the command line overrides both.
+The files in `configs/` name what differs from these defaults; the command line overrides both. Choices are literals
+here, so that this module imports no other room; tests/test_config.py holds them to the rooms' registries.
 """
 
+import importlib.util
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
+from itertools import product
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from rgjax.balance.samplers import SAMPLERS
-from rgjax.data import OWN, SOURCES
-from rgjax.data.phrasebank import AGREEMENTS
-from rgjax.data.splits import SPLITS
-from rgjax.encoders.bert import POOLINGS
+from rgjax.console import local_path
 from rgjax.errors import UserError, unknown
-from rgjax.losses import LOSSES
-from rgjax.models.layers import HEADS
-from rgjax.models.resnet import STAGES, STEMS
-from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
-from rgjax.storage import local
-from rgjax.trackers import TRACKERS, split
-from rgjax.training.optimizer import OPTIMIZERS
 
-ENCODERS = ("auto", "clip", "bert", "projection", "checkpoint")
+MAX_INT32 = 2**31 - 1  # of a count or a seed: devices count in 32 bits
+CUSTOM = ("images", "text")  # data sets of the user's own, which only their place tells apart
 
-MOST = 2**31 - 1  # of a count or a seed: devices count in 32 bits
-
-Config: TypeAlias = Any  # a ConfigDict: its fields are known at run time alone
+Config: TypeAlias = Any  # a ConfigDict, whose fields are known at run time alone
+Point: TypeAlias = dict[str, Any]  # of a grid: the `method`, perhaps its `variant`, and the fields that the grid sets
 
 
 @dataclass(frozen=True)
 class Field:
-    """One setting. `default` may be a type: then the setting is unset until it is given."""
+    """One setting.
+
+    Attributes:
+        default: None means unset; `kind` is then the type of what may be given.
+        help: one line for `--help`.
+        low, high: the limits of a number, both included.
+        choices: the valid texts; `several` of them by commas.
+        traced: a compiled program reads the value as it runs, so that trials which differ in it share one program.
+        identity: it is part of what a run is; paths, trackers and failure policy are not.
+    """
 
     default: Any
     help: str
+    kind: type = object
     low: float | None = None
     high: float | None = None
-    choices: Iterable[str] | None = None
-    several: bool = False  # any number of the choices, by commas
+    choices: Sequence[str] | None = None
+    several: bool = False
+    traced: bool = False
+    identity: bool = True
 
-    @property
-    def kind(self) -> type:
-        return self.default if isinstance(self.default, type) else type(self.default)
+    def __post_init__(self):
+        if self.default is not None:
+            object.__setattr__(self, "kind", type(self.default))
 
-    def takes(self, value: Any) -> bool:
-        """Whether the value is of the field's type; a whole number also serves where a fraction may stand."""
+    def accepts(self, value: Any) -> bool:
+        """Whether the value is of the field's type; an integer may stand for a float."""
         if value is None:
-            return isinstance(self.default, type)
+            return self.default is None
         if isinstance(value, bool):
             return self.kind is bool
         return isinstance(value, (int, float) if self.kind is float else self.kind)
 
 
-def _duration(name: str, help: str, **defaults: float) -> dict[str, Field]:
-    """A length of training, given in steps, in epochs or as a percentage of all steps; one of the three."""
+def _count(default: int | None, help: str, low: int = 1, high: int = MAX_INT32, **flags: Any) -> Field:
+    return Field(default, help, int, low=low, high=high, **flags)
+
+
+def _choice(default: str, help: str, *choices: str, **flags: Any) -> Field:
+    return Field(default, help, choices=choices, **flags)
+
+
+def _duration(name: str, help: str, *, percent: float | None = None) -> dict[str, Field]:
+    """A length of training in steps, in epochs or as a percentage of all steps: one of the three."""
     return {
-        f"{name}_steps": Field(defaults.get("steps", int), f"{help}, in steps", low=1, high=MOST),
-        f"{name}_epochs": Field(defaults.get("epochs", float), f"{help}, in epochs", low=0, high=1_000_000),
-        f"{name}_percent": Field(defaults.get("percent", float), f"{help}, in % of training", low=0, high=100),
+        f"{name}_steps": _count(None, f"{help}, in steps"),
+        f"{name}_epochs": Field(None, f"{help}, in epochs", float, low=0, high=1_000_000),
+        f"{name}_percent": Field(percent, f"{help}, in % of training", float, low=0, high=100),
     }
 
 
 FIELDS: dict[str, Field] = {
     "method": Field("rg", "name of the method that set the fields below"),
-    "seed": Field(0, "seed of training: weights, batches, augmentation", low=0, high=MOST),
-    "population": Field(1, "runs with this seed and the next ones, trained as one program", low=1, high=1024),
-    "trackers": Field(
+    "seed": _count(0, "seed of training: weights, batches, augmentation", low=0, traced=True),
+    "population": _count(1, "train this seed and the next ones as one program: how many", high=1024),
+    "trackers": _choice(
         "tensorboard",
         "where metrics go beside metrics.jsonl, by commas (empty: nowhere)",
-        choices=TRACKERS,
+        *("tensorboard", "wandb"),
         several=True,
+        identity=False,
     ),
-    "data.name": Field("digits", "data set", choices=SOURCES),
-    "data.manual_dir": Field("", "folder of your own download; images, text: folder or table of your own data"),
-    "data.unreadable": Field(
-        "stop", "images: those that cannot be read end the run, or are left out", choices=("stop", "skip")
+    "data.name": _choice("digits", "data set", "digits", "ham10000", "cifar100", "phrasebank", "images", "text"),
+    "data.manual_dir": Field("", "folder of a download; images, text: folder or table of your data", identity=False),
+    "data.unreadable": _choice("stop", "images that cannot be read: stop with an error, or skip them", "stop", "skip"),
+    "data.data_dir": Field("", "folder of prepared data sets; empty: TFDS's", identity=False),
+    "data.agreement": _choice(
+        "50agree", "phrasebank: share of annotators who agree", "50agree", "66agree", "75agree", "allagree"
     ),
-    "data.data_dir": Field("", "folder of prepared data sets; empty: TFDS's"),
-    "data.agreement": Field("50agree", "phrasebank: share of annotators who agree", choices=AGREEMENTS),
-    "data.max_length": Field(64, "tokens at which sentences are cut", low=3, high=8192),
-    "data.image_size": Field(32, "side of the square images, pixels", low=8, high=1024),
-    "data.split": Field(
+    "data.max_length": _count(64, "tokens at which texts are cut", low=3, high=8192),
+    "data.image_size": _count(32, "side of the square images, pixels", low=8, high=1024),
+    "data.split": _choice(
         "stratified",
-        "by single row, by group, or the official test set; auto: official, else grouped, where there is such",
-        choices=SPLITS,
+        "by example, by group, or the official test set; auto: official, else grouped, where there is one",
+        *("stratified", "grouped", "official", "auto"),
     ),
-    "data.test_fraction": Field(0.2, "share of the rows held out for the test", low=0.01, high=0.9),
-    "data.val_fraction": Field(0.2, "share of the remaining rows held out for validation", low=0.01, high=0.9),
+    "data.test_fraction": Field(0.2, "share of the examples held out for the test", low=0.01, high=0.9),
+    "data.val_fraction": Field(0.2, "share of the remaining examples held out for validation", low=0.01, high=0.9),
     "data.positive": Field("", "one class against the rest; empty: all classes"),
-    "data.seed": Field(0, "seed of the split", low=0, high=MOST),
-    "data.placement": Field(
+    "data.seed": _count(0, "seed of the split", low=0),
+    "data.placement": _choice(
         "auto",
-        "all inputs on the devices, or streamed from the host; auto: streamed where they would take more than half of "
-        "the memory",
-        choices=("auto", "device", "stream"),
+        "inputs resident on the devices, or streamed from the host; auto: streamed above half of the memory",
+        *("auto", "device", "stream"),
+        identity=False,
     ),
-    "data.flip": Field(True, "augment by random horizontal flips"),
-    "data.rotation": Field(15.0, "augment by random rotations of up to this many degrees", low=0, high=180),
-    "encoder.name": Field(
-        "auto", "features that the groups are made from; auto: clip for images, bert for text", choices=ENCODERS
+    "data.flip": Field(True, "augment by random horizontal flips", traced=True),
+    "data.rotation": Field(15.0, "augment by random rotations of up to so many degrees", low=0, high=180, traced=True),
+    "encoder.name": _choice(
+        "auto",
+        "features that are clustered; auto: clip for images, bert for text",
+        *("auto", "clip", "bert", "projection", "checkpoint"),
     ),
     "encoder.checkpoint": Field(
         "",
         "clip, bert: folder or hub name[@revision] of the weights (empty: openai/clip-vit-base-patch32, "
-        "bert-base-uncased, at the commits of rgjax.hub.PINNED); "
-        "checkpoint: workdir of a finished run",
+        "bert-base-uncased, at pinned commits); checkpoint: workdir of a finished run",
     ),
-    "encoder.pooling": Field("mean", "bert: mean of the tokens, or the first, [CLS]", choices=POOLINGS),
+    "encoder.pooling": _choice("mean", "bert: mean of the tokens, or the first one, [CLS]", "mean", "cls"),
     "encoder.unit_length": Field(True, "clip: scale the features to length 1"),
-    "encoder.seed": Field(0, "seed of the untrained network of 'projection'", low=0, high=MOST),
-    "regroup.clustering": Field("kmeans", "how classes are split; none: not at all", choices=CLUSTERINGS),
-    "regroup.rule": Field(
-        "ratio", "ratio: n_c / n_min groups above the threshold; target: n_c / threshold", choices=RULES
+    "encoder.seed": _count(0, "seed of the untrained network of 'projection'", low=0),
+    "regroup.clustering": _choice(
+        "kmeans", "how classes are split; none: not at all", "none", "kmeans", "balanced", "spectral", "random"
     ),
-    "regroup.threshold": Field(
-        0, "rows: smallest class that is regrouped, or size aimed at (target)", low=0, high=MOST
+    "regroup.rule": _choice(
+        "ratio", "ratio: n_c / n_min groups above the threshold; target: n_c / threshold", "ratio", "target"
     ),
-    "regroup.aggregate": Field("max", "how pseudo-class logits become class logits", choices=AGGREGATIONS),
-    "regroup.n_init": Field(10, "restarts of K-means", low=1, high=1000),
-    "regroup.min_size": Field(0, "balanced: rows that a group has at least (0: equal sizes)", low=0, high=MOST),
-    "regroup.seed": Field(0, "seed of the clustering", low=0, high=MOST),
-    "sampler": Field(
-        "none", "over- or undersampling; deepsmote: synthetic images, all held in memory", choices=SAMPLERS
+    "regroup.threshold": _count(0, "ratio: largest class that is left whole; target: size of a group", low=0),
+    "regroup.aggregate": _choice("max", "how pseudo-class logits become class logits", "max", "sum"),
+    "regroup.n_init": _count(10, "restarts of K-means", high=1000),
+    "regroup.min_size": _count(0, "balanced: least size of a group (0: equal sizes)", low=0),
+    "regroup.seed": _count(0, "seed of the clustering", low=0),
+    "sampler": _choice(
+        "none",
+        "over- or undersampling; deepsmote: synthetic images, all held in memory",
+        *("none", "ros", "rus", "rusc", "deepsmote"),
     ),
-    "deepsmote.epochs": Field(300, "passes of the autoencoder over the training rows", low=1, high=1_000_000),
-    "deepsmote.batch_size": Field(128, "rows a step of the autoencoder", low=2, high=MOST),
-    "deepsmote.latent": Field(512, "length of its codes", low=1, high=65536),
-    "deepsmote.width": Field(16, "channels of its first layer, doubled by each further one", low=1, high=1024),
+    "deepsmote.epochs": _count(300, "passes of the autoencoder over the training set", high=1_000_000),
+    "deepsmote.batch_size": _count(128, "examples per step of the autoencoder", low=2),
+    "deepsmote.latent": _count(512, "length of its codes", high=65536),
+    "deepsmote.width": _count(16, "channels of its first layer, doubled by each further one", high=1024),
     "deepsmote.penalty": Field(
         0.1, "weight of decoding an image from the code of another of its class; 1 halves the contrast", low=0, high=100
     ),
-    "deepsmote.neighbours": Field(5, "nearest neighbours that SMOTE draws from", low=1, high=1000),
-    "loss.name": Field("ce", "loss", choices=LOSSES),
-    "loss.gamma": Field(2.0, "focal: focusing exponent", low=0, high=20),
-    "loss.tau": Field(1.0, "la: strength of the adjustment", low=0, high=20),
+    # Spelled as the config.json files of earlier versions have it.
+    "deepsmote.neighbours": _count(5, "nearest neighbors that SMOTE interpolates to", high=1000),
+    "loss.name": _choice("ce", "loss", "ce", "wce", "focal", "ldam", "la"),
+    "loss.gamma": Field(2.0, "focal: focusing exponent", low=0, high=20, traced=True),
+    "loss.tau": Field(1.0, "la: strength of the adjustment", low=0, high=20, traced=True),
     "loss.posthoc": Field(False, "la: train with ce and adjust at test time instead"),
-    "loss.max_m": Field(0.5, "ldam: margin of the smallest class", low=0, high=100),
-    "loss.s": Field(30.0, "ldam: scale of the logits", low=1e-3, high=1000),
-    "loss.stats": Field(
-        "pseudo",
-        "counts behind weights, priors, margins: pseudo-classes' or classes'",
-        choices=("pseudo", "class"),
-    ),
-    **_duration("loss.drw_start", "deferred re-weighting: where it sets in (unset: off)"),
-    "model.name": Field("resnet34", "network", choices=(*STAGES, "bert")),
+    "loss.max_m": Field(0.5, "ldam: margin of the smallest class", low=0, high=100, traced=True),
+    "loss.s": Field(30.0, "ldam: scale of the logits", low=1e-3, high=1000, traced=True),
+    "loss.stats": _choice("pseudo", "whose counts set weights, priors and margins", "pseudo", "class"),
+    **_duration("loss.drw_start", "deferred re-weighting: when it starts (unset: never)"),
+    "model.name": _choice("resnet34", "network", "resnet10", "resnet18", "resnet34", "bert"),
     "model.checkpoint": Field("", "bert: folder or hub name[@revision] of the weights (empty: bert-base-uncased)"),
     "model.dropout": Field(0.1, "bert: dropout of hidden states and attention, in steps of 1/256", low=0, high=0.9),
-    "model.unroll": Field(False, "bert: compile its layers in a row instead of one in a loop"),
-    "model.stem": Field("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", choices=STEMS),
-    "model.head": Field("auto", "auto: cosine for ldam, else linear", choices=("auto", *HEADS)),
-    "model.width": Field(64, "channels of the first stage", low=1, high=1024),
-    "model.batch_norm": Field(
-        "global",
-        "statistics of the whole batch, or of each device's part of it",
-        choices=("global", "local"),
+    "model.unroll": Field(False, "bert: compile its layers one after the other instead of as a loop"),
+    "model.stem": _choice("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", "imagenet", "cifar"),
+    "model.head": _choice("auto", "auto: cosine for ldam, else linear", "auto", "linear", "cosine"),
+    "model.width": _count(64, "channels of the first stage", high=1024),
+    "model.batch_norm": _choice(
+        "global", "statistics of the whole batch, or of each device's part of it", "global", "local"
     ),
-    "model.recompute": Field(
+    "model.recompute": _choice(
         "auto",
-        "ResNets: keep less for the gradient and compute it again (an A100 at 224 pixels: 20 % less memory, 6 % more "
-        "traffic); auto: on TPUs, where it adds none",
-        choices=("auto", "yes", "no"),
+        "ResNets: store less for the gradient and recompute it (an A100 at 224 pixels: 20 % less memory, 6 % more "
+        "traffic); auto: on TPUs, where it adds no traffic",
+        *("auto", "yes", "no"),
     ),
-    "model.dtype": Field(
-        "auto", "compute precision; auto: bfloat16 on accelerators", choices=("auto", "float32", "bfloat16")
-    ),
-    "train.epochs": Field(400, "passes over as many rows as the training set has", low=1, high=1_000_000),
-    "train.steps": Field(int, "optimiser steps, instead of epochs", low=1, high=MOST),
-    "train.batch_size": Field(256, "rows a step", low=2, high=MOST),
-    "train.optimizer": Field("sgd", "optimiser", choices=OPTIMIZERS),
-    "train.lr": Field(0.01, "peak learning rate, decayed to 0 by a cosine", low=0, high=100),
-    "train.momentum": Field(0.9, "sgd: momentum; adamw: beta1", low=0, high=0.9999),
-    "train.weight_decay": Field(5e-4, "weight decay, of all parameters", low=0, high=1),
+    "model.dtype": _choice("auto", "compute precision; auto: bfloat16 on accelerators", "auto", "float32", "bfloat16"),
+    "train.epochs": _count(400, "passes over as many examples as the training set has", high=1_000_000),
+    "train.steps": _count(None, "optimizer steps, instead of epochs"),
+    "train.batch_size": _count(256, "examples per step", low=2),
+    "train.optimizer": _choice("sgd", "optimizer", "sgd", "adamw"),
+    "train.lr": Field(0.01, "peak learning rate, decayed to 0 by a cosine", low=0, high=100, traced=True),
+    "train.momentum": Field(0.9, "sgd: momentum; adamw: beta1", low=0, high=0.9999, traced=True),
+    "train.weight_decay": Field(5e-4, "weight decay, of all parameters", low=0, high=1, traced=True),
     **_duration("train.warmup", "linear warm-up (unset: none)"),
-    "train.epoch_size": Field(
-        "data",
-        "rows an epoch: the data's, for equal steps in all methods, or the sampler's",
-        choices=("data", "sampler"),
+    "train.epoch_size": _choice(
+        "data", "examples per epoch: the data's, for equal steps in all methods, or the sampler's", "data", "sampler"
     ),
-    **_duration("train.eval", "validation every so often", percent=10.0),
-    **_duration("train.checkpoint", "checkpoint every so often", percent=10.0),
-    "train.steps_per_call": Field(
-        int,
-        "steps in one call of the device (unset: about two seconds, of several processes an epoch)",
-        low=1,
-        high=MOST,
+    **_duration("train.eval", "validation interval", percent=10.0),
+    **_duration("train.checkpoint", "checkpoint interval", percent=10.0),
+    "train.steps_per_call": _count(
+        None, "steps per device call (unset: about two seconds; with several processes, an epoch)"
     ),
-    "train.on_nan": Field(
-        "stop", "a step whose loss or gradient is not finite ends the run, or is left out", choices=("stop", "skip")
+    "train.on_nan": _choice(
+        "stop",
+        "when a loss or gradient is not finite: stop the run, or skip the step",
+        "stop",
+        "skip",
+        identity=False,
     ),
 }
 
-# Runs that differ in these alone can be trained as one program, which reads their values as it runs.
-TRACED = (
-    "seed",
-    "data.flip",
-    "data.rotation",
-    "loss.gamma",
-    "loss.tau",
-    "loss.max_m",
-    "loss.s",
-    "train.lr",
-    "train.momentum",
-    "train.weight_decay",
-)
+# Runs that differ in these alone train as one program.
+TRACED = tuple(name for name, setting in FIELDS.items() if setting.traced)
+# Excluded from a run's identity: paths, trackers, failure policy (a run that a fault stops has no result to differ).
+NON_IDENTITY_FIELDS = tuple(name for name, setting in FIELDS.items() if not setting.identity)
 
-# No part of what a run is: where things lie, who is told of it, and what becomes of a fault (a run that it stops has no
-# result that could differ).
-CIRCUMSTANCES = ("data.manual_dir", "data.data_dir", "data.placement", "trackers", "train.on_nan")
 
-# A method is a composition of a regrouping, a sampler and a loss.
-METHODS: dict[str, dict[str, str]] = {
-    "ce": {},
-    "wce": {"loss.name": "wce"},
-    "focal": {"loss.name": "focal"},
-    "ldam": {"loss.name": "ldam"},
-    "la": {"loss.name": "la"},
-    "ros": {"sampler": "ros"},
-    "rus": {"sampler": "rus"},
-    "rusc": {"sampler": "rusc"},
-    "dsmt": {"sampler": "deepsmote"},
-    "rg": {"regroup.clustering": "kmeans"},
-    "rg_wce": {"regroup.clustering": "kmeans", "loss.name": "wce"},
-    "rg_focal": {"regroup.clustering": "kmeans", "loss.name": "focal"},
-    "rg_ldam": {"regroup.clustering": "kmeans", "loss.name": "ldam"},
-    "rg_la": {"regroup.clustering": "kmeans", "loss.name": "la"},
+@dataclass(frozen=True)
+class Method:
+    """A composition of a regrouping, a sampler and a loss: the fields that it sets, its label and its own grid."""
+
+    label: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Sequence] = field(default_factory=dict)
+    images_only: bool = False
+
+    @property
+    def regroups(self) -> bool:
+        return "regroup.clustering" in self.settings
+
+
+_RG = {"regroup.clustering": "kmeans"}
+
+# The grids are those of the paper's appendix A. Methods that regroup search their groups, with the losses' defaults.
+METHODS: dict[str, Method] = {
+    "ce": Method("CE"),
+    "wce": Method("WCE", {"loss.name": "wce"}),
+    "focal": Method("Focal", {"loss.name": "focal"}, {"loss.gamma": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)}),
+    "ldam": Method("LDAM", {"loss.name": "ldam"}, {"loss.max_m": (0.0, 0.5, 1.0), "loss.s": (10.0, 20.0, 30.0)}),
+    "la": Method("LA", {"loss.name": "la"}, {"loss.tau": (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)}),
+    "ros": Method("ROS", {"sampler": "ros"}),
+    "rus": Method("RUS", {"sampler": "rus"}),
+    "rusc": Method("RUSC", {"sampler": "rusc"}),
+    "dsmt": Method("DSMT", {"sampler": "deepsmote"}, images_only=True),
+    "rg": Method("RG", _RG),
+    "rg_wce": Method("RG+WCE", {**_RG, "loss.name": "wce"}),
+    "rg_focal": Method("RG+Focal", {**_RG, "loss.name": "focal"}),
+    "rg_ldam": Method("RG+LDAM", {**_RG, "loss.name": "ldam"}),
+    "rg_la": Method("RG+LA", {**_RG, "loss.name": "la"}),
+}
+TEXT_METHODS = tuple(name for name, method in METHODS.items() if not method.images_only)
+
+# What a variant of a method fixes, over the command line. Its name stands in tables and in the folders of sweeps.
+VARIANTS: dict[str, Point] = {
+    "random groups": {"regroup.clustering": "random"},
+    "balanced K-means": {"regroup.clustering": "balanced"},
+    "normalised cut": {"regroup.clustering": "spectral"},  # spelled as the folders of earlier sweeps have it
+    "random projection": {"encoder.name": "projection"},
 }
 
 
 def method_config(method: str, changes: Mapping[str, Any]) -> Config:
-    """The defaults with `changes` (field -> value) and then the method's own choices, locked."""
+    """The defaults with `changes` (field -> value) and then the method's own settings, locked."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    values = {name: field.default for name, field in FIELDS.items()}
-    values |= {"method": method, "regroup.clustering": "none", **changes, **METHODS[method]}
+    values = {name: setting.default for name, setting in FIELDS.items()}
+    values |= {"method": method, "regroup.clustering": "none", **changes, **METHODS[method].settings}
     tree: dict[str, Any] = {}
     for name, value in values.items():
         if name not in FIELDS:
             raise unknown("field", name, FIELDS)
-        *groups, leaf = name.split(".")
-        group = tree
-        for part in groups:
-            group = group.setdefault(part, {})
-        group[leaf] = placeholder(value) if isinstance(value, type) else value
+        *sections, leaf = name.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[leaf] = placeholder(FIELDS[name].kind) if value is None else value
     return ConfigDict(tree).lock()
 
 
 def recorded_config(values: Mapping[str, Any]) -> Config:
-    """The config of a config.json; a field that an older version did not have has its default."""
+    """The config of a config.json; a field that an older version did not have gets its default."""
     config = method_config("ce", {})
     with config.unlocked(), config.ignore_type():
         config.update(values)
@@ -259,83 +281,94 @@ def recorded_config(values: Mapping[str, Any]) -> Config:
 
 
 def value_of(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = value[part]
-    return value
+    return reduce(lambda tree, part: tree[part], name.split("."), config)
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What makes a run this run: the value of every field, but for those that say where things lie and go. Of someone's
-    own data, whose name says nothing, the place counts.
+    """The fields that identify a run: all but paths, trackers and failure policy. Custom data adds its path.
 
-    `config` may also be the content of a config.json of an older version: what it lacks is None.
+    `config` may also be the content of a config.json of an older version: a field that it lacks is None.
     """
 
-    def held(name: str) -> Any:
+    def recorded(name: str) -> Any:
         return reduce(lambda tree, part: (tree or {}).get(part), name.split("."), config)
 
-    values = {name: held(name) for name in FIELDS if name not in CIRCUMSTANCES}
-    if values["data.name"] in OWN and (place := held("data.manual_dir")):  # all that tells them apart
-        values["data.manual_dir"] = os.path.abspath(local(place))
+    values = {name: recorded(name) for name in FIELDS if FIELDS[name].identity}
+    if values["data.name"] in CUSTOM and (place := recorded("data.manual_dir")):
+        values["data.manual_dir"] = os.path.abspath(local_path(place))
     return values
 
 
 def validate(config: Config) -> None:
-    """Raise UserError at the first setting that is not among its choices or is out of range."""
-    for name, field in FIELDS.items():
+    """Raise UserError at the first setting of a wrong type, not among its choices or out of range."""
+    for name, setting in FIELDS.items():
         try:
             value = value_of(config, name)
         except (KeyError, TypeError) as error:
-            raise UserError(f"the config has no field '{name}': make it by rgjax.config.method_config") from error
-        if not field.takes(value):
-            raise UserError(f"config.{name}={value!r} must be of type {field.kind.__name__}")
-        if value is None:
-            continue
-        if field.choices is not None:
-            for choice in split(value) if field.several else [value]:
-                if choice not in field.choices:
-                    raise unknown(f"value of config.{name}", str(choice), field.choices)
-        below = field.low is not None and not value >= field.low
-        above = field.high is not None and not value <= field.high
-        if below or above:
-            low = "" if field.low is None else f"at least {field.low:.12g}"
-            high = "" if field.high is None else f"at most {field.high:.12g}"
-            raise UserError(
-                f"config.{name}={value} is out of range: it must be {' and '.join(filter(None, (low, high)))}"
-            )
+            raise UserError(f"config.{name}: missing; make the config by rgjax.config.method_config") from error
+        _validate_field(name, setting, value)
     if config.regroup.rule == "target" and config.regroup.threshold < 1:
-        raise UserError("config.regroup.rule=target needs config.regroup.threshold of at least 1, the rows aimed at")
+        raise UserError(
+            f"config.regroup.threshold={config.regroup.threshold}: config.regroup.rule=target needs at least 1, the "
+            "size of a group"
+        )
 
 
-def duration(
-    config: Config, name: str, *, total_steps: int, steps_per_epoch: int, whole_epochs: bool = False
-) -> int | None:
-    """The duration called `name` (e.g. "train.eval") in steps, at least 1; None where it is unset.
+def _validate_field(name: str, setting: Field, value: Any) -> None:
+    if not setting.accepts(value):
+        raise UserError(f"config.{name}={value!r}: must be of type {setting.kind.__name__}")
+    if value is None:
+        return
+    if setting.choices is not None:
+        for choice in comma_list(value) if setting.several else [value]:
+            if choice not in setting.choices:
+                raise unknown(f"value of config.{name}", str(choice), setting.choices)
+    below = setting.low is not None and not value >= setting.low
+    above = setting.high is not None and not value <= setting.high
+    if below or above:
+        low = "" if setting.low is None else f"at least {setting.low:.12g}"
+        high = "" if setting.high is None else f"at most {setting.high:.12g}"
+        raise UserError(f"config.{name}={value}: out of range; must be {' and '.join(filter(None, (low, high)))}")
 
-    Steps overrule epochs, and epochs a percentage, which is rounded up to whole epochs if so wished.
-    """
-    steps, epochs, percent = (value_of(config, f"{name}_{unit}") for unit in ("steps", "epochs", "percent"))
-    if steps is not None:
-        return steps
-    if epochs is not None:
-        return max(1, round(epochs * steps_per_epoch))
-    if percent is not None:
-        steps = int(percent / 100 * total_steps)
-        return max(1, -(-steps // steps_per_epoch)) * steps_per_epoch if whole_epochs else max(1, steps)
-    return None
+
+def comma_list(names: str) -> list[str]:
+    """The names of a list by commas, each once."""
+    return list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
 
 
-def describe() -> str:
-    """All methods and settings, for `--help`."""
-    lines = [
-        "Methods: " + " ".join(METHODS),
-        "",
-        "Settings (--config.NAME=VALUE; a config file changes some defaults):",
-        "",
-    ]
-    for name, field in FIELDS.items():
-        default = "unset" if isinstance(field.default, type) else repr(field.default)
-        choices = f" [{', '.join(field.choices)}]" if field.choices is not None else ""
-        lines.append(f"  {name:<26} {default:<12} {field.help}{choices}")
-    return "\n".join(lines)
+# The grids that `sweep()` of a config file yields.
+
+
+def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple(METHODS)) -> Iterator[Point]:
+    """The grid of each method: `regrouping` for those that regroup, else the method's own; a lone point without."""
+    for name in methods:
+        for chosen in combinations(regrouping if METHODS[name].regroups else METHODS[name].grid):
+            yield {"method": name} | chosen
+
+
+def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
+    """RG with other groups (the paper's figures 8 a and b), each with the same search."""
+    for variant in variants:
+        for chosen in combinations(regrouping):
+            yield {"method": "rg", "variant": variant} | chosen
+
+
+def combinations(grid: Mapping[str, Sequence]) -> Iterator[Point]:
+    """Every way to take one value for each field."""
+    for values in product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def load_file(path: str) -> Any:
+    """The module of a config file. Raises UserError where it cannot be loaded or has no `get_config`."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise UserError(f"--config={path}: there is no Python file of this name")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's own program
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} has no get_config(method)")
+    return module

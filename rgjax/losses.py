@@ -119,3 +119,23 @@ LOSSES = {
         arguments=lambda config, stats: {"prior": stats.prior, "tau": np.float32(config["tau"])},
     ),
 }
+
+
+def loss_of(config: Mapping[str, Any]) -> Loss:
+    """The loss of the config's section `loss`; post-hoc logit adjustment trains by cross-entropy."""
+    return LOSSES["ce" if adjusts_posthoc(config) else config["name"]]
+
+
+def adjusts_posthoc(config: Mapping[str, Any]) -> bool:
+    return config["name"] == "la" and config["posthoc"]
+
+
+def class_stats(config: Mapping[str, Any], regrouping: Any) -> ClassStats:
+    """The counts that the loss uses: of the pseudo-classes, or of the class that each belongs to."""
+    return ClassStats(regrouping.class_counts if config["stats"] == "class" else regrouping.counts)
+
+
+def scale_logits(config: Mapping[str, Any], stats: ClassStats, logits: Any) -> Any:
+    """A network's outputs [n, K] as the logits that the loss saw, with a post-hoc adjustment where there is one."""
+    logits = logits * np.float32(loss_of(config).scale(config))
+    return adjust_logits(logits, stats.prior, np.float32(config["tau"])) if adjusts_posthoc(config) else logits

@@ -13,7 +13,7 @@ from PIL import Image
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Half of the tests' time went into optimising programs that run for milliseconds. Whole commands, in processes of their
+# Half of the tests' time went into optimizing programs that run for milliseconds. Whole commands, in processes of their
 # own, are compiled as a user's are.
 jax.config.update("jax_disable_most_optimizations", True)
 

@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from rgjax import manifest, storage
-from rgjax.storage import read_npz, write_json, write_npz
+from rgjax.storage.files import files, manifest, read_npz, write_json, write_npz
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import TrainState
 
@@ -109,7 +108,7 @@ def read_records(folder: Path) -> str:
     try:
         reader = array_record_module.ArrayRecordReader(str(folder / "a.array_record"))
         found = list(reader.read_all())
-    except Exception:  # materialise.py has them prepared anew
+    except Exception:  # decode_and_cache.py has them prepared anew
         return "noticed"
     return "harmless" if found == RECORDS else "WRONG"
 
@@ -146,7 +145,7 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    storage.tell = lambda news: None
+    files.tell = lambda news: None
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         found = damage(Path(name), asked.faults, asked.seed)

@@ -3,14 +3,16 @@
 import jax
 import numpy as np
 
-from rgjax import experiment, manifest
-from rgjax.build import make_model
+from rgjax import artifacts, experiment
 from rgjax.config import method_config
-from rgjax.data import load
-from rgjax.storage import write_json
-from rgjax.trainer import Trial
+from rgjax.data import load_data
+from rgjax.losses import loss_of
+from rgjax.models.factory import make_model
+from rgjax.storage import manifest
+from rgjax.storage.files import write_json
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import init_state
+from rgjax.training.trainer import Trial
 from tests.conftest import write_phrasebank, write_tiny_bert
 
 DIGITS = {
@@ -50,22 +52,27 @@ def finish(workdir, method, **changes):
     """A finished run of the digits, or of what the changes name."""
     config = config_of(method, **changes)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
-        experiment.run(config, workdir, say=lambda text: None)
+        experiment.run(config, workdir)
     return workdir
 
 
 def finish_untrained(workdir, method="ce", **changes):
     """What a run leaves that its training has not changed; its result is blank. It takes a second."""
     trial = Trial(config_of(method, **changes), workdir)
-    task = experiment.prepare([trial], lambda text: None)
-    experiment.record(task, trial)
-    model = make_model(trial.config, task.regrouping.num_pseudo_classes, lambda text: None)
+    task = experiment.prepare(trial.config)
+    artifacts.write_start(task, trial)
+    model = make_model(
+        trial.config.model,
+        task.regrouping.num_pseudo_classes,
+        head=loss_of(trial.config.loss).head,
+        seed=trial.config.seed,
+    )
     _, state = init_state(model, trial.config.train.optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints")
     checkpoints.save(state.replace(step=state.step + 1), 0.0)
     checkpoints.close()
     write_json(workdir / "result.json", {})
-    manifest.write(workdir, (*experiment.BEGUN, "result.json"))
+    manifest.write(workdir, (*artifacts.START_FILES, "result.json"))
     return workdir
 
 
@@ -76,5 +83,4 @@ def predictions(workdir):
 
 def digits():
     """The data set of the runs of digits, before its split."""
-    return load("digits", split_kind="stratified", positive="8", seed=0, test_fraction=0.2, val_fraction=0.2,
-                image_size=16)  # fmt: skip
+    return load_data(config_of("ce").data)

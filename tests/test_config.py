@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from rgjax.config import FIELDS, METHODS, describe, duration, identity, method_config, validate, value_of
+from rgjax.command import describe
+from rgjax.config import FIELDS, METHODS, identity, method_config, validate, value_of
 from rgjax.errors import UserError
+from rgjax.training.setup import duration
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -111,19 +111,19 @@ from rgjax.errors import Preempted
 
 folder = Path(sys.argv[1])
 config = method_config("rg", json.loads(sys.argv[2]))
-make_mesh, asked = trainer.make_mesh, preemption.asked
+make_mesh, asked = trainer.make_mesh, console.sigterm_requested
 
 def run(name, devices):
     trainer.make_mesh = lambda all, **how: make_mesh(all[:devices], **how)
-    experiment.run(config, folder / name, say=lambda text: None)
+    experiment.run(config, folder / name)
 
 run("undisturbed", 2)
 answers = iter([False] * 2)
-preemption.asked = lambda: next(answers, True)
+console.sigterm_requested = lambda: next(answers, True)
 try:
     run("2", 2)
 except Preempted:
-    preemption.asked = asked
+    console.sigterm_requested = asked
 for devices in (1, 4):
     shutil.copytree(folder / "2", folder / str(devices))
     run(str(devices), devices)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,15 +12,18 @@ from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
-from rgjax import experiment, manifest, predict, preemption, trainer
-from rgjax.build import load_data
+from rgjax import console, experiment
 from rgjax.config import METHODS, method_config
+from rgjax.data import load_data
 from rgjax.errors import Preempted, UserError
 from rgjax.experiment import make_groups
-from rgjax.figures import draw_groups
-from rgjax.main import readable
-from rgjax.regroup import BY_FEATURES
-from rgjax.storage import write_json
+from rgjax.predict import __main__
+from rgjax.regroup import FEATURE_CLUSTERINGS
+from rgjax.report.pictures import draw_groups
+from rgjax.report.summary import readable
+from rgjax.storage import manifest
+from rgjax.storage.files import write_json
+from rgjax.training import trainer
 from rgjax.training.checkpoints import newest_step
 from tests.events import close_to, recorded, shown
 
@@ -46,7 +48,7 @@ def run(method, workdir, **changes):
     with config.unlocked():
         config.update_from_flattened_dict(changes)
     with promotion(config):
-        return experiment.run(config, workdir, say=lambda text: None)
+        return experiment.run(config, workdir)
 
 
 def promotion(config):
@@ -107,9 +109,9 @@ def test_ten_classes_and_random_groups(tmp_path):
 def test_groups_of_every_clustering_are_kept_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "cache"))
     config = method_config("rg", SMALL)
-    dataset = load_data(config)
+    dataset = load_data(config.data)
     kept = set()
-    for clustering in BY_FEATURES:
+    for clustering in FEATURE_CLUSTERINGS:
         config.regroup.clustering = clustering
         grouping, clusters, found = make_groups(config, dataset, print)
         files = set((tmp_path / "cache" / "groups").glob("*.npz"))
@@ -139,14 +141,14 @@ def test_seven_lesions_and_one_against_the_rest(method, positive, ham_download, 
 @pytest.mark.long
 def test_the_poorest_data_have_a_result(tmp_path, capsys):
     """Images of one pixel: six equal ones of a class, one row of another, and classes absent from val and test."""
-    colours = {"train": {"a": ["red"] * 6, "b": ["black", "grey", "white"], "c": ["blue"]}}
-    colours |= {"val": {"a": ["red"], "b": ["grey"]}, "test": {"a": ["red"], "c": ["blue"]}}
+    colors = {"train": {"a": ["red"] * 6, "b": ["black", "gray", "white"], "c": ["blue"]}}
+    colors |= {"val": {"a": ["red"], "b": ["gray"]}, "test": {"a": ["red"], "c": ["blue"]}}
     data = tmp_path / "data"
-    for part, classes in colours.items():
+    for part, classes in colors.items():
         for name, drawn in classes.items():
             (data / part / name).mkdir(parents=True)
-            for i, colour in enumerate(drawn):
-                Image.new("RGB", (1, 1), colour).save(data / part / name / f"{i}.png")
+            for i, color in enumerate(drawn):
+                Image.new("RGB", (1, 1), color).save(data / part / name / f"{i}.png")
     own = {"data.name": "images", "data.positive": "", "data.split": "auto", "data.manual_dir": str(data)}
     result = run("rg", tmp_path / "w", **own, **{"train.batch_size": 4, "train.steps": 3})
     assert result["train_counts"] == {"a": 6, "b": 3, "c": 1}
@@ -154,7 +156,7 @@ def test_the_poorest_data_have_a_result(tmp_path, capsys):
     assert (result["val"]["ap"]["c"], result["test"]["ap"]["b"]) == (None, None)
     assert result["test"]["counts"] == {"a": 1, "b": 0, "c": 1}
     assert "test set of 2" in readable(result)
-    assert predict.main([f"--workdir={tmp_path / 'w'}", str(data / "test"), "--neighbours=0"]) == 0
+    assert __main__.main([f"--workdir={tmp_path / 'w'}", str(data / "test"), "--neighbors=0"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     with pytest.raises(UserError, match=r"config\.train\.batch_size=11 is larger than the training set of 10 images"):
         run("rg", tmp_path / "v", **own, **{"train.batch_size": 11})
@@ -280,7 +282,7 @@ def prepared(method, **changes):
     config = method_config(method, SMALL)
     config.update_from_flattened_dict(changes)
     with promotion(config):
-        return experiment.prepare([trainer.Trial(config, Path("unused"))], say=lambda text: None)
+        return experiment.prepare(config)
 
 
 @pytest.mark.parametrize(("clustering", "classes"), [("none", 2), ("random", 3)])
@@ -290,12 +292,12 @@ def test_synthetic_images_balance_what_is_trained_on_and_touch_nothing_else(clus
     assert task.regrouping.num_pseudo_classes == classes
     counts = np.bincount(task.labels[task.pool])
     assert counts.tolist() == [task.regrouping.counts.max()] * classes
-    assert len(task.rows) == len(task.labels) == len(task.pool) == counts.sum()
+    assert len(task.indices) == len(task.labels) == len(task.pool) == counts.sum()
     real = len(task.dataset.train)
-    np.testing.assert_array_equal(task.rows[:real], task.dataset.train)
+    np.testing.assert_array_equal(task.indices[:real], task.dataset.train)
     np.testing.assert_array_equal(task.labels[:real], task.regrouping.pseudo_labels)
     np.testing.assert_array_equal(task.inputs[: len(task.dataset.inputs)], task.dataset.inputs)
-    np.testing.assert_array_equal(task.inputs[task.rows[real:]], task.synthetic.images)
+    np.testing.assert_array_equal(task.inputs[task.indices[real:]], task.synthetic.images)
     for part in ("train", "val", "test", "labels", "inputs"):
         np.testing.assert_array_equal(getattr(task.dataset, part), getattr(plain.dataset, part))
 
@@ -310,7 +312,7 @@ def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     made = experiment.cache_dir() / "deepsmote"
     before = set(made.glob("*.npz"))
     with monkeypatch.context() as patch:
-        patch.setattr("rgjax.balance.deepsmote.smote", interrupted)  # when the autoencoder has been trained
+        patch.setattr("rgjax.sampling.deepsmote.smote", interrupted)  # when the autoencoder has been trained
         with pytest.raises(KeyboardInterrupt):
             run("dsmt", tmp_path / "first", **settings)
     assert set(made.glob("*.npz")) == before
@@ -367,7 +369,7 @@ def test_sigterm_in_training_saves_and_ends_it(tmp_path, monkeypatch):
     changes = {"train.steps": 20, "train.steps_per_call": 2, "train.checkpoint_steps": 20}
     whole = run("ce", tmp_path / "whole", **changes)
     asked = iter([False, False, True])
-    monkeypatch.setattr(preemption, "asked", lambda: next(asked, True))
+    monkeypatch.setattr(console, "asked", lambda: next(asked, True))
     with pytest.raises(Preempted):
         run("ce", tmp_path / "cut", **changes)
     monkeypatch.undo()
@@ -474,7 +476,7 @@ def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
         own = config.copy_and_resolve_references()
         own.update_from_flattened_dict({"seed": seed, "train.lr": lr})
         trials.append(trainer.Trial(own, tmp_path / f"seed-{seed}"))
-    results = experiment.run_population(trials, say=lambda text: None)
+    results = experiment.run_population(trials)
     assert [result["seed"] for result in results] == [3, 4]
     assert results[0]["timing"]["trials"] == 2
     run("rg", tmp_path / "alone", **changes, **{"seed": 4, "train.lr": 0.002})
@@ -486,7 +488,7 @@ def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
     for trial in trials:
         assert shown(trial.workdir) == close_to(recorded(trial.workdir))
     with pytest.raises(ValueError, match="not traced"):
-        experiment.run_population([trials[0], trials[1]._replace(config=method_config("ce", SMALL))], say=print)
+        experiment.run_population([trials[0], trials[1]._replace(config=method_config("ce", SMALL))])
 
 
 @pytest.mark.soak
@@ -498,9 +500,9 @@ def test_members_that_came_unequally_far_all_end(tmp_path):
         own.seed = seed
         trials.append(trainer.Trial(own, tmp_path / f"seed-{seed}"))
     whole = [trial._replace(workdir=trial.workdir / "whole") for trial in trials]
-    experiment.run_population(whole, say=lambda text: None)
+    experiment.run_population(whole)
     shutil.copytree(whole[1].workdir / "checkpoints", trials[1].workdir / "checkpoints")
-    results = experiment.run_population(trials, say=lambda text: None)
+    results = experiment.run_population(trials)
     assert [result["timing"]["trials"] for result in results] == [2, 1, 2]
     for trial, other in zip(trials, whole, strict=True):
         logits, expected = (predictions(w.workdir)["test_logits"] for w in (trial, other))

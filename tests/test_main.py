@@ -12,7 +12,7 @@ import pytest
 from rgjax.config import method_config
 from rgjax.errors import UserError
 from rgjax.main import refuse_another
-from rgjax.storage import held
+from rgjax.storage.files import lock_run_dir
 from tests.crashes import PHASES, crash
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ def test_fifty_kills(tmp_path):
 
 
 def test_a_workdir_in_hand_is_refused(tmp_path):
-    with held(tmp_path):
+    with lock_run_dir(tmp_path):
         says = refused("--config=configs/digits.py:ce", f"--workdir={tmp_path}")
     assert f"{tmp_path} is in the hands of process {os.getpid()} on {platform.node()}: wait until it ends" in says
 

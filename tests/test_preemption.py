@@ -12,15 +12,15 @@ import sys, time
 from rgjax import preemption
 from rgjax.errors import told_in_one_line
 preemption.GRACE = 1.0
-preemption.listen()
+console.listen_for_sigterm()
 with told_in_one_line(interrupted="; go on"):
     {body}
 """
 ANYWHERE = "print('ready', flush=True); time.sleep(60)"
 TRAINING = """
-    with preemption.saving():
+    with console.deferring_sigterm():
         print('ready', flush=True)
-        while not preemption.asked():
+        while not console.sigterm_requested():
             time.sleep(0.01)
         print('saved', flush=True)
     print('never')

@@ -1,7 +1,7 @@
 import itertools
 import sys
 
-from rgjax.progress import progress
+from rgjax.console import progress
 
 
 def test_a_log_gets_few_lines_and_a_terminal_many(capsys, monkeypatch):

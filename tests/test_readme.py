@@ -117,7 +117,7 @@ def test_photos_of_ones_own(tmp_path):
     run(report, tmp_path)
     found = list(csv.DictReader(io.StringIO(run(predict, tmp_path, exits=2))))
     assert len(found) == 56
-    assert all(row["neighbour_1"].startswith(row["group_class"]) for row in found)
+    assert all(row["neighbor_1"].startswith(row["group_class"]) for row in found)
     np.testing.assert_allclose([sum(float(row[f"p_the {c}"]) for c in range(10)) for row in found], 1, atol=1e-4)
     run(export, tmp_path)
     assert (tmp_path / "exported" / "photos" / "manifest.json").is_file()

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation on the device, inside the training program."""
+"""Augmentation and normalization on the device, inside the training program."""
 
 from collections.abc import Callable
 
@@ -36,10 +36,10 @@ def to_lanes(images: np.ndarray) -> np.ndarray:
 
 def prepare_images(images: jax.Array, keys: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:
     """A network's input from uint8 images [B, H, W, 3]; augmented where there are keys, by `augment`'s strengths."""
-    return normalise(images.astype(jnp.float32) if keys is None else augment(keys, images, **strengths))
+    return normalize(images.astype(jnp.float32) if keys is None else augment(keys, images, **strengths))
 
 
-def normalise(images: jax.Array) -> jax.Array:
+def normalize(images: jax.Array) -> jax.Array:
     """(x / 255 - mean) / std for float32 images [B, H, W, 3] in 0..255."""
     mean, std = jnp.array(MEAN, jnp.float32), jnp.array(STD, jnp.float32)
     channel = (1, 1, 1, 3)
@@ -57,11 +57,11 @@ def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.A
     sign = jnp.where(draws[:, 0] < flip, -1.0, 1.0).astype(jnp.float32)
     degrees = (2 * draws[:, 1] - 1) * rotation
     sine, cosine = jnp.sin(jnp.deg2rad(degrees)), jnp.cos(jnp.deg2rad(degrees))
-    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    y = (jnp.arange(height, dtype=jnp.float32) - centre_y)[None, :, None]
-    x = (jnp.arange(width, dtype=jnp.float32) - centre_x)[None, None, :]
-    from_y = jnp.clip(cosine * y - sine * x + centre_y, 0, height - 1)
-    from_x = jnp.clip(sign * (sine * y + cosine * x) + centre_x, 0, width - 1)
+    center_y, center_x = (height - 1) / 2, (width - 1) / 2
+    y = (jnp.arange(height, dtype=jnp.float32) - center_y)[None, :, None]
+    x = (jnp.arange(width, dtype=jnp.float32) - center_x)[None, None, :]
+    from_y = jnp.clip(cosine * y - sine * x + center_y, 0, height - 1)
+    from_x = jnp.clip(sign * (sine * y + cosine * x) + center_x, 0, width - 1)
     top, left = jnp.floor(from_y), jnp.floor(from_x)
     down, right = (from_y - top)[..., None], (from_x - left)[..., None]
     pixels = images.reshape(batch, height * width, channels)

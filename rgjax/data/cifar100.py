@@ -9,11 +9,11 @@ from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.image_classification import cifar
 
+from rgjax.console import local_path
 from rgjax.data.archives import read_tar
-from rgjax.data.dataset import Source, blank_image, outlined
-from rgjax.data.materialise import materialise, prepare
+from rgjax.data.cache import decode_and_cache, prepare
+from rgjax.data.dataset import Source, blank_image, dataset_spec
 from rgjax.errors import UserError, first_line
-from rgjax.storage import local
 
 _PIXELS = 32 * 32 * 3
 _LARGEST = 2**28  # bytes of the unpacked archive, half as many again as the real one's
@@ -30,7 +30,7 @@ CLASSES = tuple(_CLASS_NAMES.split())
 
 
 class Cifar100(cifar.Cifar100, skip_registration=True):
-    """The catalogue's data set, with the same name, version, keys and records, prepared without TensorFlow."""
+    """The catalog's data set, with the same name, version, keys and records, prepared without TensorFlow."""
 
     def _split_generators(self, dl_manager):
         info = self._cifar_info
@@ -65,13 +65,13 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
     """All images at `image_size` with their fine labels, prepared in `data_dir` from a download or from the
     archive in `manual_dir`. Raises UserError where neither is to be had."""
     builder = Cifar100(data_dir=data_dir or None, file_format="array_record")
-    folder, url = local(manual_dir), builder._cifar_info.url
+    folder, url = local_path(manual_dir), builder._cifar_info.url
     try:
         if not builder.data_path.exists() and not (folder / Path(url).name).exists():
             # TFDS itself would go on for minutes with a server that it cannot reach.
             urllib.request.urlopen(url, timeout=20).close()
         prepare(builder, folder if manual_dir else None)
-        arrays = materialise(
+        arrays = decode_and_cache(
             builder, image_size, id_column="id", group_column="id", manual_dir=folder if manual_dir else None
         )
     except (OSError, ValueError, NonMatchingChecksumError) as error:
@@ -92,6 +92,6 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "") -> Source
     )
 
 
-def outline(*, image_size: int) -> Source:
+def spec(*, image_size: int) -> Source:
     """The data set by its published size, without the download: 500 images of each class, and 100 for the test."""
-    return outlined(dict.fromkeys(CLASSES, 600), blank_image(image_size), official_test=dict.fromkeys(CLASSES, 100))
+    return dataset_spec(dict.fromkeys(CLASSES, 600), blank_image(image_size), official_test=dict.fromkeys(CLASSES, 100))

@@ -48,6 +48,17 @@ class Dataset:
         """What its rows are: "images" or "sentences"."""
         return "sentences" if self.inputs.ndim == 1 else "images"
 
+    @property
+    def splits(self) -> dict[str, np.ndarray]:
+        """The indices of each split, by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def summary(self) -> str:
+        """Name, sizes and notes in one line."""
+        sizes = ", ".join(f"{len(indices)} {name}" for name, indices in self.splits.items())
+        return "; ".join((f"{self.name}: {sizes} {self.kind}", *self.notes))
+
     def one_vs_rest(self, positive: str) -> "Dataset":
         """The binary view: 1 for the class `positive`, 0 for the rest."""
         if positive not in self.class_names:
@@ -56,7 +67,9 @@ class Dataset:
         return replace(self, name=f"{self.name}_{positive}", labels=labels, class_names=("rest", positive))
 
 
-def outlined(counts: Mapping[str, int], row: np.ndarray, *, official_test: Mapping[str, int] | None = None) -> Source:
+def dataset_spec(
+    counts: Mapping[str, int], row: np.ndarray, *, official_test: Mapping[str, int] | None = None
+) -> Source:
     """A source by its published size alone: `counts` rows a class, class by class, each a view of one and the same
     empty `row` and a group of its own, the last `official_test` of a class held out. It takes no memory to speak of.
     """
@@ -73,7 +86,7 @@ def outlined(counts: Mapping[str, int], row: np.ndarray, *, official_test: Mappi
         groups=rows,
         ids=rows.astype(str),
         official_test=held_out,
-        fingerprint="outline",
+        fingerprint="spec",
     )
 
 

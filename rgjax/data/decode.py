@@ -28,7 +28,7 @@ class Unreadable(ValueError):
 def decode(image: bytes | Path, size: int) -> np.ndarray:
     """The image, from its file or the file's content, as uint8 [size, size, 3], RGB, resized bilinearly.
 
-    It is turned as its EXIF data say; 16-bit grey values are scaled to 8 bits, and what is transparent is put before
+    It is turned as its EXIF data say; 16-bit gray values are scaled to 8 bits, and what is transparent is put before
     white. Raises Unreadable for what is no image, a damaged one, or one of more than MAX_PIXELS.
     """
     with _opened(image) as opened:

@@ -6,10 +6,11 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
-from rgjax.data.dataset import Source, blank_image, outlined
-from rgjax.data.materialise import materialise, prepare, quiet_tfds
+from rgjax.console import local_path
+from rgjax.data.cache import decode_and_cache, prepare, quiet_tfds
+from rgjax.data.dataset import Source, blank_image, dataset_spec
 from rgjax.errors import UserError, first_few
-from rgjax.storage import digest, local
+from rgjax.storage.files import digest
 
 COUNTS = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}  # as published
 TEST_COUNTS = {"nv": 908, "mel": 171, "bkl": 217, "bcc": 93, "akiec": 43, "vasc": 35, "df": 44}
@@ -71,13 +72,13 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "", official_
     """All images at `image_size`, grouped by lesion, from a download in `manual_dir` (TFDS's manual folder if
     empty); with those of the `official_test` set if asked for. Raises UserError for a download that is missing,
     incomplete or damaged."""
-    root = local(str(data_dir or constants.DATA_DIR))
-    folder = local(manual_dir) if manual_dir else root / "downloads" / "manual"
+    root = local_path(str(data_dir or constants.DATA_DIR))
+    folder = local_path(manual_dir) if manual_dir else root / "downloads" / "manual"
     parts, images = read_download(folder, official_test=official_test)
     with quiet_tfds():
         builder = Ham10000(parts, images, data_dir=str(root))
     prepare(builder)
-    arrays = materialise(
+    arrays = decode_and_cache(
         builder,
         image_size,
         id_column="image_id",
@@ -95,12 +96,12 @@ def load(*, image_size: int, manual_dir: str = "", data_dir: str = "", official_
     )
 
 
-def outline(*, image_size: int, official_test: bool = False) -> Source:
+def spec(*, image_size: int, official_test: bool = False) -> Source:
     """The data set by its published size, without the download; every image its own lesion."""
     if not official_test:
-        return outlined(COUNTS, blank_image(image_size))
+        return dataset_spec(COUNTS, blank_image(image_size))
     counts = {name: COUNTS[name] + TEST_COUNTS[name] for name in CLASSES}
-    return outlined(counts, blank_image(image_size), official_test=TEST_COUNTS)
+    return dataset_spec(counts, blank_image(image_size), official_test=TEST_COUNTS)
 
 
 def read_download(

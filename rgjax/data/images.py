@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from rgjax.console import progress
+from rgjax.data.custom import list_images
 from rgjax.data.dataset import Source, blank_image
 from rgjax.data.decode import Unreadable, decode
-from rgjax.data.own import list_images
 from rgjax.errors import UserError, first_few
-from rgjax.progress import progress
-from rgjax.storage import atomic_path, cache_dir, cached_arrays, digest, set_aside
+from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, set_aside
 
 Result = TypeVar("Result")
 
@@ -42,11 +42,11 @@ def load(*, image_size: int, manual_dir: str = "", unreadable: str = "stop") -> 
     return listing.source(pixels, digest("images", content, *listing.labels, *listing.ids))
 
 
-def outline(*, image_size: int, manual_dir: str = "") -> Source:
+def spec(*, image_size: int, manual_dir: str = "") -> Source:
     """The same rows without their pixels, those that cannot be read among them."""
     listing = list_images(manual_dir)
     blank = blank_image(image_size)
-    return listing.source(np.broadcast_to(blank, (len(listing.items), *blank.shape)), "outline")
+    return listing.source(np.broadcast_to(blank, (len(listing.items), *blank.shape)), "spec")
 
 
 def decoded(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np.ndarray, str]:

@@ -21,14 +21,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from rgjax.console import exit_codes, progress
+from rgjax.data.custom import Listing, list_images, list_sentences, normal_form, place
 from rgjax.data.dataset import Source
 from rgjax.data.decode import Unreadable, examine
 from rgjax.data.images import in_threads
-from rgjax.data.own import Listing, list_images, list_sentences, normal_form, place
 from rgjax.data.splits import automatic, split
 from rgjax.data.tables import read_table
-from rgjax.errors import UserError, first_few, told_in_one_line
-from rgjax.progress import progress
+from rgjax.errors import UserError, first_few
 
 RULES = ("ratio", "target")
 PARTS = ("train", "val", "test")
@@ -224,7 +224,7 @@ def readable(found: dict[str, Any]) -> str:
 
 def cli() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with told_in_one_line():
+    with exit_codes():
         main(sys.argv[1:])
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rgjax import hub
-from rgjax.data.dataset import Source, outlined
+from rgjax.console import local_path
+from rgjax.data.dataset import Source, dataset_spec
 from rgjax.errors import UserError, unknown
-from rgjax.storage import digest, local
+from rgjax.storage import hub
+from rgjax.storage.files import digest
 
 AGREEMENTS = {
     "50agree": "Sentences_50Agree.txt",
@@ -53,9 +54,9 @@ def load(*, agreement: str = "50agree", manual_dir: str = "") -> Source:
     )
 
 
-def outline(*, agreement: str = "50agree") -> Source:
+def spec(*, agreement: str = "50agree") -> Source:
     """The data set by its published size, without the sentences; each its own group."""
-    return outlined(COUNTS[agreement], np.array(""))
+    return dataset_spec(COUNTS[agreement], np.array(""))
 
 
 def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
@@ -89,7 +90,7 @@ def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
 def _content(name: str, manual_dir: str) -> tuple[bytes, str]:
     if not manual_dir:
         return _from_archive(_download(), name)
-    folder = local(manual_dir)
+    folder = local_path(manual_dir)
     for path in (folder / name, folder / _FOLDER / name):
         if path.is_file():
             return path.read_bytes(), str(path)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from rgjax.data.custom import list_sentences
 from rgjax.data.dataset import Source
-from rgjax.data.own import list_sentences
-from rgjax.storage import digest
+from rgjax.storage.files import digest
 
 
 def load(*, manual_dir: str = "") -> Source:
@@ -15,7 +15,7 @@ def load(*, manual_dir: str = "") -> Source:
     return listing.source(inputs, digest("text", *listing.items, *listing.labels, *listing.ids))
 
 
-def outline(*, manual_dir: str = "") -> Source:
+def spec(*, manual_dir: str = "") -> Source:
     """The same rows without their text."""
     listing = list_sentences(manual_dir)
-    return listing.source(np.broadcast_to(np.array(""), len(listing.items)), "outline")
+    return listing.source(np.broadcast_to(np.array(""), len(listing.items)), "spec")

@@ -1,29 +1,7 @@
-"""Encoders: what turns training inputs into the features that classes are clustered on."""
+"""Encoders: from inputs to the features that classes are clustered on."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-import numpy as np
-
-from rgjax.errors import UserError
-from rgjax.storage import cache_dir, cached_arrays, digest
-
-
-class Encoder(NamedTuple):
-    """`encode` turns inputs [N, ...] into features [N, D] float32; `fingerprint` stands for weights and settings."""
-
-    fingerprint: str
-    encode: Callable[[np.ndarray], np.ndarray]
-
-
-def features(encoder: Encoder, inputs: np.ndarray, fingerprint: str) -> np.ndarray:
-    """Features [N, D] float32 of `inputs` [N, ...], whose content `fingerprint` stands for; kept on disk by content."""
-
-    def compute() -> dict[str, np.ndarray]:
-        found = encoder.encode(inputs)
-        if not np.isfinite(found).all():
-            raise UserError("the encoder gives features that are not finite: its weights may be damaged")
-        return {"features": found}
-
-    path = cache_dir() / "features" / f"{digest('features-v2', encoder.fingerprint, fingerprint)}.npz"
-    return cached_arrays(path, compute)["features"]
+from rgjax.encoders.bert import encode_tokens as encode_tokens
+from rgjax.encoders.encoder import Encoder as Encoder
+from rgjax.encoders.encoder import encode_cached as encode_cached
+from rgjax.encoders.factory import make_encoder as make_encoder
+from rgjax.encoders.projection import encode_images as encode_images

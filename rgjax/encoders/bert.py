@@ -6,31 +6,30 @@ import jax
 import numpy as np
 from flax import nnx
 
-from rgjax.batches import in_batches, over_devices
-from rgjax.encoders import Encoder
+from rgjax.encoders.encoder import Encoder
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.tokenizer import FILES, Tokens, tokenise
+from rgjax.models.tokenizer import FILES, Tokens, tokenize
 from rgjax.models.transformer import Bert, bert_config
-from rgjax.storage import digest
+from rgjax.sharding import in_batches, over_devices
+from rgjax.storage.files import digest
 
-DEFAULT = "bert-base-uncased"
 POOLINGS = {"mean": mean_tokens, "cls": first_tokens}
 _BATCH = 32  # a device
 _BUCKET = 16  # tokens
 
 
-def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int, say: Callable[[str], None]) -> Encoder:
+def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int) -> Encoder:
     """The encoder of sentences [N] by a BERT checkpoint, in float32."""
     config = bert_config(checkpoint)
 
     def encode(sentences: np.ndarray) -> np.ndarray:
-        graph, params = nnx.split(checkpoint.build(lambda tensors: Bert(tensors, config), say))
+        graph, params = nnx.split(checkpoint.build(lambda tensors: Bert(tensors, config)))
 
         def forward(params, packed):
             return POOLINGS[pooling](nnx.merge(graph, params)(packed), packed)
 
-        return encode_tokens(forward, params, tokenise(checkpoint, config, sentences, max_length))
+        return encode_tokens(forward, params, tokenize(checkpoint, config, sentences, max_length))
 
     return Encoder(digest("bert-v1", checkpoint.fingerprint(*FILES), pooling, max_length), encode)
 

@@ -1,31 +1,29 @@
 """Image embeddings of CLIP (Radford et al. 2021), preprocessed as its authors do."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
 
-from rgjax.batches import in_batches, over_devices
-from rgjax.encoders import Encoder
+from rgjax.encoders.encoder import Encoder
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.transformer import ClipVision, clip_config
-from rgjax.storage import digest
+from rgjax.sharding import in_batches, over_devices
+from rgjax.storage.files import digest
 
-DEFAULT = "openai/clip-vit-base-patch32"
+DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _BATCH = 64  # a device
 
 
-def clip(checkpoint: Checkpoint, *, unit_length: bool, say: Callable[[str], None]) -> Encoder:
+def clip(checkpoint: Checkpoint, *, unit_length: bool) -> Encoder:
     """The encoder of uint8 images [N, H, W, 3] by a CLIP checkpoint: float32, of length 1 if so wished."""
     config = clip_config(checkpoint)
 
     def encode(images: np.ndarray) -> np.ndarray:
-        graph, params = nnx.split(checkpoint.build(lambda tensors: ClipVision(tensors, config), say))
+        graph, params = nnx.split(checkpoint.build(lambda tensors: ClipVision(tensors, config)))
 
         def forward(params, batch):
             mean, std = (jnp.array(v, jnp.float32).reshape(1, 1, 1, 3) for v in (_MEAN, _STD))
@@ -41,7 +39,7 @@ def clip(checkpoint: Checkpoint, *, unit_length: bool, say: Callable[[str], None
 
 def preprocess(images: np.ndarray, size: int) -> np.ndarray:
     """uint8 [N, size, size, 3] as CLIPImageProcessor makes them with Pillow: the shorter side to `size` (bicubic),
-    the centre cut out. On the host, where Pillow's rounding is exact; it costs less than a tenth of the network."""
+    the center cut out. On the host, where Pillow's rounding is exact; it costs less than a tenth of the network."""
     height, width = images.shape[1:3]
     short = min(height, width)
     new_height, new_width = size * height // short, size * width // short

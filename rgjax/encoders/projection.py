@@ -6,19 +6,19 @@ import jax
 import numpy as np
 from flax import nnx
 
-from rgjax.batches import in_batches, over_devices
 from rgjax.data.augment import prepare_images
-from rgjax.encoders import Encoder
+from rgjax.encoders.encoder import Encoder
 from rgjax.models.resnet import ResNet
-from rgjax.storage import digest
+from rgjax.sharding import in_batches, over_devices
+from rgjax.storage.files import digest
 
 _BATCH = 128  # a device
 
 
 def projection(*, seed: int) -> Encoder:
-    """The encoder of uint8 images [N, H, W, 3] by a randomly initialised ResNet18: penultimate activations [N, 512].
+    """The encoder of uint8 images [N, H, W, 3] by a randomly initialized ResNet18: penultimate activations [N, 512].
 
-    The convolutions stay as they were drawn; each normalisation takes its statistics from the first images,
+    The convolutions stay as they were drawn; each normalization takes its statistics from the first images,
     because without that the untrained network passes on little but overall brightness.
     """
 
@@ -40,7 +40,7 @@ def projection(*, seed: int) -> Encoder:
 
 
 def encode_images(forward: Callable, params, images: np.ndarray) -> np.ndarray:
-    """`forward(params, normalised images) -> [B, D]` of all uint8 images [N, H, W, 3]: [N, D]."""
+    """`forward(params, normalized images) -> [B, D]` of all uint8 images [N, H, W, 3]: [N, D]."""
     order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())
     found = over_devices(
         lambda params, batch: forward(params, prepare_images(batch)),

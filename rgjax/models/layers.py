@@ -1,4 +1,4 @@
-"""Layers with parameters, as NNX modules: convolution, batch normalisation and the two classifier heads.
+"""Layers with parameters, as NNX modules: convolution, batch normalization and the two classifier heads.
 
 Parameters are float32; the compute dtype is the dtype of what flows in. First values are drawn by NumPy on the
 host: the same on every platform, and without a compilation for each shape (11 s of a ResNet34's start on a CPU).
@@ -13,14 +13,14 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from rgjax.models.conv import conv
+from rgjax.models.kernels.conv import conv
 
 # What is kept for the gradient where the rest, affine forms and ReLUs, is computed again.
 KEEP_SUMS = jax.checkpoint_policies.save_only_these_names("convolution", "sums")
 
 
 class Conv(nnx.Module):
-    """Convolution without bias, initialised as He et al. 2015 (normal, fan-out), as torchvision's ResNets are."""
+    """Convolution without bias, initialized as He et al. 2015 (normal, fan-out), as torchvision's ResNets are."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, *, rng: np.random.Generator):
         drawn = rng.standard_normal((kernel, kernel, c_in, c_out), np.float32)
@@ -32,7 +32,7 @@ class Conv(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015) with torch's conventions: momentum 0.1, unbiased running variance.
+    """Batch normalization (Ioffe & Szegedy 2015) with torch's conventions: momentum 0.1, unbiased running variance.
 
     In training, statistics are taken in float32 over the batch: where `axis` names the mesh axis that a batch is
     spread over, over the whole of it, or over each device's part if `local`. Local statistics need no exchange before
@@ -58,8 +58,8 @@ class BatchNorm(nnx.Module):
         if not train:
             return _affine(x, self.scale[...], self.bias[...], self.mean[...], self.var[...], self.epsilon)
         shared = None if self.local else self.axis
-        normalised: Any = batch_norm(x, self.scale[...], self.bias[...], self.epsilon, shared)  # custom_vjp hides it
-        y, mean, var = normalised
+        normalized: Any = batch_norm(x, self.scale[...], self.bias[...], self.epsilon, shared)  # custom_vjp hides it
+        y, mean, var = normalized
         n = _batch_size(x, shared)
         new = jnp.stack([mean, var * (n / max(n - 1, 1))])
         if self.local and self.axis:
@@ -72,7 +72,7 @@ class BatchNorm(nnx.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def batch_norm(x, scale, bias, epsilon: float, axis: str | None = None):
-    """`x` [B, H, W, C] normalised by its own mean and (biased) variance, and those two [C]; `axis` as in `BatchNorm`.
+    """`x` [B, H, W, C] normalized by its own mean and (biased) variance, and those two [C]; `axis` as in `BatchNorm`.
 
     The gradient is written out so that each direction reads `x` once for the sums and once for the result. None
     flows through the returned mean and variance.
@@ -99,7 +99,7 @@ def _batch_norm_backward(epsilon, axis, saved, cotangents):
     def scale_gradient(sums):
         return (sums[1] - mean * sums[0]) * inverse
 
-    # dx = scale / std * (dy - mean(dy) - normalised x * mean(dy * normalised x)), as one affine form in dy and x
+    # dx = scale / std * (dy - mean(dy) - normalized x * mean(dy * normalized x)), as one affine form in dy and x
     by_dy = scale * inverse
     by_x = -by_dy * inverse * scale_gradient(total) / n
     rest = -by_dy * total[0] / n - by_x * mean
@@ -147,7 +147,7 @@ def _as_channels(values, x):
 
 
 class LinearHead(nnx.Module):
-    """Logits `x @ W + b` in float32, initialised as torch's Linear (uniform in 1/sqrt(fan-in))."""
+    """Logits `x @ W + b` in float32, initialized as torch's Linear (uniform in 1/sqrt(fan-in))."""
 
     def __init__(self, features: int, classes: int, *, rng: np.random.Generator):
         bound = features**-0.5

@@ -5,6 +5,7 @@ Weights come as safetensors (one file or sharded) or flax_model.msgpack, under t
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,15 +15,19 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
-from rgjax import hub
+from rgjax.console import local_path
 from rgjax.errors import UserError, first_few
-from rgjax.storage import digest, local
+from rgjax.storage import hub
+from rgjax.storage.files import digest
 
 _SAFETENSORS, _MSGPACK = "model.safetensors", "flax_model.msgpack"
 _INDEX = f"{_SAFETENSORS}.index.json"
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@\w[\w./-]*)?")  # NAME, OWNER/NAME, and maybe @REVISION
 
+DEFAULT_BERT = "bert-base-uncased"
+
 Network = TypeVar("Network")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Tensors:
         if array.shape != shape:
             raise UserError(f"{self.source}: tensor '{name}' has shape {array.shape}, but config.json says {shape}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise UserError(f"{self.source}: tensor '{name}' is of {array.dtype}; quantised weights are not read")
+            raise UserError(f"{self.source}: tensor '{name}' is of {array.dtype}; quantized weights are not read")
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"{self.source}: tensor '{name}' has values that are not finite")
@@ -91,7 +96,7 @@ class Checkpoint:
 
     def __init__(self, name: str, *, ways_out: str):
         self.name, self._ways_out = name, ways_out
-        folder = local(name)
+        folder = local_path(name)
         self._folder = folder if folder.is_dir() else None
         if self._folder is None and not _REPOSITORY.fullmatch(name):
             raise UserError(f"checkpoint: there is no folder {name}: give {ways_out}")
@@ -156,12 +161,12 @@ class Checkpoint:
             readers |= {_modern(name): reader for name, reader in read(path).items()}
         return Tensors(readers, files[0])
 
-    def build(self, network: Callable[[Tensors], Network], say: Callable[[str], None]) -> Network:
+    def build(self, network: Callable[[Tensors], Network]) -> Network:
         """What `network` makes of the tensors; those that it does not use are reported."""
         tensors = self.tensors()
         built = network(tensors)
         if unused := tensors.unused():
-            say(f"{self.name}: {len(unused)} tensors are not used: {first_few(unused)}")
+            _log.info(f"{self.name}: {len(unused)} tensors are not used: {first_few(unused)}")
         return built
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.models.conv import max_pool
+from rgjax.models.kernels.conv import max_pool
 from rgjax.models.layers import HEADS, KEEP_SUMS, BatchNorm, Conv
 
 STAGES = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -40,12 +40,12 @@ def _in_turn(blocks: list[BasicBlock], x, train: bool):
 
 
 class ResNet(nnx.Module):
-    """Basic-block ResNet; images [B, H, W, 3], normalised -> logits [B, classes] in float32.
+    """Basic-block ResNet; images [B, H, W, 3], normalized -> logits [B, classes] in float32.
 
     `stem` "imagenet" is the 7x7 stride-2 convolution with max-pooling; "cifar" a 3x3 convolution without,
-    for images of about 32 pixels. `norm(channels)` makes the normalisations; `dtype` is the compute dtype of all but
+    for images of about 32 pixels. `norm(channels)` makes the normalizations; `dtype` is the compute dtype of all but
     their statistics and the head. With `recompute` the gradient keeps what the convolutions give, and what enters
-    every other block, and computes the normalised activations again.
+    every other block, and computes the normalized activations again.
     """
 
     def __init__(

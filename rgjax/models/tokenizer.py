@@ -21,7 +21,7 @@ class Tokens(NamedTuple):
     lengths: np.ndarray
 
 
-def tokenise(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarray, max_length: int) -> Tokens:
+def tokenize(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarray, max_length: int) -> Tokens:
     """Tokens of all sentences [N], as `WordPieces` makes them."""
     return WordPieces(checkpoint, config, max_length)(sentences)
 

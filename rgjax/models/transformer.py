@@ -68,7 +68,7 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation in float32, by the two-pass variance."""
+    """Layer normalization in float32, by the two-pass variance."""
 
     def __init__(self, tensors: Tensors, width: int, epsilon: float):
         self.scale = nnx.Param(jnp.asarray(tensors.take("weight", (width,))))
@@ -234,7 +234,7 @@ class BertClassifier(nnx.Module):
 
 
 class ClipVision(nnx.Module):
-    """CLIP's vision transformer: images [B, S, S, 3], normalised -> embeddings [B, projection] in float32.
+    """CLIP's vision transformer: images [B, S, S, 3], normalized -> embeddings [B, projection] in float32.
 
     Without a projection in the checkpoint the embedding is the pooled state itself.
     """

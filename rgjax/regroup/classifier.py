@@ -15,10 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted
 
-from rgjax.regroup import AGGREGATIONS, BY_FEATURES, regroup
-
-# Of log-probabilities, as in `rgjax.regroup.aggregate`, which the tests hold them against.
-_REDUCE = {"max": np.maximum, "sum": np.logaddexp}
+from rgjax.regroup.regrouping import AGGREGATIONS, FEATURE_CLUSTERINGS, regroup
 
 
 def _inner_has(*methods: str):
@@ -40,9 +37,9 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         numbers, 0 to `n_pseudo_classes_` - 1, so that its `class_weight="balanced"` balances the groups.
     rule, threshold : how many groups. "ratio": n_c / n_min for classes above `threshold` rows; "target":
         n_c / threshold. Rounded half up.
-    clustering : "kmeans", "balanced" (K-means with groups of equal size), "spectral" (normalised cut), "random" (the
+    clustering : "kmeans", "balanced" (K-means with groups of equal size), "spectral" (normalized cut), "random" (the
         ablation) or "none".
-    aggregate : "max" takes a class's most probable group, renormalised over the classes; "sum" adds up the
+    aggregate : "max" takes a class's most probable group, renormalized over the classes; "sum" adds up the
         probabilities of its groups. "max" moves decisions towards small classes. In the terms of
         `rgjax.regroup.aggregate` the logits are the logarithms of the inner `predict_proba`, or, where there is none,
         the inner `decision_function`, for which there is "max" alone.
@@ -98,7 +95,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         check_consistent_length(X, y, features)
         self.classes_, labels = np.unique(y, return_inverse=True)
         self.regrouping_ = regroup(
-            self._features(X, features) if self.clustering in BY_FEATURES else None,
+            self._features(X, features) if self.clustering in FEATURE_CLUSTERINGS else None,
             labels,
             len(self.classes_),
             rule=self.rule,
@@ -151,7 +148,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if inner.classifier_tags is not None:
             tags.classifier_tags = inner.classifier_tags
             tags.classifier_tags.multi_label = False
-        tags.input_tags.sparse = tags.input_tags.sparse and self.clustering not in BY_FEATURES
+        tags.input_tags.sparse = tags.input_tags.sparse and self.clustering not in FEATURE_CLUSTERINGS
         return tags
 
     def _inner(self) -> Any:
@@ -186,5 +183,4 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 f"{self.estimator_!r} gives {scores.shape[1]} scores a row for {self.n_pseudo_classes_} groups: "
                 "it must give one for each (of an SVC: decision_function_shape='ovr')"
             )
-        firsts = np.searchsorted(self.regrouping_.parent, np.arange(len(self.classes_)))
-        return _REDUCE[self.aggregate].reduceat(scores, firsts, axis=1)
+        return self.regrouping_.class_logits(scores, self.aggregate)

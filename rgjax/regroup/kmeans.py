@@ -1,7 +1,7 @@
 """K-means in JAX by scikit-learn's rules: greedy k-means++ (Arthur & Vassilvitskii 2007), Lloyd, relocation.
 
-Rows are spread over all devices. Points and centres may be padded, so that classes of every size share one compiled
-program; the numbers of real points `n` and of real centres `k` are traced.
+Rows are spread over all devices. Points and centers may be padded, so that classes of every size share one compiled
+program; the numbers of real points `n` and of real centers `k` are traced.
 """
 
 from functools import partial
@@ -53,29 +53,29 @@ def kmeans(
     init: np.ndarray | None = None,
     pad_to: tuple[int, int] | None = None,
 ) -> KMeansResult:
-    """Cluster `x` [N, D] into `k` groups; `init` [k, D] gives the first centres, else the best of `n_init` starts.
+    """Cluster `x` [N, D] into `k` groups; `init` [k, D] gives the first centers, else the best of `n_init` starts.
 
-    Calls with an equal `pad_to` = (points, centres) and D run the same compiled program. Every process of a
+    Calls with an equal `pad_to` = (points, centers) and D run the same compiled program. Every process of a
     multi-process run passes the same arguments. Raises ValueError for k outside 1..N and for values not finite.
     """
     x = checked(x, k)
     n, dim = x.shape
-    points, centres = pad_to or (n, k)
+    points, num_centers = pad_to or (n, k)
     form = _form()
     mesh = _mesh()
-    chunks = mesh.size * -(-points * centres // (form.chunk * mesh.size))
+    chunks = mesh.size * -(-points * num_centers // (form.chunk * mesh.size))
     mean = x.mean(axis=0)
-    centred = aligned_zeros((chunks, -(-points // chunks), dim))
-    np.subtract(x, mean, out=centred.reshape(-1, dim)[:n])
+    centered = aligned_zeros((chunks, -(-points // chunks), dim))
+    np.subtract(x, mean, out=centered.reshape(-1, dim)[:n])
     rows = NamedSharding(mesh, PartitionSpec("data"))
-    spread = jax.make_array_from_callback(centred.shape, rows, centred.__getitem__)
+    spread = jax.make_array_from_callback(centered.shape, rows, centered.__getitem__)
     limits = np.int32(n), np.int32(k), np.int32(max_iter), np.float32(tol)
     if init is None:
-        trials = np.int32(2 + int(np.log(k)))  # scikit-learn's number of candidates for each new centre
+        trials = np.int32(2 + int(np.log(k)))  # scikit-learn's number of candidates for each new center
         start = np.uint32(seed % 2**32), trials
-        run = _best_of(spread, *limits, *start, n_init, centres, mesh, form)
+        run = _best_of(spread, *limits, *start, n_init, num_centers, mesh, form)
     else:
-        first = np.zeros((centres, dim), np.float32)
+        first = np.zeros((num_centers, dim), np.float32)
         first[:k] = init - mean
         run = _from(spread, *limits, first, mesh, form)
     labels, found, inertia, n_iter = jax.device_get(run)
@@ -110,9 +110,9 @@ def _on_rows(function, mesh, x, *others):
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)(x, *others)
 
 
-@partial(jax.jit, static_argnames=("n_init", "centres", "mesh", "form"))
-def _best_of(x, n, k, max_iter, tol, seed, trials, n_init, centres, mesh, form):
-    max_trials = 2 + int(np.log(centres))
+@partial(jax.jit, static_argnames=("n_init", "num_centers", "mesh", "form"))
+def _best_of(x, n, k, max_iter, tol, seed, trials, n_init, num_centers, mesh, form):
+    max_trials = 2 + int(np.log(num_centers))
 
     def run(x, n, k, max_iter, tol, seed, trials):
         cloud = _cloud(x, n)
@@ -120,7 +120,9 @@ def _best_of(x, n, k, max_iter, tol, seed, trials, n_init, centres, mesh, form):
         # k-means++ reads all points for a few candidates: starts that go together share the reading (1.8x faster on
         # a CPU). Lloyd computes more than it reads; together, starts wait for the slowest: 1.5 to 2x slower.
         together = max(1, min(n_init, MEMORY // (max_trials * cloud.real.size)))
-        begin = partial(_plus_plus, cloud=cloud, n=n, k=k, trials=trials, centres=centres, max_trials=max_trials)
+        begin = partial(
+            _plus_plus, cloud=cloud, n=n, k=k, trials=trials, num_centers=num_centers, max_trials=max_trials
+        )
         starts = jax.lax.map(begin, keys, batch_size=together)
         runs = jax.lax.map(lambda centers: _lloyd(cloud, centers, n, k, max_iter, tol, form), starts)
         best = runs[2].argmin()
@@ -152,7 +154,7 @@ def _cloud(x, n):
 
 
 def _distances(x, centers, k):
-    """Squared distances less |x|^2, [centres, N]: the rank of the centres does not depend on it. Infinite from `k`."""
+    """Squared distances less |x|^2, [num_centers, N]: which does not change their order. Infinite from `k`."""
     squares = jnp.where(jnp.arange(len(centers), dtype=jnp.int32) < k, (centers * centers).sum(axis=1), jnp.inf)
     return squares[:, None] + jnp.matmul(-2 * centers, x.T, precision=HIGHEST)
 
@@ -170,12 +172,12 @@ def _everywhere(values):
     return jax.lax.all_gather(values.reshape(-1), "data", tiled=True)
 
 
-def _plus_plus(key, cloud, n, k, trials, centres, max_trials):
-    """First centres [centres, D]: each new one is the best of some candidates drawn by squared distance."""
+def _plus_plus(key, cloud, n, k, trials, num_centers, max_trials):
+    """First centers [num_centers, D]: each new one is the best of some candidates drawn by squared distance."""
     first_key, key = jax.random.split(key)
     x, real, squares = cloud.x.reshape(-1, cloud.x.shape[-1]), cloud.real.reshape(-1), cloud.squares.reshape(-1)
     first = _rows(cloud, jax.random.randint(first_key, (1,), 0, n))
-    centers = jnp.zeros((centres, x.shape[1]), x.dtype).at[0].set(first[0])
+    centers = jnp.zeros((num_centers, x.shape[1]), x.dtype).at[0].set(first[0])
 
     def closest_to(candidates):
         return jnp.where(real[None], jnp.maximum(_distances(x, candidates, max_trials) + squares[None], 0), 0)
@@ -196,9 +198,9 @@ def _plus_plus(key, cloud, n, k, trials, centres, max_trials):
 
 
 def _lloyd(cloud, centers, n, k, max_iter, tol, form):
-    """(labels [N], centers [centres, D], inertia, n_iter); what is padded has no weight and no members."""
-    centres = len(centers)
-    index = jnp.arange(centres, dtype=jnp.int32)[:, None]
+    """(labels [N], centers [num_centers, D], inertia, n_iter); what is padded has no weight and no members."""
+    num_centers = len(centers)
+    index = jnp.arange(num_centers, dtype=jnp.int32)[:, None]
 
     # A loop copies the rows of each round, which a single one does without.
     over_chunks = partial(jax.lax.scan, unroll=len(cloud.x) == 1)
@@ -206,13 +208,15 @@ def _lloyd(cloud, centers, n, k, max_iter, tol, form):
     def nearest(x, real, centers):
         distances = _distances(x, centers, k)
         # The lowest index among equals; argmin is a slow variadic reduction on a CPU.
-        ties = jnp.where(distances == distances.min(axis=0)[None], jnp.broadcast_to(index, distances.shape), centres)
-        return jnp.where(real, ties.min(axis=0), centres)
+        ties = jnp.where(
+            distances == distances.min(axis=0)[None], jnp.broadcast_to(index, distances.shape), num_centers
+        )
+        return jnp.where(real, ties.min(axis=0), num_centers)
 
     def group_sums(x, labels):
         if form.product:
             return jnp.matmul((labels[None] == index).astype(x.dtype), x, precision=HIGHEST)
-        return jax.ops.segment_sum(x, labels, centres)
+        return jax.ops.segment_sum(x, labels, num_centers)
 
     def sweep(centers):
         """The labels [chunks, size], and the sums [k, D] and sizes [k] of all clusters."""
@@ -223,11 +227,11 @@ def _lloyd(cloud, centers, n, k, max_iter, tol, form):
             return sums + group_sums(x, labels), labels
 
         sums, labels = over_chunks(chunk, jnp.zeros_like(centers), (cloud.x, cloud.real))
-        sizes = jnp.bincount(labels.reshape(-1), length=centres)  # without what is padded, labelled `centres`
+        sizes = jnp.bincount(labels.reshape(-1), length=num_centers)  # without what is padded, labeled `num_centers`
         return labels, *jax.lax.psum((sums, sizes.astype(sums.dtype)[:, None]), "data")
 
     def errors(centers, labels):
-        """Squared distances [chunks, size] to the own centre."""
+        """Squared distances [chunks, size] to the own center."""
 
         def chunk(_, rows):
             x, labels = rows
@@ -236,13 +240,13 @@ def _lloyd(cloud, centers, n, k, max_iter, tol, form):
         return jnp.where(cloud.real, over_chunks(chunk, None, (cloud.x, labels))[1], 0)
 
     def relocate(centers, labels, sums, sizes):
-        """The points farthest from their centres become the centres of the empty clusters."""
+        """The points farthest from their centers become the centers of the empty clusters."""
         empty = (sizes[:, 0] == 0) & (index[:, 0] < k)
-        far, points = jax.lax.top_k(_everywhere(errors(centers, labels)), centres)
+        far, points = jax.lax.top_k(_everywhere(errors(centers, labels)), num_centers)
         moves = jnp.where((far[0] > 0) & (index[:, 0] < empty.sum(dtype=jnp.int32)), 1.0, 0.0)[:, None]
         moved = _rows(cloud, points) * moves
         donors = _everywhere(labels)[points]
-        into = jnp.nonzero(empty, size=centres, fill_value=centres)[0]
+        into = jnp.nonzero(empty, size=num_centers, fill_value=num_centers)[0]
         return tuple(total.at[donors].add(-part).at[into].add(part) for total, part in ((sums, moved), (sizes, moves)))
 
     def proceed(carry):

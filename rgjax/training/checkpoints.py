@@ -13,9 +13,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 
-from rgjax.devices import in_any_process, is_first_process, wait_for_all
 from rgjax.errors import UserError, first_line
-from rgjax.storage import digest, set_aside
+from rgjax.sharding import in_any_process, is_first_process, wait_for_all
+from rgjax.storage.files import digest, set_aside
 from rgjax.training.program import TrainState
 
 

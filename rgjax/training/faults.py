@@ -8,23 +8,23 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from rgjax.devices import is_first_process, wait_for_all
 from rgjax.errors import first_few
-from rgjax.storage import write_json
+from rgjax.sharding import is_first_process, wait_for_all
+from rgjax.storage.files import write_json
 from rgjax.training.checkpoints import Checkpoints
-from rgjax.training.loop import Fault, Plan
+from rgjax.training.loop import Fault, TrainSchedule
 from rgjax.training.optimizer import cosine_decay
 from rgjax.training.program import TrainState, draw_epoch
 
 
-def batch_of(key, step: int, pool: np.ndarray, plan: Plan) -> np.ndarray:
+def batch_of(key, step: int, pool: np.ndarray, plan: TrainSchedule) -> np.ndarray:
     """The positions [B] in the training rows that a step of the training with this `key` is trained on."""
     epoch, within = divmod(step, plan.steps_per_epoch)
     order = draw_epoch(key, jnp.int32(epoch), jnp.asarray(pool), plan.steps_per_epoch, plan.batch_size)
     return np.asarray(order[within])
 
 
-def rate_at(step: int, peak: float, plan: Plan) -> float:
+def rate_at(step: int, peak: float, plan: TrainSchedule) -> float:
     """The learning rate of a step."""
     rate = cosine_decay(jnp.int32(step), peak=jnp.float32(peak), warmup_steps=plan.warmup, total_steps=plan.total_steps)
     return float(rate)

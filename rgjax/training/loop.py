@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rgjax.progress import progress
+from rgjax.console import progress
 from rgjax.training.program import Totals, TrainState, draw_epoch
 
 _CALL_SECONDS = 2.0  # long enough that calls cost nothing, short enough to watch, and to end two and save in 10 s
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainSchedule:
     """The lengths of a training, in steps; `steps_per_call` None stands for as many as take a few seconds. The devices
     hold the inputs of `steps_per_window` steps of an epoch at a time; None stands for all of them."""
 
@@ -39,7 +39,7 @@ class Plan:
         return min(self.total_steps, end_of_window, *((step // mark + 1) * mark for mark in marks))
 
 
-def largest_batch(sizes: np.ndarray, pool: np.ndarray, key: jax.Array, plan: Plan, *, devices: int = 1) -> int:
+def largest_batch(sizes: np.ndarray, pool: np.ndarray, key: jax.Array, plan: TrainSchedule, *, devices: int = 1) -> int:
     """The largest sum of `sizes` [N] (tokens of the training rows, say) in any device's part of any batch that a
     training will draw."""
     epochs = -(-plan.total_steps // plan.steps_per_epoch)
@@ -72,7 +72,7 @@ def outputs_lost(step: int) -> str:
 def fit(
     run_steps: Callable[[TrainState, int, int], tuple[TrainState, Totals]],
     state: TrainState,
-    plan: Plan,
+    plan: TrainSchedule,
     *,
     train_s: float,
     skipped: np.ndarray,

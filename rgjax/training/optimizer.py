@@ -1,4 +1,4 @@
-"""Optimisers whose every hyper-parameter is a traced value: one compiled program serves a whole grid."""
+"""Optimizers whose every hyper-parameter is a traced value: one compiled program serves a whole grid."""
 
 import jax
 import jax.numpy as jnp

@@ -10,17 +10,17 @@ import numpy as np
 from flax import nnx, struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rgjax.balance.samplers import epoch_rows
 from rgjax.losses import weighted_mean
+from rgjax.sampling.samplers import epoch_rows
+from rgjax.sharding import AXIS, TRIAL
 from rgjax.training.optimizer import OPTIMIZERS, cosine_decay
 
-TRIAL, AXIS = "trial", "data"  # the mesh axes that trials, and the rows of a batch, are spread over
 ABSENT = -1e9  # logit of an output that stands for no class
 
 
 @struct.dataclass
 class TrainState:
-    """All that changes in training, as one pytree: parameters, batch statistics, optimiser state, step count.
+    """All that changes in training, as one pytree: parameters, batch statistics, optimizer state, step count.
 
     A trial that is lost stands still, just before the `step` s that it was lost at, which is ~s from then on.
     """
@@ -42,7 +42,7 @@ class TrainData(NamedTuple):
     pool: Any
 
 
-class Hyper(NamedTuple):
+class HyperParams(NamedTuple):
     """Every number that a grid search may vary; traced, so that no value of it causes a compilation.
 
     Of the network's K outputs the first `outputs` stand for (pseudo-)classes; the rest is padding, so that runs with
@@ -200,7 +200,7 @@ def make_run_steps(
     shards = mesh.shape[AXIS]
     local_size = batch_size // shards
 
-    def gradients(params, batch_stats, step, batch, labels, hyper: Hyper, key):
+    def gradients(params, batch_stats, step, batch, labels, hyper: HyperParams, key):
         def objective(params):
             model = nnx.merge(graph, params, batch_stats, copy=True)
             logits = model(batch, train=True, key=key)
@@ -214,7 +214,7 @@ def make_run_steps(
     def over_shards(values):
         return jax.lax.psum(values, AXIS) if shards > 1 else values  # XLA copies even what only one device reduces
 
-    def train(state: TrainState, count, data: TrainData, hyper: Hyper, key):
+    def train(state: TrainState, count, data: TrainData, hyper: HyperParams, key):
         epoch, first = state.step // steps_per_epoch, state.step % steps_per_epoch
         order = draw_epoch(key, epoch, data.pool, steps_per_epoch, batch_size)
         _, key = jax.random.split(key)

@@ -1,6 +1,6 @@
-"""Balanced K-means against k-means-constrained: one assignment from equal centres, and fits from equal centres.
+"""Balanced K-means against k-means-constrained: one assignment from equal centers, and fits from equal centers.
 
-Both make clusters of equal sizes, up to one. What they minimise differs: ours the sum of squared distances, exactly, as
+Both make clusters of equal sizes, up to one. What they minimize differs: ours the sum of squared distances, exactly, as
 Bradley et al. do; k-means-constrained in its assignment the sum of distances that are not squared, rounded to 1/1000,
 and in its means the squares. `relative_inertia` is ours by theirs, less one. Its fit assigns the points once more at
 the end, so ours has one iteration more.
@@ -13,7 +13,7 @@ import importlib.util
 
 import numpy as np
 
-from rgjax.regroup.balanced import Balancer, balanced_kmeans
+from rgjax.regroup.balanced.kmeans import Balancer, balanced_kmeans
 from rgjax.regroup.kmeans import kmeans
 from tests.bench.case import Case
 
@@ -75,7 +75,7 @@ def _fit(n: int, k: int) -> Case:
 
 
 def _points(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points [n, DIM], less their mean, and the centres [k, DIM] that plain K-means finds in 20 iterations."""
+    """Points [n, DIM], less their mean, and the centers [k, DIM] that plain K-means finds in 20 iterations."""
     rng = np.random.default_rng(0)
     spectrum = np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
     shares = rng.lognormal(sigma=0.5, size=k)

@@ -9,7 +9,7 @@ import numpy as np
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import BertClassifier
-from rgjax.placement import Host
+from rgjax.training.feed import HostData
 from tests.bench.case import Case
 from tests.bench.program import train_program
 
@@ -54,7 +54,7 @@ def bert_step() -> Case:
     def prepare(tokens, key):
         return prepare_tokens(tokens, key, budget=BATCH * LENGTH)
 
-    ours = train_program(model, prepare, Host(tokens), {}, optimizer="adamw", batch=BATCH, steps=STEPS)
+    ours = train_program(model, prepare, HostData(tokens), {}, optimizer="adamw", batch=BATCH, steps=STEPS)
     facts = {"per_call": STEPS, "batch": BATCH, "length": LENGTH, "precision": "float32", "flops": flops()}
     return Case(ours, torch_steps(), facts)
 

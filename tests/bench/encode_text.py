@@ -15,7 +15,7 @@ from flax import nnx
 from rgjax.encoders.bert import encode_tokens
 from rgjax.models.packing import mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.tokenizer import Tokens, tokenise
+from rgjax.models.tokenizer import Tokens, tokenize
 from rgjax.models.transformer import Bert, bert_config
 
 CUT, BATCH = 64, 32
@@ -42,7 +42,7 @@ def main():
     checkpoint = Checkpoint(arguments.checkpoint, ways_out="another folder")
     config = bert_config(checkpoint)
     with open(arguments.sentences, encoding="utf-8-sig") as file:
-        tokens = tokenise(checkpoint, config, np.array(file.read().splitlines()), CUT)
+        tokens = tokenize(checkpoint, config, np.array(file.read().splitlines()), CUT)
     count = len(tokens.ids) // BATCH * BATCH
     tokens = Tokens(tokens.ids[:count], tokens.lengths[:count])
     graph, params = nnx.split(Bert(checkpoint.tensors(), config))

@@ -1,4 +1,4 @@
-"""K-means against scikit-learn: Lloyd from equal centres, k-means++ alone, and whole fits of ten starts.
+"""K-means against scikit-learn: Lloyd from equal centers, k-means++ alone, and whole fits of ten starts.
 
 Results of `rgjax.regroup.kmeans` are NumPy arrays: a call returns when they are there.
 """
@@ -22,7 +22,7 @@ def kmeans_small() -> Case:
 
 
 def kmeans_init() -> Case:
-    """Greedy k-means++. Ours also labels the points, takes their inertia, and checks and centres them."""
+    """Greedy k-means++. Ours also labels the points, takes their inertia, and checks and centers them."""
     from sklearn.cluster import kmeans_plusplus
 
     n, k = LARGE

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.devices import by_trial, make_mesh, place
 from rgjax.losses import cross_entropy
-from rgjax.placement import Host, Resident, Streamed
-from rgjax.training.loop import Plan
-from rgjax.training.program import Hyper, TrainState, init_state, make_run_steps
+from rgjax.sharding import make_mesh, put, trial_sharded
+from rgjax.training.feed import DeviceFeed, HostData, StreamFeed
+from rgjax.training.loop import TrainSchedule
+from rgjax.training.program import HyperParams, TrainState, init_state, make_run_steps
 
 CLASSES = {"sgd": 10, "adamw": 3}
 RATES = {"sgd": 0.01, "adamw": 2e-5}
@@ -23,7 +23,7 @@ LAST = 1_000_000  # step, which no measurement comes to
 def train_program(
     model: nnx.Module,
     prepare: Callable,
-    host: Host,
+    host: HostData,
     augmentation: dict[str, float],
     *,
     optimizer: str,
@@ -45,12 +45,12 @@ def train_program(
     run = make_run_steps(
         graph, cross_entropy, prepare, optimizer=optimizer, batch_size=batch, steps_per_epoch=steps, mesh=mesh
     )
-    plan = Plan(LAST, steps, steps, 0, None, LAST, LAST, batch)
+    plan = TrainSchedule(LAST, steps, steps, 0, None, LAST, LAST, batch)
     data = everything, labels, everything
-    feed = Streamed(host, data, plan, mesh, [jax.random.key(0)]) if streamed else Resident(host, data, plan, mesh)
+    feed = StreamFeed(host, data, plan, mesh, [jax.random.key(0)]) if streamed else DeviceFeed(host, data, plan, mesh)
     key, hyper = jax.random.key(0), make_hyper(optimizer, augmentation)
     own = jax.tree.map(lambda x: jnp.stack([x] * trials), (state, hyper, key))
-    state, hyper, key = place(own, by_trial(mesh))
+    state, hyper, key = put(own, trial_sharded(mesh))
     holder: list[TrainState] = [state]
     first_steps = count(0, steps)
 
@@ -60,9 +60,9 @@ def train_program(
     return train
 
 
-def make_hyper(optimizer: str, augmentation: dict[str, float]) -> Hyper:
+def make_hyper(optimizer: str, augmentation: dict[str, float]) -> HyperParams:
     ones = np.ones(CLASSES[optimizer], np.float32)
-    hyper = Hyper(
+    hyper = HyperParams(
         lr=RATES[optimizer], momentum=0.9, weight_decay=DECAYS[optimizer], warmup_steps=0, total_steps=LAST,
         augmentation=augmentation, outputs=CLASSES[optimizer],
         loss={}, class_weights=ones, drw_weights=ones, drw_start=LAST,

@@ -11,7 +11,7 @@ import numpy as np
 
 from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.models.resnet import STAGES, ResNet
-from rgjax.placement import Host
+from rgjax.training.feed import HostData
 from rgjax.training.program import take
 from tests.bench.case import Case
 from tests.bench.program import train_program
@@ -77,7 +77,7 @@ def _against_torch(shape: Shape) -> Case:
 
 
 def _data_path(shape: Shape) -> Case:
-    """Rows gathered, augmented and normalised, against the whole training step that contains it.
+    """Rows gathered, augmented and normalized, against the whole training step that contains it.
 
     By itself it writes its batch to memory, which the training program may avoid: the share is an upper bound.
     """
@@ -112,7 +112,7 @@ def _ours(shape: Shape, **more) -> Callable[[], None]:
     model = ResNet("resnet34", 10, stem=shape.stem, rng=np.random.default_rng(0))
     images = _images(shape)
     _, prepare = in_lanes(images[:1])
-    host = Host(images, to_lanes)
+    host = HostData(images, to_lanes)
     return train_program(model, prepare, host, AUGMENT, optimizer="sgd", batch=shape.batch, steps=shape.steps, **more)
 
 

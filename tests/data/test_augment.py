@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.scipy.ndimage import map_coordinates
 
-from rgjax.data.augment import MEAN, STD, augment, in_lanes, normalise, prepare_images
+from rgjax.data.augment import MEAN, STD, augment, in_lanes, normalize, prepare_images
 
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 12, 9, 3), np.uint8))
 KEYS = jax.random.split(jax.random.key(3), 3)
@@ -25,9 +25,9 @@ def test_rotation_equals_interpolation_at_the_rotated_coordinates():
             np.testing.assert_allclose(ours[..., channel], expected, atol=1e-2)
 
 
-def test_normalise():
+def test_normalize():
     expected = (np.asarray(IMAGES) / 255 - np.array(MEAN)) / np.array(STD)
-    np.testing.assert_allclose(normalise(IMAGES.astype(jnp.float32)), expected, atol=1e-5)
+    np.testing.assert_allclose(normalize(IMAGES.astype(jnp.float32)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [8, 13, 16])

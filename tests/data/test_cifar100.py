@@ -59,7 +59,7 @@ def test_a_wrong_archive_is_refused(tmp_path):
         load(image_size=32, manual_dir=str(tmp_path), data_dir=str(tmp_path / "prepared"))
 
 
-def test_name_and_version_are_the_catalogues(tmp_path):
+def test_name_and_version_are_the_catalogs(tmp_path):
     assert Cifar100(data_dir=str(tmp_path)).info.full_name == "cifar100/3.0.2"
 
 

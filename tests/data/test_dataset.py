@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rgjax.data import load
+from rgjax.data import load_data
 from rgjax.errors import UserError
 
 DIGITS = {
@@ -11,7 +11,7 @@ DIGITS = {
 
 
 def test_the_binary_view_keeps_the_rows_and_the_split():
-    every, view = load("digits", positive="", **DIGITS), load("digits", positive="8", **DIGITS)
+    every, view = load_data("digits", positive="", **DIGITS), load_data("digits", positive="8", **DIGITS)
     assert view.name == "digits_8"
     assert view.class_names == ("rest", "8")
     np.testing.assert_array_equal(view.labels, every.labels == 8)
@@ -21,4 +21,4 @@ def test_the_binary_view_keeps_the_rows_and_the_split():
 
 def test_an_unknown_positive_class_lists_the_valid_ones():
     with pytest.raises(UserError, match=r"unknown class in config\.data\.positive 'eight'; valid: 0, 1, 2"):
-        load("digits", positive="eight", **DIGITS)
+        load_data("digits", positive="eight", **DIGITS)

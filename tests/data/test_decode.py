@@ -9,7 +9,7 @@ from PIL import Image
 from rgjax.data.decode import Unreadable, decode, examine
 
 LEVELS = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
-COLOURS = np.stack([LEVELS, LEVELS[::-1], np.full_like(LEVELS, 128)], axis=2)
+COLORS = np.stack([LEVELS, LEVELS[::-1], np.full_like(LEVELS, 128)], axis=2)
 
 
 def content(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -19,14 +19,14 @@ def content(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def test_a_file_and_its_content_are_the_same(tmp_path):
-    image = Image.fromarray(COLOURS)
+    image = Image.fromarray(COLORS)
     image.save(tmp_path / "a.png")
-    np.testing.assert_array_equal(decode(tmp_path / "a.png", 8), COLOURS)
-    np.testing.assert_array_equal(decode(content(image), 8), COLOURS)
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 8), COLORS)
+    np.testing.assert_array_equal(decode(content(image), 8), COLORS)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 1)])
-def test_an_image_of_one_pixel_is_a_square_of_its_colour(size):
+def test_an_image_of_one_pixel_is_a_square_of_its_color(size):
     found = decode(content(Image.new("RGB", size, (9, 80, 200))), 16)
     np.testing.assert_array_equal(found, np.broadcast_to(np.uint8([9, 80, 200]), (16, 16, 3)))
 
@@ -41,16 +41,16 @@ def test_an_image_of_one_pixel_is_a_square_of_its_colour(size):
     ],
     ids=lambda image: image.mode,
 )
-def test_grey_images_of_all_kinds_are_the_same_picture(image):
+def test_gray_images_of_all_kinds_are_the_same_picture(image):
     np.testing.assert_array_equal(decode(content(image), 8), np.repeat(LEVELS[..., None], 3, axis=2))
 
 
 def test_what_is_transparent_is_put_before_white():
-    half = np.concatenate([COLOURS, np.full((8, 8, 1), 255, np.uint8)], axis=2)
+    half = np.concatenate([COLORS, np.full((8, 8, 1), 255, np.uint8)], axis=2)
     half[:4, :, 3] = 0
     found = decode(content(Image.fromarray(half)), 8)
     np.testing.assert_array_equal(found[:4], 255)
-    np.testing.assert_array_equal(found[4:], COLOURS[4:])
+    np.testing.assert_array_equal(found[4:], COLORS[4:])
 
 
 def test_cmyk_is_shown_as_rgb():
@@ -61,22 +61,22 @@ def test_cmyk_is_shown_as_rgb():
 def test_images_are_turned_as_their_exif_data_say():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
-    found = decode(content(Image.fromarray(COLOURS), exif=exif), 8)
-    np.testing.assert_array_equal(found, np.rot90(COLOURS, -1))
+    found = decode(content(Image.fromarray(COLORS), exif=exif), 8)
+    np.testing.assert_array_equal(found, np.rot90(COLORS, -1))
 
 
-@pytest.mark.parametrize("damaged", [b"", b"no image", content(Image.fromarray(COLOURS))[:60]])
+@pytest.mark.parametrize("damaged", [b"", b"no image", content(Image.fromarray(COLORS))[:60]])
 def test_what_is_no_image_is_told(damaged):
     with pytest.raises(Unreadable):
         decode(damaged, 8)
 
 
 def test_any_shape_becomes_a_square():
-    assert decode(content(Image.fromarray(COLOURS[:3]), "JPEG"), 6).shape == (6, 6, 3)
+    assert decode(content(Image.fromarray(COLORS[:3]), "JPEG"), 6).shape == (6, 6, 3)
 
 
 def test_a_damaged_avif_is_told():
-    whole = content(Image.fromarray(np.tile(COLOURS, (8, 8, 1))), "AVIF")
+    whole = content(Image.fromarray(np.tile(COLORS, (8, 8, 1))), "AVIF")
     for at in range(len(whole) // 2, len(whole), 7):
         damaged = bytearray(whole)
         damaged[at : at + 4] = b"\xff\x00\xff\x00"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rgjax.data import load as load_dataset
-from rgjax.data import materialise
+from rgjax.data import cache
+from rgjax.data import load_data as load_dataset
 from rgjax.data.ham10000 import CLASSES, load, read_download
 from rgjax.errors import UserError
 
@@ -36,7 +36,7 @@ def test_the_builder_gives_what_the_files_hold(ham_download):
 
 def test_a_second_load_decodes_nothing(ham_download, monkeypatch):
     first = load_from(ham_download)
-    monkeypatch.setattr(materialise, "decode", None)
+    monkeypatch.setattr(cache, "decode", None)
     second = load_from(ham_download)
     np.testing.assert_array_equal(first.inputs, second.inputs)
     assert first.fingerprint == second.fingerprint

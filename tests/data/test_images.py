@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rgjax.data import images, load
+from rgjax.data import images, load_data
 from rgjax.errors import UserError
 
 
@@ -25,7 +25,7 @@ def source_of(folder, **options):
 
 def dataset_of(folder, split="auto", **options):
     options = {"image_size": 8, "unreadable": "stop", "positive": "", "seed": 0, **options}
-    return load("images", manual_dir=str(folder), split_kind=split, test_fraction=0.2, val_fraction=0.2, **options)
+    return load_data("images", manual_dir=str(folder), split_kind=split, test_fraction=0.2, val_fraction=0.2, **options)
 
 
 def test_images_are_decoded_once_to_a_mapped_file(folder, monkeypatch):
@@ -61,20 +61,20 @@ def test_the_fingerprint_is_of_content_and_labels(folder, tmp_path):
 
 
 def test_images_of_all_modes_are_the_same_picture(folder):
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
-    picture, exif = Image.fromarray(grey), Image.Exif()
+    gray = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    picture, exif = Image.fromarray(gray), Image.Exif()
     exif[0x0112] = 3  # upside down
     picture.save(folder / "cat" / "a0.png")
     picture.convert("P").save(folder / "cat" / "a1.png")
     picture.convert("RGBA").save(folder / "cat" / "a2.PNG")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "cat" / "a3.png")
+    Image.fromarray(gray.astype(np.uint16) * 257).save(folder / "cat" / "a3.png")
     picture.convert("RGB").convert("CMYK").save(folder / "cat" / "a4.tif")
     picture.rotate(180).save(folder / "cat" / "a5.tiff", exif=exif)
     source = source_of(folder)
     alike = [row for row, identity in enumerate(source.ids) if "/a" in identity]
     assert len(alike) == 6
     for row in alike:
-        assert np.abs(source.inputs[row].astype(int) - grey[..., None]).max() <= 1, source.ids[row]
+        assert np.abs(source.inputs[row].astype(int) - gray[..., None]).max() <= 1, source.ids[row]
 
 
 def test_what_cannot_be_read_stops_or_is_left_out(folder):

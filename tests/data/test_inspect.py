@@ -12,7 +12,6 @@ from rgjax import experiment
 from rgjax.config import FIELDS, method_config
 from rgjax.data.inspect import RULES, inspect, main, readable
 from rgjax.errors import UserError
-from rgjax.trainer import Trial
 
 ROOT = Path(__file__).parents[2]
 SIZES = (80, 60, 50, 40, 32, 28, 24, 20, 16, 12)
@@ -39,7 +38,7 @@ def prepared(config, workdir):
     """The data and groups that a run of the config would train on; groups at random, which need no network."""
     with config.unlocked():
         config.regroup.clustering = "random"
-    return experiment.prepare([Trial(config, workdir)], say=lambda text: None)
+    return experiment.prepare(config)
 
 
 def check_parts(found, task):

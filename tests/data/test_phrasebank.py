@@ -3,7 +3,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rgjax.data import load as load_dataset
+from rgjax.data import load_data as load_dataset
 from rgjax.data.phrasebank import load, parse
 from rgjax.errors import UserError
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from rgjax.data import load, text
-from rgjax.data.own import normal_form
+from rgjax.data import load_data, text
+from rgjax.data.custom import normal_form
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.tokenizer import tokenise
+from rgjax.models.tokenizer import tokenize
 from rgjax.models.transformer import bert_config
 
 
@@ -34,7 +34,7 @@ def test_a_long_sentence_has_the_tokens_of_its_beginning(long_table, tiny_bert):
     checkpoint = Checkpoint(str(tiny_bert), ways_out="")
     sentences = ["profit rose . " * 10, "profit rose . " * 720_000, "x" * 5000 + " rose .", " " * 5000 + "rose"]
     config = bert_config(checkpoint)
-    ids, lengths = tokenise(checkpoint, config, np.array(sentences, np.dtypes.StringDType()), 12)
+    ids, lengths = tokenize(checkpoint, config, np.array(sentences, np.dtypes.StringDType()), 12)
     assert lengths.tolist() == [12, 12, 5, 3]
     np.testing.assert_array_equal(ids[0], ids[1])
     words = (tiny_bert / "vocab.txt").read_text().split("\n")
@@ -46,13 +46,13 @@ def test_equal_sentences_stay_together(tmp_path):
     (tmp_path / "own.csv").write_text("\n".join(["text,label", *lines, *(f"w{i} fell,down" for i in range(10))]))
     options = {"test_fraction": 0.2, "val_fraction": 0.2, "manual_dir": str(tmp_path / "own.csv"), "positive": ""}
     for seed in range(5):
-        data = load("text", split_kind="auto", seed=seed, **options)
+        data = load_data("text", split_kind="auto", seed=seed, **options)
         parts = [
             {normal_form(sentence) for sentence in data.inputs[rows]} for rows in (data.train, data.val, data.test)
         ]
         assert sum(map(len, parts)) == len(set.union(*parts)) == 25
     assert data.kind == "sentences"
     assert data.name == "own"
-    outline = load("text", split_kind="auto", seed=4, outline=True, **options)
+    outline = load_data("text", split_kind="auto", seed=4, outline=True, **options)
     assert outline.kind == "sentences"
     np.testing.assert_array_equal(outline.test, data.test)

@@ -2,7 +2,7 @@
 
 python tests/encoders/record_clip_pixels.py        (transformers 5.24.0 and Pillow 13.0.0; no torchvision)
 
-image0 to image3 are the uint8 images, pixels0 to pixels3 the uint8 levels before they are rescaled and normalised,
+image0 to image3 are the uint8 images, pixels0 to pixels3 the uint8 levels before they are rescaled and normalized,
 all HWC, and sizes the target of each: the shortest edge and the side of the square crop.
 """
 
@@ -38,7 +38,7 @@ for i, (height, width, size) in enumerate(CASES):
     )["pixel_values"][0]
     assert levels.shape == (3, size, size) and (levels == levels.round()).all()
     levels = levels.transpose(1, 2, 0).astype(np.uint8)
-    # The levels are all there is to know: the usual call only rescales and normalises them.
+    # The levels are all there is to know: the usual call only rescales and normalizes them.
     np.testing.assert_allclose(whole.transpose(1, 2, 0), (levels / 255 - MEAN) / STD, atol=1e-6)
     recorded[f"image{i}"], recorded[f"pixels{i}"] = image, levels
 np.savez_compressed(Path(__file__).with_name("clip_pixels.npz"), **recorded)

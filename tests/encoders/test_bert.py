@@ -12,7 +12,7 @@ from flax import nnx
 from rgjax.encoders.bert import bert, encode_tokens
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.tokenizer import Tokens, tokenise
+from rgjax.models.tokenizer import Tokens, tokenize
 from rgjax.models.transformer import Bert, BertClassifier, bert_config
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "bert"
@@ -62,14 +62,14 @@ def test_real_weights_are_the_recorded_ones(minilm, recorded):
 
 
 def test_tokens_of_real_sentences(minilm, recorded):
-    tokens = tokenise(minilm, bert_config(minilm), recorded["sentences"], 128)
+    tokens = tokenize(minilm, bert_config(minilm), recorded["sentences"], 128)
     np.testing.assert_array_equal(tokens.ids, recorded["ids"])
     np.testing.assert_array_equal(tokens.lengths, recorded["lengths"])
 
 
 def test_features_of_real_sentences(minilm, recorded):
     for pooling in ("mean", "cls"):
-        encoder = bert(minilm, pooling=pooling, max_length=128, say=lambda text: None)
+        encoder = bert(minilm, pooling=pooling, max_length=128)
         np.testing.assert_allclose(encoder.encode(recorded["sentences"]), recorded[pooling], atol=1e-5)
     classifier = BertClassifier(minilm.tensors(), bert_config(minilm), 3, rng=np.random.default_rng(0))
     packed = pack(jnp.asarray(recorded["ids"]), jnp.asarray(recorded["lengths"]), recorded["ids"].size)
@@ -82,7 +82,7 @@ def test_sentences_of_like_meaning_are_near(minilm):
         "The company's net loss widened because sales fell in the third quarter .",
         "The cat slept in the sun on the window sill .",
     ])  # fmt: skip
-    features = bert(minilm, pooling="mean", max_length=64, say=lambda text: None).encode(sentences)
+    features = bert(minilm, pooling="mean", max_length=64).encode(sentences)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     cosines = features @ features.T
     assert cosines[0, 1] > 0.3

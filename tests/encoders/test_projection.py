@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.metrics import normalized_mutual_info_score
 
-from rgjax.encoders import features
+from rgjax.encoders import encode_cached
 from rgjax.encoders.projection import projection
 from rgjax.errors import UserError
 from rgjax.regroup.kmeans import kmeans
@@ -34,11 +34,11 @@ def test_features_are_kept_by_content(monkeypatch, tmp_path):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path))
     images, _ = digit_images(10)
     encoder = projection(seed=0)
-    first = features(encoder, images, "a")
+    first = encode_cached(encoder, images, "a")
     known = encoder._replace(encode=lambda images: pytest.fail("encoded again"))
-    np.testing.assert_array_equal(features(known, images, "a"), first)
+    np.testing.assert_array_equal(encode_cached(known, images, "a"), first)
     broken = known._replace(fingerprint="broken", encode=lambda images: first * np.nan)
     with pytest.raises(UserError, match="not finite"):
-        features(broken, images, "a")
+        encode_cached(broken, images, "a")
     other = known._replace(fingerprint="other weights", encode=lambda images: first + 1)
-    np.testing.assert_array_equal(features(other, images, "a"), first + 1)
+    np.testing.assert_array_equal(encode_cached(other, images, "a"), first + 1)

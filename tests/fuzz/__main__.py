@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-INSTRUMENTED = ["rgjax.data", "rgjax.models", "rgjax.reports", "rgjax.config", "rgjax.command", "json", "PIL", "csv"]
+INSTRUMENTED = ["rgjax.data", "rgjax.models", "rgjax.report", "rgjax.config", "rgjax.command", "json", "PIL", "csv"]
 MEMORY = Path("/dev/shm")  # where there is one, files that are soon overwritten need no disk
 LIMITS = ["-timeout=20", "-rss_limit_mb=3000", "-max_len=200000"]  # seconds and memory of one input, its length
 

@@ -16,22 +16,23 @@ from PIL import Image
 
 from rgjax import config as settings
 from rgjax.command import CONFIG, parse
-from rgjax.config import FIELDS, duration, validate, value_of
+from rgjax.config import FIELDS, validate, value_of
 from rgjax.data import ham10000, phrasebank
+from rgjax.data.custom import list_images, list_sentences
 from rgjax.data.decode import Unreadable, decode
-from rgjax.data.own import list_images, list_sentences
 from rgjax.data.tables import read_table
 from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint, Tensors
 from rgjax.models.tokenizer import WordPieces
 from rgjax.models.transformer import bert_config, clip_config
-from rgjax.reports.page import page
-from rgjax.reports.reading import read_history, read_runs, read_sweep, read_test_logits
-from rgjax.reports.runs import COLUMNS
-from rgjax.reports.study import state, statuses, studies
-from rgjax.reports.tables import csv_table, latex, markdown, write_parquet
-from rgjax.storage import digest
-from tests.reports.sweeps import Sweep
+from rgjax.report.page import page
+from rgjax.report.reading import read_history, read_runs, read_sweep, read_test_logits
+from rgjax.report.runs import COLUMNS
+from rgjax.report.study import state, statuses, studies
+from rgjax.report.tables import csv_table, latex, markdown, write_parquet
+from rgjax.storage.files import digest
+from rgjax.training.setup import duration
+from tests.report.sweeps import Sweep
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "tests" / "models" / "checkpoints"
@@ -267,18 +268,18 @@ def _ham_tables() -> list[bytes]:
 
 
 def _pictures() -> list[bytes]:
-    colours = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    colors = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
     found, exif = [], Image.Exif()
     exif[0x0112] = 6
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "ICO", "TGA"):
         buffer = io.BytesIO()
-        Image.fromarray(colours).save(buffer, kind, **({"exif": exif} if kind in ("JPEG", "PNG") else {}))
+        Image.fromarray(colors).save(buffer, kind, **({"exif": exif} if kind in ("JPEG", "PNG") else {}))
         found.append(buffer.getvalue())
     for mode in ("LA", "P", "I;16", "CMYK", "1", "F"):
         buffer = io.BytesIO()
-        grey = Image.fromarray(colours[..., 0])
-        grey = Image.fromarray(colours[..., 0].astype(np.uint16)) if mode == "I;16" else grey.convert(mode)
-        grey.save(buffer, "TIFF" if mode in ("CMYK", "F") else "PNG")
+        gray = Image.fromarray(colors[..., 0])
+        gray = Image.fromarray(colors[..., 0].astype(np.uint16)) if mode == "I;16" else gray.convert(mode)
+        gray.save(buffer, "TIFF" if mode in ("CMYK", "F") else "PNG")
         found.append(buffer.getvalue())
     return found
 

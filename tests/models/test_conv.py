@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen
 
-from rgjax.models.conv import _conv_by_xla, conv, max_pool
+from rgjax.models.kernels.conv import _conv_by_xla, conv, max_pool
 
 CASES = [  # map, kernel, stride, channels in and out
     ((32, 32), 7, 2, 3, 8),

@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 
 from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.tokenizer import tokenise
+from rgjax.models.tokenizer import tokenize
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "profit", "fell", "ros", "##e", "."]
 CONFIG = {"max_position_embeddings": 16, "vocab_size": len(WORDS)}
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def tokens(folder: Path, *sentences, max_length=16, config=CONFIG):
-    return tokenise(Checkpoint(str(folder), ways_out="another"), config, np.array(sentences), max_length)
+    return tokenize(Checkpoint(str(folder), ways_out="another"), config, np.array(sentences), max_length)
 
 
 def test_a_vocabulary_is_enough(folder):

@@ -121,7 +121,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     y = np.asarray(dropout(x, 0.1, jax.random.key(1)))
     assert (y == 0).mean() == pytest.approx(26 / 256, abs=0.005)
     assert y.mean() == pytest.approx(1, abs=0.005)
-    # Neither neighbours nor the elements that share a random word are dropped together.
+    # Neither neighbors nor the elements that share a random word are dropped together.
     zero = y.reshape(-1) == 0
     for shift in (1, 2, 3, 4):
         assert (zero[shift:] & zero[:-shift]).mean() == pytest.approx(zero.mean() ** 2, abs=0.002)

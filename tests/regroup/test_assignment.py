@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.optimize import LinearConstraint, linear_sum_assignment, milp
 
-from rgjax.regroup.assignment import assign
+from rgjax.regroup.balanced.assignment import assign
 
 KINDS = ("real", "integer", "duplicates", "equal")
 

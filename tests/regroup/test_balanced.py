@@ -3,7 +3,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment, linprog
 from sklearn.datasets import make_blobs
 
-from rgjax.regroup.balanced import Balancer, balanced_kmeans
+from rgjax.regroup.balanced.kmeans import Balancer, balanced_kmeans
 from rgjax.regroup.kmeans import kmeans
 
 PAD = (320, 10)  # one compiled program for all tests
@@ -36,7 +36,7 @@ def test_points_are_assigned_at_the_least_cost(kind):
         prices = None
         for centers in x[rng.choice(n, k, replace=False)], x[rng.choice(n, k)], rng.normal(size=(k, 4)):
             found = balancer.assign(np.float64(centers), prices)
-            prices = found.prices  # of other centres, the next time
+            prices = found.prices  # of other centers, the next time
             costs = distances(x, centers)
             sizes = np.bincount(found.labels, minlength=k)
             assert (sizes >= n // k).all()
@@ -53,7 +53,7 @@ def test_points_are_assigned_at_the_least_cost_with_a_least_size():
         n, least = len(x), int(rng.integers(1, len(x) // k + 1))
         balancer = Balancer(x, k, least, pad_to=PAD)
         prices = None
-        for scale in (1, 5):  # the farther the centres, the fewer points come of themselves
+        for scale in (1, 5):  # the farther the centers, the fewer points come of themselves
             centers = scale * x[rng.choice(n, k)].astype(np.float64)
             found = balancer.assign(centers, prices)
             prices, costs = found.prices, distances(x, centers)
@@ -65,7 +65,7 @@ def test_points_are_assigned_at_the_least_cost_with_a_least_size():
 
 
 @pytest.mark.parametrize("min_size", [0, 12])
-def test_no_iteration_makes_it_worse_and_centres_are_means(min_size):
+def test_no_iteration_makes_it_worse_and_centers_are_means(min_size):
     x = make_blobs(301, 5, centers=7, random_state=0)[0].astype(np.float32)
     inertias = []
     for max_iter in range(1, 30):

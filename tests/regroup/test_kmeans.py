@@ -30,7 +30,7 @@ def partition(labels):
     repeated=st.booleans(),
     far=st.integers(0, 1),
 )
-def test_equals_scikit_learn_from_equal_centres(seed, n, k, repeated, far):
+def test_equals_scikit_learn_from_equal_centers(seed, n, k, repeated, far):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 5)).astype(np.float32)
     if repeated:  # tied points
@@ -53,7 +53,7 @@ def test_equals_scikit_learn_from_equal_centres(seed, n, k, repeated, far):
     offset=st.sampled_from([0.0, 1.0, 1e3]),
     kinds=st.integers(1, 40),
 )
-def test_of_any_points_labels_are_of_the_nearest_centre_and_centres_are_means(seed, k, scale, offset, kinds):
+def test_of_any_points_labels_are_of_the_nearest_center_and_centers_are_means(seed, k, scale, offset, kinds):
     rng = np.random.default_rng(seed)
     x = ((rng.normal(size=(kinds, 5))[rng.integers(0, kinds, 40)] + offset) * scale).astype(np.float32)
     try:
@@ -72,7 +72,7 @@ def test_of_any_points_labels_are_of_the_nearest_centre_and_centres_are_means(se
     assert found.labels.min() >= 0 and found.labels.max() < k
 
 
-def test_tied_centres_go_to_the_lowest_index():
+def test_tied_centers_go_to_the_lowest_index():
     x = np.array([[0.0], [1.0], [10.0], [11.0]], np.float32)
     theirs = KMeans(2, init=np.float32([[4.0], [4.0]]), n_init=1, max_iter=1).fit(x)
     ours = kmeans(x, 2, init=np.float32([[4.0], [4.0]]), max_iter=1)

@@ -5,7 +5,7 @@ from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import kneighbors_graph
 
-from rgjax.regroup.spectral import embedding, neighbour_graph, normalised_cut
+from rgjax.regroup.spectral import embedding, neighbor_graph, normalized_cut
 
 PAD = (900, 12)  # one compiled program for all tests
 
@@ -26,16 +26,16 @@ def directions(n, k, spread, seed=0):
 
 
 @pytest.mark.parametrize("n", [7, 11, 200])
-def test_neighbours_are_the_nearest_by_cosine(n):
+def test_neighbors_are_the_nearest_by_cosine(n):
     x = np.random.default_rng(n).normal(size=(n, 16)).astype(np.float32)
     count = min(10, n - 1)
     theirs = kneighbors_graph(x, count, metric="cosine").toarray()
-    np.testing.assert_array_equal(neighbour_graph(x, 900).toarray(), (theirs + theirs.T) / 2)
+    np.testing.assert_array_equal(neighbor_graph(x, 900).toarray(), (theirs + theirs.T) / 2)
 
 
 @pytest.mark.parametrize("n", [300, 900])
 def test_places_are_the_eigenvectors_of_the_smallest_eigenvalues(n):
-    graph = neighbour_graph(directions(n, 5, 0.7)[0], n)
+    graph = neighbor_graph(directions(n, 5, 0.7)[0], n)
     degrees = graph.sum(axis=1)
     roots = np.sqrt(degrees)
     laplacian = np.eye(n) - graph.toarray() / np.outer(roots, roots)
@@ -48,17 +48,17 @@ def test_places_are_the_eigenvectors_of_the_smallest_eigenvalues(n):
 @pytest.mark.parametrize("n", [300, 900])
 def test_cuts_as_well_as_scikit_learn(n):
     apart, member = directions(n, 6, 0.15)
-    assert adjusted_rand_score(member, normalised_cut(apart, 6, pad_to=PAD)) == 1
+    assert adjusted_rand_score(member, normalized_cut(apart, 6, pad_to=PAD)) == 1
     x, _ = directions(n, 6, 0.9)
     theirs = SpectralClustering(6, affinity="nearest_neighbors", n_neighbors=11, random_state=0).fit(x).labels_
-    graph = neighbour_graph(x, n)
-    assert ncut(graph, normalised_cut(x, 6, pad_to=PAD)) <= 1.03 * ncut(graph, theirs)
+    graph = neighbor_graph(x, n)
+    assert ncut(graph, normalized_cut(x, 6, pad_to=PAD)) <= 1.03 * ncut(graph, theirs)
 
 
 @pytest.mark.parametrize("k", [3, 6, 9])
 def test_components_are_not_torn_while_there_are_enough(k):
     x, component = make_blobs(700, 16, centers=np.eye(16)[:6], cluster_std=0.02, random_state=0)
-    labels = normalised_cut(x, k, pad_to=PAD)
+    labels = normalized_cut(x, k, pad_to=PAD)
     assert set(labels) == set(range(k))
     torn = [c for c in range(6) if len(set(labels[component == c])) > 1]
     assert torn == [] if k <= 6 else 0 < len(torn) <= 3
@@ -66,8 +66,8 @@ def test_components_are_not_torn_while_there_are_enough(k):
 
 def test_a_seed_gives_the_same_groups():
     x, _ = directions(900, 6, 0.9)
-    labels = normalised_cut(x, 6, seed=3, pad_to=PAD)
-    np.testing.assert_array_equal(normalised_cut(x, 6, seed=3, pad_to=PAD), labels)
+    labels = normalized_cut(x, 6, seed=3, pad_to=PAD)
+    np.testing.assert_array_equal(normalized_cut(x, 6, seed=3, pad_to=PAD), labels)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 2), (5, 4), (12, 12), (40, 2)])
@@ -78,7 +78,7 @@ def test_small_classes_and_equal_points(n, k, kind):
         x = np.repeat(x, 2, axis=0)[:n]
     if kind in ("equal", "zero"):
         x = np.full_like(x, kind == "equal")
-    labels = normalised_cut(x, k, pad_to=PAD)
+    labels = normalized_cut(x, k, pad_to=PAD)
     assert labels.shape == (n,)
     assert 0 <= labels.min() <= labels.max() < k
     if kind == "different":
@@ -87,4 +87,4 @@ def test_small_classes_and_equal_points(n, k, kind):
 
 def test_bad_input():
     with pytest.raises(ValueError, match="k=5 clusters of 3 points"):
-        normalised_cut(np.ones((3, 2)), 5)
+        normalized_cut(np.ones((3, 2)), 5)

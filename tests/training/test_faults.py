@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgjax import trainer
 from rgjax.config import method_config
 from rgjax.data import Dataset
 from rgjax.losses import LOSSES, cross_entropy
 from rgjax.regroup import Regrouping
-from rgjax.trainer import Task, Trial
+from rgjax.training import trainer
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.optimizer import cosine_decay
 from rgjax.training.program import draw_epoch, init_state
-from tests.test_placement import dense, images, tokens
+from rgjax.training.trainer import Task, Trial
 from tests.training import test_program
+from tests.training.test_feed import dense, images, tokens
 from tests.training.test_program import BATCH, KEY, assert_same_bits, copy, one, program
 
 ROWS, BAD = 32, 21  # of four steps an epoch one holds the bad row

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgjax.training.loop import Fault, Plan, fit, largest_batch
+from rgjax.training.loop import Fault, TrainSchedule, fit, largest_batch
 from rgjax.training.program import Totals, TrainState, draw_epoch
 
 
@@ -50,7 +50,7 @@ def run(plan, start=0, losses=(2.0,), bad=lambda trial, step: False, skip=False)
     return int(state.step[0]), calls, saved, rows, lost, skipped.tolist()
 
 
-PLAN = Plan(
+PLAN = TrainSchedule(
     total_steps=23,
     steps_per_epoch=10,
     steps_per_call=4,

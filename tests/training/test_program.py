@@ -10,21 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgjax.batches import in_batches
 from rgjax.data.augment import prepare_images
-from rgjax.devices import make_mesh
 from rgjax.losses import LOSSES, ClassStats, cross_entropy
 from rgjax.models.layers import widen
 from rgjax.models.resnet import ResNet
-from rgjax.storage import cache_dir
-from rgjax.training.program import (
-    Hyper,
-    TrainData,
-    init_state,
-    make_predict,
-    make_run_steps,
-    one_vector,
-)
+from rgjax.sharding import in_batches, make_mesh
+from rgjax.storage.files import cache_dir
+from rgjax.training.program import HyperParams, TrainData, init_state, make_predict, make_run_steps, one_vector
 
 BATCH, ROWS = 8, 32
 KEY = jax.random.key(0)[None]
@@ -40,7 +32,7 @@ def setup(classes=3, **changes):
         pool=jnp.arange(ROWS, dtype=jnp.int32),
     )
     ones = np.ones(classes, np.float32)
-    hyper = Hyper(
+    hyper = HyperParams(
         lr=0.05, momentum=0.9, weight_decay=1e-4, warmup_steps=0, total_steps=8,
         augmentation={"flip": 0.5, "rotation": 15.0}, loss={}, class_weights=ones, drw_weights=ones, drw_start=8,
         outputs=classes,
@@ -207,13 +199,13 @@ def test_calls_and_evaluation_move_nothing_to_the_host(prepared):
 DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from functools import partial
-from rgjax.batches import in_batches
+from rgjax.sharding import in_batches
 from rgjax.data.augment import prepare_images
-from rgjax.devices import by_trial, everywhere, make_mesh, place, place_rows
+from rgjax.sharding import by_trial, everywhere, make_mesh, place, place_rows
 from rgjax.models.layers import BatchNorm
 from rgjax.models.resnet import ResNet
 from rgjax.training.program import TrainData, init_state, make_predict
-from tests.test_placement import dense, images
+from tests.training.test_feed import dense, images
 from tests.training.test_faults import infinite_loss, with_one_bad_row
 from tests.training.test_program import BATCH, KEY, ROWS, assert_same_bits, copy, one, program, setup
 

@@ -1,0 +1,164 @@
+"""What every command shares with its terminal: messages, progress bars, exit codes and signals.
+
+Modules log to `logging.getLogger(__name__)`. A command shows INFO as it is and WARNING behind "rgjax: ", one line each,
+on standard error.
+
+SIGTERM is how a scheduler announces that it takes the machine away: training saves and ends, everything else ends at
+once. Files are whole or absent at any moment, so nothing is lost but the work since the last of them.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rgjax.errors import Preempted, UserError, one_line
+
+GRACE = 9.0  # seconds from SIGTERM to a forced end; Slurm and Kubernetes grant 30 or more
+
+_LOGGER = logging.getLogger("rgjax")
+_requested, _deferred = threading.Event(), threading.Event()
+
+
+# Messages
+
+
+class _Console(logging.Handler):
+    """Writes to the standard error of the moment, above any progress bar; INFO of the first process alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            tqdm.write(f"rgjax: {one_line(record.getMessage())}", file=sys.stderr)
+            sys.stderr.flush()
+        elif _is_first_process():
+            tqdm.write(record.getMessage(), file=sys.stderr)
+
+
+def configure_logging() -> None:
+    """Show the log messages of rgjax on standard error; calling it again changes nothing."""
+    if not any(isinstance(handler, _Console) for handler in _LOGGER.handlers):
+        _LOGGER.addHandler(_Console())
+        _LOGGER.setLevel(logging.INFO)
+        _LOGGER.propagate = False
+
+
+def progress(steps=None, what: str = "", total: int | None = None, *, unit: str, done: int = 0) -> tqdm:
+    """A progress bar over the iterable `steps`, or one that its `update` moves, with `done` of `total` behind it.
+
+    It moves every second on a terminal and leaves a line every ten seconds elsewhere. The first process shows it.
+    """
+    interval = 1.0 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        steps,
+        what,
+        total,
+        unit=unit,
+        initial=done,
+        mininterval=interval,
+        maxinterval=interval,
+        disable=not _is_first_process(),
+    )
+
+
+def _is_first_process() -> bool:
+    jax = sys.modules.get("jax")  # a process that has not imported it is alone
+    return jax is None or jax.process_index() == 0
+
+
+def local_path(name: str) -> Path:
+    """The path that a user means by `name`, with `~` expanded. Raises UserError for the address of an object store."""
+    if "://" in name:
+        raise UserError(f"{name}: not a local path; mount the bucket (gcsfuse, rclone mount) and pass the mount point")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~someone who is not known here
+        return Path(name)
+
+
+# Exit codes
+
+
+@contextlib.contextmanager
+def exit_codes(*, interrupted: str = "") -> Iterator[None]:
+    """End a command with one line: 2 for a user's error, 130 for an interruption, 143 for SIGTERM.
+
+    Args:
+        interrupted: what follows "interrupted" in the line, such as how to resume.
+    """
+    try:
+        yield
+    except UserError as error:
+        _exit_2(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _exit_2(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print(f"\nrgjax: interrupted{interrupted}", file=sys.stderr)
+        sys.exit(130)
+    except Preempted:
+        print(f"\nrgjax: stopped by SIGTERM{interrupted}", file=sys.stderr, flush=True)
+        os._exit(143)  # exit handlers, such as waiting for other processes, may take longer than there is time
+
+
+def _exit_2(reason: str) -> None:
+    print(f"rgjax: {one_line(reason)}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+# SIGTERM
+
+
+def listen_for_sigterm() -> None:
+    """Make SIGTERM raise Preempted in the main thread, except inside `deferring_sigterm`.
+
+    Where the main thread does not react in time, because it waits for a compiler or a device, the process ends.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    # A thread of its own, because Python's handlers wait until the main thread returns from native code.
+    def watch(ours: socket.socket, _: socket.socket) -> None:
+        while signal.SIGTERM not in ours.recv(1):
+            pass
+        _requested.set()
+        threading.Event().wait(GRACE)
+        _LOGGER.warning("SIGTERM: forced to end, because %g s were not enough to save", GRACE)
+        os._exit(128 + signal.SIGTERM)
+
+    def handle(number, frame) -> None:
+        _requested.set()
+        if not _deferred.is_set():
+            raise Preempted
+
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=watch, args=(ours, theirs), daemon=True).start()
+    signal.signal(signal.SIGTERM, handle)
+
+
+@contextlib.contextmanager
+def deferring_sigterm() -> Iterator[None]:
+    """Hold Preempted back until the block ends; the block polls `sigterm_requested()` and returns early."""
+    _deferred.set()
+    try:
+        yield
+    finally:
+        _deferred.clear()
+    if sigterm_requested():
+        raise Preempted
+
+
+def sigterm_requested() -> bool:
+    return _requested.is_set()
+
+
+def request_sigterm() -> None:
+    """Do what SIGTERM does inside `deferring_sigterm`."""
+    _requested.set()

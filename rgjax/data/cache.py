@@ -1,0 +1,110 @@
+"""From a TFDS builder to arrays: records are decoded once by Pillow, and kept as one file by content."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from rgjax.console import progress
+from rgjax.data.decode import Unreadable, decode
+from rgjax.errors import UserError, first_few, first_line
+from rgjax.storage.files import cache_dir, cached_arrays, digest, set_aside
+
+
+class DamagedRecords(Exception):
+    """Prepared records that do not give back what was written, by their own checksums."""
+
+
+def prepare(builder: tfds.core.DatasetBuilder, manual_dir: Path | None = None) -> None:
+    """Write the builder's records to its data folder, unless they are there."""
+    with quiet_tfds():
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=manual_dir and str(manual_dir))
+        )
+
+
+def decode_and_cache(
+    builder: tfds.core.DatasetBuilder,
+    image_size: int,
+    *,
+    id_column: str,
+    group_column: str,
+    file_of: Callable[[str], str] = str,
+    manual_dir: Path | None = None,
+) -> dict[str, np.ndarray]:
+    """All examples of a prepared builder, in the order of its splits. Damaged records are set aside, and prepared anew
+    from `manual_dir`.
+
+    Returns `inputs` uint8 [N, S, S, 3] (RGB, bilinear), `labels` int32 [N], `ids` and `groups` [N], `test` bool
+    [N] (rows of a split of that name) and the `fingerprint` of it all. Images that cannot be decoded are a
+    UserError that names them by `file_of(id)`.
+    """
+    read = partial(_cached, builder, image_size, id_column, group_column, file_of)
+    try:
+        return read()
+    except DamagedRecords as error:
+        set_aside(Path(builder.data_path), error)
+        prepare(builder, manual_dir)
+        return read()
+
+
+def _cached(builder, image_size: int, id_column: str, group_column: str, file_of) -> dict[str, np.ndarray]:
+    splits = sorted(builder.info.splits.values(), key=lambda split: split.name != "train")
+    records = [Path(path) for split in splits for path in split.filepaths]
+    if gone := [path.name for path in records if not path.exists()]:
+        raise DamagedRecords(f"{gone[0]} is missing")
+    written = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in records]
+    key = digest("images-v2", builder.info.full_name, image_size, repr(written))
+
+    def compute() -> dict[str, np.ndarray]:
+        total = sum(split.num_examples for split in splits)
+        inputs = np.empty((total, image_size, image_size, 3), np.uint8)
+        columns: dict[str, list] = {"labels": [], "ids": [], "groups": [], "test": []}
+        unreadable = []
+        for row, (name, example) in enumerate(progress(_examples(builder, splits), "decode", total, unit="image")):
+            identity = example[id_column].decode()
+            try:
+                inputs[row] = decode(example["image"], image_size)
+            except Unreadable:
+                unreadable.append(file_of(identity))
+            columns["labels"].append(example["label"])
+            columns["ids"].append(identity)
+            columns["groups"].append(example[group_column].decode())
+            columns["test"].append(name == "test")
+        if unreadable:
+            raise UserError(
+                f"{len(unreadable)} of {total} images cannot be read, download them again: {first_few(unreadable)}"
+            )
+        arrays = {name: np.array(values) for name, values in columns.items()}
+        arrays |= {"inputs": inputs, "labels": arrays["labels"].astype(np.int32)}
+        return arrays | {"fingerprint": np.array(digest(inputs, arrays["labels"], arrays["ids"]))}
+
+    return cached_arrays(cache_dir() / "images" / f"{key}.npz", compute)
+
+
+def _examples(builder, splits) -> Iterator[tuple[str, dict]]:
+    skip = {"image": tfds.decode.SkipDecoding()}
+    for split in splits:
+        try:
+            for example in builder.as_data_source(split.name, decoders=skip):
+                yield split.name, example
+        except Exception as error:  # of TFDS or Riegeli
+            raise DamagedRecords(first_line(error)) from error
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """TFDS announces sizes, folders and missing optional packages at length."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

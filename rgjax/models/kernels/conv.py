@@ -1,0 +1,169 @@
+"""Convolution and max-pooling, lowered to the form that each platform runs fast.
+
+Accelerators get XLA's own convolution. On a CPU that one is several times slower than a matrix product on
+small maps, and twenty times slower inside a loop, so there the convolution becomes a matrix product over
+gathered patches. Maps smaller than the kernel are one matrix product everywhere: convolutions of them, compiled for an
+A100, transpose images and batch before and after (a ResNet34 of 32 pixels: 178 transposes a step; 41 by products).
+
+Shapes: images `x` are [B, H, W, I] (NHWC), kernels `w` are [kh, kw, I, O]; both share one dtype.
+"""
+
+from functools import cache, partial, reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rgjax.models.kernels import winograd
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
+    """Two-dimensional convolution, zero-padded by half the kernel as torch's `padding=k // 2`.
+
+    Args:
+        x: images [B, H, W, I].
+        w: kernel [kh, kw, I, O], odd kh and kw, in the dtype of `x`.
+        stride: step of the window, the same along both axes.
+
+    Returns:
+        [B, ceil(H / stride), ceil(W / stride), O] in the dtype of `x`.
+    """
+    return lax.platform_dependent(x, w, cpu=_form(_conv_on_cpu, stride), default=_form(_conv_by_xla, stride))
+
+
+def _conv_forward(x, w, stride):
+    return conv(x, w, stride), (x, w)
+
+
+def _conv_backward(stride, saved, dy):
+    # The two lowerings are differentiated inside their own branch: differentiating across the choice of
+    # platform would keep the patches of the branch that is not taken.
+    return lax.platform_dependent(
+        *saved,
+        dy,
+        cpu=_form(_gradients_on_cpu, stride),
+        default=_form(_gradients_by_xla, stride),
+    )
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+@cache
+def _form(function, stride):
+    """One object for equal arguments: JAX traces a function that it knows but once for each shape."""
+    return partial(function, stride=stride)
+
+
+def _gradients(form, x, w, dy, stride):
+    return jax.vjp(partial(form, stride=stride), x, w)[1](dy)
+
+
+def _gradients_by_xla(x, w, dy, stride):
+    return _gradients(_conv_by_xla, x, w, dy, stride)
+
+
+def _conv_by_xla(x, w, stride):
+    if _is_tiny(x):
+        return _conv_by_matmul(x, w, stride)
+    pads = [(k // 2, k // 2) for k in w.shape[:2]]
+    return lax.conv_general_dilated(x, w, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _conv_on_cpu(x, w, stride):
+    if _fits_winograd(x, w, stride):
+        return winograd.convolve(x, w)
+    return _conv_by_matmul(x, w, stride)
+
+
+def _gradients_on_cpu(x, w, dy, stride):
+    if _fits_winograd(x, w, stride):
+        return winograd.gradients(x, w, dy)
+    return _gradients(_conv_by_matmul, x, w, dy, stride)
+
+
+def _fits_winograd(x, w, stride):
+    """Of few tiles, what their products save is less than the transforms of the kernel take. An exported program's
+    batch may be of any size, which cannot be cut into chunks that fit the cache."""
+    suits = w.shape[:2] == (3, 3) and stride == 1 and not _is_tiny(x) and isinstance(x.shape[0], int)
+    return suits and 8 <= x.shape[3] <= 8 * winograd.tiles(x.shape)
+
+
+def _conv_by_matmul(x, w, stride):
+    kh, kw, c_in, c_out = w.shape
+    if kh == kw == 1:
+        return x[:, ::stride, ::stride] @ w[0, 0]
+    if _is_tiny(x):
+        return _conv_of_tiny_map(x, w, stride)
+    patches = _patches(x, kh, kw, stride)
+    y = patches.reshape(-1, kh * kw * c_in) @ w.reshape(-1, c_out)
+    return y.reshape(*patches.shape[:3], c_out)
+
+
+def _is_tiny(x):
+    return max(x.shape[1:3]) <= 2
+
+
+def _patches(x, kh, kw, stride):
+    """Windows of `x` as [B, H', W', kh * kw * I]; columns are joined first, so each pixel is copied once a row."""
+    x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+    for axis, k in ((2, kw), (1, kh)):
+        count = (x.shape[axis] - k) // stride + 1
+        x = jnp.concatenate(
+            [lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis) for i in range(k)],
+            axis=3,
+        )
+    return x
+
+
+def _conv_of_tiny_map(x, w, stride):
+    """One product with the whole map: each output pixel sees it through the part of the kernel that meets it."""
+    kh, kw, _, c_out = w.shape
+    batch, height, width, _ = x.shape
+    out_h, out_w = -(-height // stride), -(-width // stride)
+    tops = [kh // 2 - stride * p for p in range(out_h)]
+    lefts = [kw // 2 - stride * q for q in range(out_w)]
+    seen = [w[i : i + height, j : j + width].reshape(-1, c_out) for i in tops for j in lefts]
+    y = x.reshape(batch, -1) @ jnp.concatenate(seen, axis=1)
+    return y.reshape(batch, out_h, out_w, c_out)
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over 3x3 windows of stride 2 of [B, H, W, C], padded by one, for inputs that are not negative.
+
+    Accelerators get XLA's windowed reduction. On a CPU its gradient (select-and-scatter) takes a tenth of a ResNet34
+    step; there it is maxima of strided slices, padded with zeros, so `x` must come from a ReLU. Among equal values the
+    two divide the gradient differently; equal values other than zero, where a ReLU passes none, are rare.
+    """
+    return lax.platform_dependent(x, cpu=_max_of_slices, default=_max_of_windows)
+
+
+def _max_pool_forward(x):
+    return max_pool(x), x
+
+
+def _max_pool_backward(x, dy):
+    def gradient(form, x, dy):
+        return jax.vjp(form, x)[1](dy)
+
+    cpu, default = partial(gradient, _max_of_slices), partial(gradient, _max_of_windows)
+    return lax.platform_dependent(x, dy, cpu=cpu, default=default)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _max_of_windows(x):
+    pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+
+
+def _max_of_slices(x):
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for axis in (1, 2):
+        last = (x.shape[axis] - 3) // 2 * 2
+        x = reduce(jnp.maximum, [lax.slice_in_dim(x, i, i + last + 1, stride=2, axis=axis) for i in range(3)])
+    return x

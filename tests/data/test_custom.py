@@ -1,0 +1,192 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rgjax.data import display_name
+from rgjax.data.custom import list_images, list_sentences
+from rgjax.errors import UserError
+
+
+def image(path, color="red", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 4), color).save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of three images."""
+    root = tmp_path / "flowers"
+    for name in ("cat", "dog"):
+        for i in range(3):
+            image(root / name / f"{i}.png")
+    return root
+
+
+def table(folder, text, name="own.csv"):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def refused(place, listing=list_images):
+    with pytest.raises(UserError) as error:
+        listing(str(place))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_folders_are_classes_and_paths_are_ids(folder):
+    image(folder / "cat" / "deep" / "er" / "4.JPEG")
+    found = list_images(str(folder))
+    assert found.ids == [
+        "cat/0.png",
+        "cat/1.png",
+        "cat/2.png",
+        "cat/deep/er/4.JPEG",
+        *(f"dog/{i}.png" for i in range(3)),
+    ]
+    assert found.labels == ["cat"] * 4 + ["dog"] * 3
+    assert [path.relative_to(folder).as_posix() for path in found.items] == found.ids
+    assert found.parts is found.groups is None
+    assert found.notes == ()
+
+
+def test_class_names_of_all_kinds(folder):
+    for name in ("two words", "Käse 🧀", ".net", "ca\u0301fe"):
+        image(folder / name / "a.png")
+    assert set(list_images(str(folder)).class_names) == {"cat", "dog", "two words", "Käse 🧀", ".net", "cáfe"}
+
+
+def test_hidden_files_are_passed_over_and_others_told(folder):
+    for name in (".DS_Store", "Thumbs.db", "._0.png"):
+        (folder / "cat" / name).write_bytes(b"x")
+        (folder / name).write_bytes(b"x")
+    image(folder / ".ipynb_checkpoints" / "a.png")
+    image(folder / "cat" / ".thumbnails" / "a.png")
+    found = list_images(str(folder))
+    assert len(found.ids) == 6
+    assert found.notes == ()
+    image(folder / "lost.png")
+    (folder / "dog" / "notes.txt").write_text("")
+    os.mkfifo(folder / "dog" / "pipe.png")
+    assert list_images(str(folder)).notes == (
+        "1 file left out, directly in the folder, so of no class: lost.png",
+        "2 files left out, in class folders, but no images by name: dog/notes.txt, dog/pipe.png",
+    )
+
+
+def test_links_are_followed_once_and_never_back(folder):
+    (folder / "cat" / "again").symlink_to(folder / "cat")
+    (folder / "cat" / "up").symlink_to(folder)
+    (folder / "cat" / "root").symlink_to("/")
+    (folder / "cat" / "self").symlink_to("self")
+    (folder / "dog" / "one.png").symlink_to(folder / "cat" / "0.png")
+    (folder / "linked").symlink_to(folder / "dog")
+    found = list_images(str(folder))
+    assert found.labels == ["cat"] * 3 + ["dog"] * 4 + ["linked"] * 4
+    assert found.notes == ("1 file left out, in class folders, but no images by name: cat/self",)
+
+
+@pytest.mark.parametrize(("val", "parts"), [("valid", {"train", "val", "test"}), (None, {"train", "test"})])
+def test_parts_of_a_split_are_recognized(val, parts, tmp_path):
+    for part in filter(None, ("Train", val, "TEST")):
+        for name in ("cat", "dog"):
+            image(tmp_path / part / name / "0.png")
+    found = list_images(str(tmp_path))
+    assert found.class_names == ("cat", "dog")
+    assert set(found.parts) == parts
+    source = found.source(np.zeros(len(found.ids)), "")
+    assert [one.partition("/")[0] for one in source.ids[source.official_test]] == ["TEST", "TEST"]
+    assert (source.official_val is None) == (val is None)
+
+
+def test_parts_that_are_not_clear_are_refused(tmp_path):
+    for part in ("train", "val"):
+        image(tmp_path / part / "cat" / "0.png")
+    assert "none for the test: call the latter 'test'" in refused(tmp_path)
+    image(tmp_path / "test" / "cat" / "0.png")
+    image(tmp_path / "extra" / "cat" / "0.png")
+    assert "has other folders beside those for training and test: extra; move them away" in refused(tmp_path)
+
+
+def test_a_test_set_without_classes_is_refused(folder):
+    (folder / "train").mkdir()
+    for name in ("cat", "dog"):
+        (folder / name).rename(folder / "train" / name)
+    image(folder / "test" / "0.png")
+    assert f"{folder / 'test'} has no class folders with images" in refused(folder)
+
+
+def test_what_holds_too_little_is_refused(folder, tmp_path):
+    (folder / "empty").mkdir()
+    assert "1 class folder without images: empty; put some in or remove the folder" in refused(folder)
+    (tmp_path / "none").mkdir()
+    assert "has no class folders with images" in refused(tmp_path / "none")
+    (tmp_path / "none").rmdir()
+    (folder / "empty").rmdir()
+    assert "one class only, 'flowers': two or more are needed; if 2 folders in it are the classes, give" in refused(
+        tmp_path
+    )
+    assert "there is no folder or table" in refused(tmp_path / "nowhere")
+    assert "--config.data.manual_dir=PLACE is missing" in refused("")
+    assert "neither a folder nor a table" in refused(folder / "cat" / "0.png")
+
+
+def test_a_table_of_paths(folder, tmp_path):
+    rows = "path,label,group,split\n../flowers/cat/0.png,a,g1,train\n./cat/1.png,b,g1,dev\ncat/2.png,a,,Test\n"
+    (tmp_path / "apart" / "cat").mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        (folder / "cat" / name).rename(tmp_path / "apart" / "cat" / name)
+    for place in (table(tmp_path / "apart", rows), tmp_path / "apart"):  # or the folder that it is alone in
+        found = list_images(str(place))
+        assert found.ids == ["../flowers/cat/0.png", "cat/1.png", "cat/2.png"]
+        assert all(path.is_file() for path in found.items)
+        assert found.labels == ["a", "b", "a"]
+        assert found.groups == ["g1", "g1", "row 3"]
+        assert found.parts == ["train", "val", "test"]
+        assert found.source(np.zeros(3), "").groups.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("path,class\ncat/0.png,a\n", "line 1: there is no column 'label'; columns: path, class"),
+        ("path,label\ncat/0.png,a\n./cat/0.png,b\n", "1 path repeated: rows 1 and 2 (cat/0.png); remove one of each"),
+        ("path,label\ncat/0.png,a\ncat/9.png,b\ncat,b\n", "2 of 3 images of"),
+        (f"path,label\ncat/0.png,a\n{'b' * 5000}.png,b\n", "1 of 2 images of"),
+        ("path,label,split\ncat/0.png,a,train\ncat/1.png,b,tset\n", "the split of row 2 ('tset') is none of train"),
+        ("path,label,split\ncat/0.png,a,train\ncat/1.png,b,val\n", "no row's split is 'test'"),
+        ("path,label\ncat/0.png,a\ncat/1.png,a\n", "one class only, 'a': two or more are needed"),
+    ],
+)
+def test_bad_tables_of_paths_are_refused(rows, says, folder):
+    assert says in refused(table(folder, rows))
+
+
+def test_a_table_beside_class_folders_is_not_guessed_at(folder):
+    one = table(folder, "path,label\ncat/0.png,a\ndog/0.png,b\n")
+    assert f"holds own.csv beside 2 folders: give the table that is meant, such as {one}" in refused(folder)
+    assert list_images(str(one)).labels == ["a", "b"]
+
+
+def test_sentences(tmp_path):
+    rows = "text,label,id\nSales fell,bad,x\n sales  FELL ,bad,y\n\ufeffProfit,good,z\n"
+    found = list_sentences(str(table(tmp_path, rows)))
+    assert found.ids == ["x", "y", "z"]
+    assert found.items[1] == " sales  FELL "
+    assert found.source(np.zeros(3), "").groups.tolist() == [0, 0, 1]
+    assert list_sentences(str(tmp_path)).labels == ["bad", "bad", "good"]  # the only table of the folder
+    table(tmp_path, rows.replace("y\n", "x\n"))
+    assert "1 id repeated: rows 1 and 2 (x)" in refused(tmp_path, list_sentences)
+    (tmp_path / "own.csv").unlink()
+    assert "holds no table: sentences are read from one" in refused(tmp_path, list_sentences)
+
+
+def test_what_data_of_ones_own_are_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert display_name("digits", "flowers") == "digits"
+    assert [display_name("images", name) for name in ("a/flowers.v2/", "b/birds.csv", ".", "")] == [
+        "flowers.v2", "birds", tmp_path.name, "images",
+    ]  # fmt: skip

@@ -1,0 +1,177 @@
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rgjax.errors import UserError
+from rgjax.storage.files import (
+    atomic_path,
+    cache_dir,
+    cached_arrays,
+    digest,
+    lock_run_dir,
+    read_npz,
+    write_json,
+    write_npz,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_json_is_strict(tmp_path):
+    write_json(tmp_path / "a.json", {"x": None})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": None}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": None}
+
+
+def test_npz_round_trip_without_pickle(tmp_path):
+    write_npz(tmp_path / "deep" / "a.npz", a=np.arange(3), names=np.array(["x", "yy"]))
+    with np.load(tmp_path / "deep" / "a.npz") as file:
+        assert file["a"].tolist() == [0, 1, 2]
+        assert file["names"].tolist() == ["x", "yy"]
+
+
+def test_digest_tells_apart_what_differs():
+    a = np.arange(6, dtype=np.int32)
+    parts = [
+        (a,),
+        (a.reshape(2, 3),),
+        (a.astype(np.int64),),
+        ("ab", "c"),
+        ("a", "bc"),
+        (b"ab",),
+        (1,),
+        ("1",),
+        (None,),
+    ]
+    assert len({digest(*p) for p in parts}) == len(parts)
+    assert digest(a, "x") == digest(a.copy(), "x")
+
+
+def test_cached_arrays_are_computed_once(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"eye": np.eye(2)}
+
+    for _ in range(2):
+        np.testing.assert_array_equal(cached_arrays(tmp_path / "k.npz", compute)["eye"], np.eye(2))
+    assert len(calls) == 1
+
+
+def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("RGJAX_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.delenv("RGJAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "rgjax"
+
+
+ARRAYS = {"a": np.arange(100, dtype=np.int32), "names": np.array(["x", "yyy"]), "none": np.zeros((0, 3))}
+
+
+def test_no_flipped_bit_goes_unnoticed_into_an_array(tmp_path):
+    path = tmp_path / "a.npz"
+    write_npz(path, **ARRAYS)
+    content = path.read_bytes()
+    noticed = 0
+    for bit in range(0, 8 * len(content), 7):  # every bit in a byte is flipped somewhere, every byte once or twice
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        found = read_npz(path)
+        if found is None:
+            noticed += 1
+            assert not path.exists()
+        else:  # a date in ZIP's directory, say
+            assert found.keys() == ARRAYS.keys()
+            for name, array in ARRAYS.items():
+                assert found[name].dtype == array.dtype
+                np.testing.assert_array_equal(found[name], array)
+    assert noticed > len(content) / 2
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -1])
+def test_half_a_cached_file_is_set_aside_and_made_anew(kept, tmp_path, capsys):
+    path = tmp_path / "k.npz"
+    write_npz(path, **ARRAYS)
+    path.write_bytes(path.read_bytes()[:kept])
+    found = cached_arrays(path, lambda: dict(ARRAYS))
+    assert found.keys() == ARRAYS.keys()
+    says = capsys.readouterr().err
+    assert says.startswith(f"rgjax: {path} is damaged")
+    assert says.count("\n") == 1
+    assert (tmp_path / "k.npz.damaged").stat().st_size == len((tmp_path / "k.npz.damaged").read_bytes())
+    assert read_npz(path) is not None
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from rgjax.storage.files import cached_arrays, write_json
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+path = Path(sys.argv[1])
+write_json(path / "a.json", [1])
+print(cached_arrays(path / "big.npz", lambda: {"x": np.ones(100_000)})["x"].sum())
+write_json(path / "a.json", list(range(10_000)))
+"""
+
+
+def test_what_a_full_disk_does_not_take_is_told_and_nothing_is_lost(tmp_path):
+    process = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert "100000.0" in process.stdout  # computed, if not kept
+    assert "big.npz cannot be written: File too large; mend that" in process.stderr
+    assert "UserError" in process.stderr.splitlines()[-1]
+    assert "a.json cannot be written: File too large" in process.stderr.splitlines()[-1]
+    assert json.loads((tmp_path / "a.json").read_text()) == [1]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "big.lock"}
+
+
+def test_a_folder_in_hand_is_refused_by_host_and_process(tmp_path):
+    with lock_run_dir(tmp_path):
+        with (
+            pytest.raises(UserError, match=f"in the hands of process {os.getpid()} on {platform.node()}: wait"),
+            lock_run_dir(tmp_path),
+        ):
+            pass
+        # The attempt has not cost the first one its lock.
+        with pytest.raises(UserError, match="in the hands"), lock_run_dir(tmp_path):
+            pass
+    with lock_run_dir(tmp_path):
+        pass
+
+
+DIES = """
+import os, sys
+from pathlib import Path
+from rgjax.storage.files import lock_run_dir
+with lock_run_dir(Path(sys.argv[1])):
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_lock_of_a_process_that_was_killed_is_stale(tmp_path, capsys):
+    process = subprocess.Popen([sys.executable, "-c", DIES, str(tmp_path)])
+    process.wait()
+    with lock_run_dir(tmp_path):
+        pass
+    assert f"was left by process {process.pid} on {platform.node()}" in capsys.readouterr().err
+    with lock_run_dir(tmp_path):
+        pass
+    assert not capsys.readouterr().err
