@@ -52,8 +52,8 @@ def test_a_run_of_sentences_with_its_weights_here_reaches_no_network(attempts, t
 def test_a_download_that_is_here_is_prepared_without_network(attempts, ham_download, tmp_path):
     load_data("ham10000", split_kind="grouped", positive="", seed=0, test_fraction=0.2, val_fraction=0.2, image_size=16,
          manual_dir=str(ham_download), data_dir=str(tmp_path / "prepared"))  # fmt: skip
-    load_data("phrasebank", split_kind="grouped", positive="", seed=0, test_fraction=0.2, val_fraction=0.2, image_size=16,
-         manual_dir=str(write_phrasebank(tmp_path / "phrasebank")))  # fmt: skip
+    load_data("phrasebank", split_kind="grouped", positive="", seed=0, test_fraction=0.2, val_fraction=0.2,
+         image_size=16, manual_dir=str(write_phrasebank(tmp_path / "phrasebank")))  # fmt: skip
     assert not attempts
 
 

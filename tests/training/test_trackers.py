@@ -94,7 +94,8 @@ def test_a_package_that_is_absent_is_named_before_any_work(tmp_path, monkeypatch
 
 
 def test_no_tracker_is_imported_before_it_is_used():
-    code = "import sys, rgjax.training.trackers; sys.exit(any(name in sys.modules for name in ('tensorboardX', 'wandb')))"
+    any_imported = "any(name in sys.modules for name in ('tensorboardX', 'wandb'))"
+    code = f"import sys, rgjax.training.trackers; sys.exit({any_imported})"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
