@@ -10,7 +10,7 @@ from rgjax.storage.files import digest
 
 def load(*, image_size: int) -> Source:
     """Images uint8 [1797, S, S, 3] of ten classes, each its own group."""
-    images, labels = load_digits(return_X_y=True)
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
     gray = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     size = (image_size, image_size)
     enlarged = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in gray]
