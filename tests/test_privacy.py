@@ -8,7 +8,7 @@ import pytest
 from rgjax.data import load_data
 from rgjax.storage import hub
 from tests.conftest import write_phrasebank
-from tests.finished import finish, finish_untrained, text_in
+from tests.support.finished import finish, finish_untrained, text_in
 
 _watched: list[list[str]] = []
 

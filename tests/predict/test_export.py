@@ -17,7 +17,7 @@ from rgjax.data.decode import decode
 from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor
-from tests.finished import digits, finish_untrained, text_in
+from tests.support.finished import digits, finish_untrained, text_in
 
 SENTENCES = ["profit rose .", "w1 w2 w3 w4 w5 w6 flat", "fell"]
 WITHOUT_US = "import runpy, sys; sys.modules['rgjax'] = None; sys.argv = ['example.py', sys.argv[1]]; " \

@@ -16,7 +16,7 @@ from rgjax.data.decode import decode
 from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor
-from tests.finished import digits, finish_untrained, text_in
+from tests.support.finished import digits, finish_untrained, text_in
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ import pytest
 from rgjax.errors import UserError
 from rgjax.predict.predictor import Predictor
 from rgjax.storage.files import write_json
-from tests.finished import digits, finish, predictions, text_in
+from tests.support.finished import digits, finish, predictions, text_in
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from rgjax.report.verify import verify_run
 from rgjax.storage import manifest
 from rgjax.storage.files import write_json, write_npz
 from rgjax.training.trainer import Outcome, Trial
-from tests.finished import config_of
+from tests.support.finished import config_of
 
 # Of class b, by falling log-odds: b a b a a, of which the first two are taken for b's.
 LABELS = np.array([1, 0, 1, 0, 0])
