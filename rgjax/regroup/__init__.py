@@ -1,24 +1,30 @@
 """Regrouping: split large classes into pseudo-classes, and aggregate pseudo-class logits back to the classes."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from rgjax.regroup.regrouping import AGGREGATIONS as AGGREGATIONS
-from rgjax.regroup.regrouping import CLUSTERINGS as CLUSTERINGS
-from rgjax.regroup.regrouping import FEATURE_CLUSTERINGS as FEATURE_CLUSTERINGS
-from rgjax.regroup.regrouping import RULES as RULES
-from rgjax.regroup.regrouping import Regrouping as Regrouping
-from rgjax.regroup.regrouping import aggregate as aggregate
-from rgjax.regroup.regrouping import cluster_counts as cluster_counts
-from rgjax.regroup.regrouping import regroup as regroup
+from rgjax.regroup.aggregation import AGGREGATIONS as AGGREGATIONS
+from rgjax.regroup.aggregation import aggregate as aggregate
 
 if TYPE_CHECKING:
     from rgjax.regroup.classifier import RegroupClassifier as RegroupClassifier
+    from rgjax.regroup.regrouping import CLUSTERINGS as CLUSTERINGS
+    from rgjax.regroup.regrouping import FEATURE_CLUSTERINGS as FEATURE_CLUSTERINGS
+    from rgjax.regroup.regrouping import RULES as RULES
+    from rgjax.regroup.regrouping import Regrouping as Regrouping
+    from rgjax.regroup.regrouping import cluster_counts as cluster_counts
+    from rgjax.regroup.regrouping import regroup as regroup
+
+# Imported on first use: a report aggregates without JAX, and a run needs no scikit-learn. Both take a second or more.
+_MODULES = {
+    "RegroupClassifier": "classifier",
+    **dict.fromkeys(
+        ("CLUSTERINGS", "FEATURE_CLUSTERINGS", "RULES", "Regrouping", "cluster_counts", "regroup"), "regrouping"
+    ),
+}
 
 
-def __getattr__(name: str):
-    """Import `RegroupClassifier` when it is asked for: scikit-learn takes seconds, and no run needs it."""
-    if name == "RegroupClassifier":
-        from rgjax.regroup.classifier import RegroupClassifier
-
-        return RegroupClassifier
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"rgjax.regroup.{_MODULES[name]}"), name)

@@ -15,7 +15,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted
 
-from rgjax.regroup.regrouping import AGGREGATIONS, FEATURE_CLUSTERINGS, regroup
+from rgjax.regroup.aggregation import AGGREGATIONS
+from rgjax.regroup.regrouping import FEATURE_CLUSTERINGS, regroup
 
 
 def _inner_has(*methods: str):

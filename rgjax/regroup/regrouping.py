@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rgjax.regroup.aggregation import AGGREGATIONS, aggregate
 from rgjax.regroup.balanced.kmeans import balanced_kmeans
 from rgjax.regroup.kmeans import kmeans
 from rgjax.regroup.spectral import normalized_cut
@@ -21,7 +20,6 @@ FEATURE_CLUSTERINGS: dict[str, Callable[..., np.ndarray]] = {
     "spectral": lambda x, k, min_size, **how: normalized_cut(x, k, **how),
 }
 CLUSTERINGS = ("none", *FEATURE_CLUSTERINGS, "random")
-AGGREGATIONS = ("max", "sum")
 
 
 @dataclass(frozen=True)
@@ -175,22 +173,3 @@ def _shared_shape(points: int, centers: int) -> tuple[int, int]:
 def _as_first(clusters: np.ndarray) -> np.ndarray:
     """What the first process has found: others that computed for themselves may have rounded otherwise."""
     return clusters if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(clusters))
-
-
-def aggregate(logits: Any, parent: np.ndarray, how: str) -> Any:
-    """Class logits [B, C] of pseudo-class logits [B, K], of NumPy in float64 or traced by JAX in their own precision.
-
-    "max" is the largest logit of a class's pseudo-classes. "sum" is the log of their summed probabilities, logsumexp,
-    so that the size of the logits does not grow with the number of groups.
-    """
-    xp: Any = jnp if isinstance(logits, jax.Array) else np
-    columns = []
-    for c in range(int(parent.max()) + 1):
-        groups = logits[:, np.flatnonzero(parent == c)]
-        top = groups.max(axis=1)
-        if how == "sum" and groups.shape[1] > 1:
-            finite = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # log 0 = -inf has no difference to itself
-            with np.errstate(divide="ignore"):
-                top = finite + xp.log(xp.exp(groups - finite[:, None]).sum(axis=1))
-        columns.append(top)
-    return xp.stack(columns, axis=1)
