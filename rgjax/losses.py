@@ -3,7 +3,7 @@
 Shapes: logits [B, K] float32, labels [B] int32 -> losses [B].
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +96,8 @@ class Loss:
 
     function: Callable
     head: str = "linear"
-    arguments: Callable[[Mapping[str, Any], ClassStats], dict[str, Any]] = lambda config, stats: {}
-    scale: Callable[[Mapping[str, Any]], float] = lambda config: 1.0
+    arguments: Callable[[Any, ClassStats], dict[str, Any]] = lambda config, stats: {}
+    scale: Callable[[Any], float] = lambda config: 1.0
 
 
 LOSSES = {
@@ -121,21 +121,21 @@ LOSSES = {
 }
 
 
-def loss_of(config: Mapping[str, Any]) -> Loss:
+def loss_of(config: Any) -> Loss:
     """The loss of the config's section `loss`; post-hoc logit adjustment trains by cross-entropy."""
     return LOSSES["ce" if adjusts_posthoc(config) else config["name"]]
 
 
-def adjusts_posthoc(config: Mapping[str, Any]) -> bool:
+def adjusts_posthoc(config: Any) -> bool:
     return config["name"] == "la" and config["posthoc"]
 
 
-def class_stats(config: Mapping[str, Any], regrouping: Any) -> ClassStats:
+def class_stats(config: Any, regrouping: Any) -> ClassStats:
     """The counts that the loss uses: of the pseudo-classes, or of the class that each belongs to."""
     return ClassStats(regrouping.class_counts if config["stats"] == "class" else regrouping.counts)
 
 
-def scale_logits(config: Mapping[str, Any], stats: ClassStats, logits: Any) -> Any:
+def scale_logits(config: Any, stats: ClassStats, logits: Any) -> Any:
     """A network's outputs [n, K] as the logits that the loss saw, with a post-hoc adjustment where there is one."""
     logits = logits * np.float32(loss_of(config).scale(config))
     return adjust_logits(logits, stats.prior, np.float32(config["tau"])) if adjusts_posthoc(config) else logits

@@ -1,15 +1,22 @@
-"""Strict JAX, a private cache, and a small HAM10000 download."""
+"""Strict JAX with checked shapes, a private cache, several devices on request, and small downloads."""
 
 import csv
 import os
-import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from jax.extend.backend import clear_backends
+from jaxtyping import install_import_hook
 from PIL import Image
+
+from rgjax.console import configure_logging
+from tests.support.downloads import write_ham, write_phrasebank, write_tiny_bert
+
+# Annotated shapes and types are checked at each call. The hook works on what is imported after it.
+install_import_hook(["rgjax.losses", "rgjax.metrics", "rgjax.regroup", "rgjax.sampling"], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -36,6 +43,28 @@ def private_cache(tmp_path_factory):
     patch.undo()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def messages():
+    """Log messages reach standard error as in a command, where `capsys` reads them."""
+    configure_logging()
+
+
+@pytest.fixture
+def eight_devices():
+    """Eight CPU devices in this process, for this test alone: `jax.devices()` lists them.
+
+    Arrays, meshes and compiled functions made outside the test belong to the one device from before: make them inside.
+    """
+    yield _use_cpu_devices(8)
+    _use_cpu_devices(1)
+
+
+def _use_cpu_devices(count):
+    clear_backends()
+    jax.config.update("jax_num_cpu_devices", count)
+    return jax.devices()
+
+
 @pytest.fixture
 def shared_data():
     folder = Path(__file__).parents[2] / "shared" / "data"
@@ -49,55 +78,14 @@ def tiny_bert(tmp_path):
     return write_tiny_bert(tmp_path / "tiny-bert")
 
 
-def write_tiny_bert(folder):
-    """A random BERT checkpoint with a vocabulary of 60 words."""
-    shutil.copytree(Path(__file__).parent / "models" / "checkpoints" / "bert", folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "profit", "rose", "fell", "flat", "."]
-    (folder / "vocab.txt").write_text("\n".join([*words, *(f"w{i}" for i in range(60 - len(words)))]))
-    return folder
-
-
 @pytest.fixture
 def phrasebank_download(tmp_path):
     return write_phrasebank(tmp_path / "phrasebank")
 
 
-def write_phrasebank(folder):
-    """A folder with 120 short sentences whose second word tells their label: 72 neutral, 30 positive, 18 negative."""
-    rng = np.random.default_rng(0)
-    lines = []
-    for label, word, count in (("neutral", "flat", 72), ("positive", "rose", 30), ("negative", "fell", 18)):
-        for _ in range(count):
-            rest = " ".join(f"w{i}" for i in rng.integers(0, 50, rng.integers(1, 9)))
-            lines.append(f"profit {word} {rest} .@{label}")
-    folder.mkdir()
-    (folder / "Sentences_50Agree.txt").write_text("\n".join(rng.permutation(lines)))
-    return folder
-
-
 @pytest.fixture
 def ham_download(tmp_path):
     return write_ham(tmp_path / "ham")
-
-
-def write_ham(folder):
-    """A folder laid out as the public download: 84 images of 42 lesions, the classes' sizes 24 to 6."""
-    rng = np.random.default_rng(0)
-    sizes = {"nv": 24, "mel": 16, "bkl": 14, "bcc": 10, "akiec": 8, "vasc": 6, "df": 6}
-    rows = []
-    for dx, size in sizes.items():
-        for i in range(size):
-            number = len(rows)
-            path = folder / f"HAM10000_images_part_{1 + number % 2}" / f"ISIC_{number:07d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(path)
-            lesion = f"HAM_{dx}_{i // 2}"
-            rows.append([lesion, path.stem, dx, "histo", "" if number == 3 else "80.0", "male", "scalp"])
-    with open(folder / "HAM10000_metadata.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"])
-        writer.writerows(rows)
-    return folder
 
 
 @pytest.fixture

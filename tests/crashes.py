@@ -21,6 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.downloads import write_ham
+
 ROOT = Path(__file__).parents[1]
 _LIMIT = 300.0  # seconds that a run may take
 SETTINGS = {
@@ -118,8 +120,6 @@ def found(place: Path) -> tuple[bytes, dict]:
 def crash(folder: Path, kills: int, seed: int, say: Callable[[str], None] = print) -> Counter:
     """Kill runs `kills` times in all, each phase equally often, and compare what they find; how often which signal hit
     which phase. Raises SystemExit where anything is not as it should be."""
-    from tests.conftest import write_ham  # which makes JAX strict: not for the run
-
     rng, survived, slowest = random.Random(seed), Counter(), 0.0
     undisturbed = folder / "undisturbed"
     write_ham(undisturbed / "ham")

@@ -25,7 +25,7 @@ from rgjax.storage import manifest
 from rgjax.storage.files import write_json
 from rgjax.training import trainer
 from rgjax.training.checkpoints import newest_step
-from tests.events import close_to, recorded, shown
+from tests.support.events import close_to, recorded, shown
 
 SMALL = {
     "data.positive": "8",

@@ -19,7 +19,7 @@ import yaml
 from jax._src.clusters.k8s_cluster import K8sCluster
 
 from rgjax.config import FIELDS
-from tests.events import close_to, recorded, shown
+from tests.support.events import close_to, recorded, shown
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"

@@ -7,8 +7,7 @@ import pytest
 
 from rgjax.data import load_data
 from rgjax.storage import hub
-from tests.conftest import write_phrasebank
-from tests.support.finished import finish, finish_untrained, text_in
+from tests.support.finished import config_of, finish, finish_untrained, text_in
 
 _watched: list[list[str]] = []
 
@@ -49,11 +48,10 @@ def test_a_run_of_sentences_with_its_weights_here_reaches_no_network(attempts, t
     assert not attempts
 
 
-def test_a_download_that_is_here_is_prepared_without_network(attempts, ham_download, tmp_path):
-    load_data("ham10000", split_kind="grouped", positive="", seed=0, test_fraction=0.2, val_fraction=0.2, image_size=16,
-         manual_dir=str(ham_download), data_dir=str(tmp_path / "prepared"))  # fmt: skip
-    load_data("phrasebank", split_kind="grouped", positive="", seed=0, test_fraction=0.2, val_fraction=0.2,
-         image_size=16, manual_dir=str(write_phrasebank(tmp_path / "phrasebank")))  # fmt: skip
+def test_a_download_that_is_here_is_prepared_without_network(attempts, ham_download, phrasebank_download, tmp_path):
+    for name, folder in (("ham10000", ham_download), ("phrasebank", phrasebank_download)):
+        changes = {"data.name": name, "data.manual_dir": str(folder), "data.data_dir": str(tmp_path / "prepared")}
+        load_data(config_of("ce", **changes | {"data.split": "grouped", "data.positive": ""}).data)
     assert not attempts
 
 

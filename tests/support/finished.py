@@ -13,7 +13,7 @@ from rgjax.storage.files import write_json
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import init_state
 from rgjax.training.trainer import Trial
-from tests.conftest import write_phrasebank, write_tiny_bert
+from tests.support.downloads import write_phrasebank, write_tiny_bert
 
 DIGITS = {
     "data.positive": "8",

@@ -12,7 +12,7 @@ from rgjax import experiment
 from rgjax.config import FIELDS, identity, method_config, validate
 from rgjax.errors import UserError
 from rgjax.training.trackers import TRACKERS, Trackers, WandB, require_trackers
-from tests.events import close_to, recorded, shown
+from tests.support.events import close_to, recorded, shown
 
 ROWS = [{"step": step, "epoch": step / 4, "train_loss": 1 / step} for step in (4, 8, 12, 16)]
 

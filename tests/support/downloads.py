@@ -1,0 +1,49 @@
+"""Small folders laid out as public downloads: HAM10000, Financial PhraseBank, and a BERT checkpoint."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def write_ham(folder):
+    """A folder laid out as the public download: 84 images of 42 lesions, the classes' sizes 24 to 6."""
+    rng = np.random.default_rng(0)
+    sizes = {"nv": 24, "mel": 16, "bkl": 14, "bcc": 10, "akiec": 8, "vasc": 6, "df": 6}
+    rows = []
+    for dx, size in sizes.items():
+        for i in range(size):
+            number = len(rows)
+            path = folder / f"HAM10000_images_part_{1 + number % 2}" / f"ISIC_{number:07d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(path)
+            lesion = f"HAM_{dx}_{i // 2}"
+            rows.append([lesion, path.stem, dx, "histo", "" if number == 3 else "80.0", "male", "scalp"])
+    with open(folder / "HAM10000_metadata.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"])
+        writer.writerows(rows)
+    return folder
+
+
+def write_phrasebank(folder):
+    """A folder with 120 short sentences whose second word tells their label: 72 neutral, 30 positive, 18 negative."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for label, word, count in (("neutral", "flat", 72), ("positive", "rose", 30), ("negative", "fell", 18)):
+        for _ in range(count):
+            rest = " ".join(f"w{i}" for i in rng.integers(0, 50, rng.integers(1, 9)))
+            lines.append(f"profit {word} {rest} .@{label}")
+    folder.mkdir()
+    (folder / "Sentences_50Agree.txt").write_text("\n".join(rng.permutation(lines)))
+    return folder
+
+
+def write_tiny_bert(folder):
+    """A random BERT checkpoint with a vocabulary of 60 words."""
+    shutil.copytree(Path(__file__).parents[1] / "models" / "checkpoints" / "bert", folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "profit", "rose", "fell", "flat", "."]
+    (folder / "vocab.txt").write_text("\n".join([*words, *(f"w{i}" for i in range(60 - len(words)))]))
+    return folder
