@@ -1,9 +1,12 @@
-"""One digit against the rest, on scikit-learn's bundled 1,797 images: a first look that needs no download.
+"""One digit (8) against the rest, on scikit-learn's 1,797 bundled images; needs no download.
 
-python -m rgjax.main --config=configs/digits.py[:METHOD]
+Command:     python -m rgjax.main --config=configs/digits.py[:METHOD]
+Hardware:    two CPU cores
+Wall-clock:  19 to 20 s in 3 runs with warm caches, 40 s with empty ones (:rg)
+Score:       not measured
 """
 
-from rgjax.config import ablations, method_config, points
+from rgjax.config import binary_sweep, method_config
 
 
 def get_config(method: str = "rg"):
@@ -12,9 +15,9 @@ def get_config(method: str = "rg"):
         {
             "data.name": "digits",
             "data.positive": "8",
-            "encoder.name": "projection",  # nothing to download
+            "encoder.name": "projection",  # needs no download
             "data.image_size": 32,
-            "data.flip": False,  # a mirrored digit is no digit
+            "data.flip": False,  # a mirrored digit is not a digit
             "train.epochs": 6,
             "train.batch_size": 64,
             "train.lr": 0.02,
@@ -26,6 +29,4 @@ def get_config(method: str = "rg"):
 
 
 def sweep():
-    grid = {"regroup.rule": ("target",), "regroup.threshold": (50, 100, 150, 200, 250, 300)}
-    yield from points(grid)
-    yield from ablations(grid, variants=["random groups"])
+    yield from binary_sweep((50, 100, 150, 200, 250, 300), variants=["random groups"])

@@ -1,10 +1,14 @@
-"""HAM10000, seven kinds of skin lesion (Tschandl et al. 2018), with the paper's settings.
+"""HAM10000, seven kinds of skin lesion (Tschandl et al. 2018), with the paper's settings (its Table 2).
 
-python -m rgjax.main --config=configs/ham10000.py[:METHOD] --config.data.manual_dir=DOWNLOAD
+Command:     python -m rgjax.main --config=configs/ham10000.py[:METHOD] --config.data.manual_dir=DOWNLOAD
+Hardware:    not measured with these settings
+Wall-clock:  not measured
+Score:       not measured; at 64 pixels, 5 epochs, encoder.name=projection, on two AVX-512 CPU cores (n = 1 each):
+             :ce 172 s, BA 31.7 %, macro AP 37.0 %; :rg 210 s, BA 31.1 %, macro AP 31.8 %
 
-The images of one lesion stay together in a split; --config.data.split=stratified splits by single image, as
-the paper's splits seem to; --config.data.split=official takes the test set of the ISIC challenge 2018, where the
-download holds it, and splits HAM10000 by lesion into training and validation.
+All images of a lesion are in one split; --config.data.split=stratified splits by image, as the paper seems to do.
+--config.data.split=official tests on the ISIC challenge 2018, if the download holds its images, and splits HAM10000 by
+lesion into training and validation.
 """
 
 from rgjax.config import method_config, points

@@ -1,10 +1,12 @@
-"""Images of your own: a folder with a subfolder for each class, or a table path,label[,group][,split].
+"""Custom images: a folder with one subfolder per class, or a table path,label[,group][,split].
 
-python -m rgjax.data.inspect DIR
-python -m rgjax.main --config=configs/images.py[:METHOD] --config.data.manual_dir=DIR
+Command:     python -m rgjax.data.inspect DIR
+             python -m rgjax.main --config=configs/images.py[:METHOD] --config.data.manual_dir=DIR
+Hardware, wall-clock, score: depend on the data
 
-Folders train/ and test/ (and val/), or a column split, are the split, else a column group keeps rows together, else
-single images are dealt out; --config.data.split=stratified and the like overrule that.
+Folders train/ and test/ (and val/), or a column split, define the split; otherwise the examples of a group stay
+together; otherwise images are split at random within each class. --config.data.split=stratified and the like override
+this. rgjax/data/README.md describes the formats.
 """
 
 from rgjax.config import method_config, points
@@ -15,6 +17,6 @@ def get_config(method: str = "rg"):
 
 
 def sweep():
-    # The paper searches 200 to 700 rows; doubling covers classes of a hundred rows to some thousands. Points that split
-    # nothing are as CE.
+    # The paper searches 200 to 700 examples; doubling covers classes from a hundred to some thousand examples. Points
+    # that split no class equal CE.
     yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)})

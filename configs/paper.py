@@ -1,9 +1,12 @@
 """The whole paper: Table 1 (two classes), Table 2 (HAM10000), Table 3 (Financial PhraseBank) and the ablations.
 
-python -m rgjax.sweep --config=configs/paper.py --config.data.manual_dir=DOWNLOAD --workdir=DIR
+Command:     python -m rgjax.sweep --config=configs/paper.py --config.data.manual_dir=DOWNLOAD --workdir=DIR
+Hardware:    not measured; --dry-run estimates the cost on one of this machine's devices
+Wall-clock:  not measured (554 runs)
+Score:       not measured
 
-DOWNLOAD holds HAM10000; the other two are fetched, or lie there too. The ablations are variants and losses in the
-studies of two classes: other groups (figure 8 a, b), each loss with and without RG (c), max against sum (d).
+DOWNLOAD holds HAM10000; the other two data sets are downloaded unless they are there too. The ablations are part of the
+two binary studies: other groups (figure 8 a, b), each loss with and without RG (c), max against sum (d).
 """
 
 from pathlib import Path
@@ -19,7 +22,7 @@ STUDIES = {
 
 
 def get_config(method: str = "rg"):
-    """What the studies' own settings are laid over; a lone run takes the config file of its study."""
+    """The config to which each study adds its settings; for a single run, pass the config file of its study."""
     return method_config(method, {})
 
 

@@ -1,33 +1,22 @@
-"""Sentences of your own: a table text,label[,group][,split][,id] (.csv, .tsv, .jsonl), by fine-tuning BERT.
+"""Custom text: a table text,label[,group][,split][,id] (.csv, .tsv, .jsonl), by fine-tuning BERT.
 
-python -m rgjax.data.inspect TABLE
-python -m rgjax.main --config=configs/text.py[:METHOD] --config.data.manual_dir=TABLE
+Command:     python -m rgjax.data.inspect TABLE
+             python -m rgjax.main --config=configs/text.py[:METHOD] --config.data.manual_dir=TABLE
+Hardware, wall-clock, score: depend on the data
 
-A column split is the split, else rows of one group, or equal sentences, stay together; --config.data.split=stratified
-and the like overrule that. A sentence is cut at data.max_length tokens. Training is as in phrasebank.py.
+A column split defines the split; otherwise the examples of a group, or equal sentences, stay together.
+--config.data.split=stratified and the like override this. Sentences are truncated to data.max_length tokens.
+rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import TEXT_METHODS, method_config, points
+from rgjax.config import BERT_FINETUNING, TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
-    return method_config(
-        method,
-        {
-            "data.name": "text",
-            "data.split": "auto",
-            "model.name": "bert",
-            "train.optimizer": "adamw",
-            "train.lr": 2e-5,
-            "train.weight_decay": 0.01,
-            "train.batch_size": 32,
-            "train.epochs": 4,
-            "train.warmup_percent": 10.0,
-        },
-    )
+    return method_config(method, {"data.name": "text", "data.split": "auto", **BERT_FINETUNING})
 
 
 def sweep():
-    # Doubling covers classes of a hundred rows to some thousands; points that split nothing are as CE.
+    # Doubling covers classes from a hundred to some thousand examples. Points that split no class equal CE.
     grid = {"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)}
     yield from points(grid, methods=TEXT_METHODS)

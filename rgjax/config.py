@@ -253,6 +253,19 @@ VARIANTS: dict[str, Point] = {
     "random projection": {"encoder.name": "projection"},
 }
 
+# The paper does not say how it fine-tunes. Learning rate, batch size, epochs and warm-up are those usual for BERT
+# (Devlin et al. 2019). Unlike there, the learning rate decays by a cosine, all parameters have weight decay, and
+# gradients are not clipped.
+BERT_FINETUNING: Mapping[str, Any] = {
+    "model.name": "bert",
+    "train.optimizer": "adamw",
+    "train.lr": 2e-5,
+    "train.weight_decay": 0.01,
+    "train.batch_size": 32,
+    "train.epochs": 4,
+    "train.warmup_percent": 10.0,
+}
+
 
 def method_config(method: str, changes: Mapping[str, Any]) -> Config:
     """The defaults with `changes` (field -> value) and then the method's own settings, locked."""
@@ -351,6 +364,13 @@ def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = t
     for variant in variants:
         for chosen in combinations(regrouping):
             yield {"method": "rg", "variant": variant} | chosen
+
+
+def binary_sweep(thresholds: Sequence[int], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
+    """All methods and the ablations on two classes, where rule "ratio" makes equal groups at every threshold."""
+    grid = {"regroup.rule": ("target",), "regroup.threshold": thresholds}
+    yield from points(grid)
+    yield from ablations(grid, variants=variants)
 
 
 def combinations(grid: Mapping[str, Sequence]) -> Iterator[Point]:

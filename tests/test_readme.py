@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from rgjax.data.cifar100 import load
+from tests.support.data import data_config
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # quick to compile
@@ -54,7 +55,7 @@ def prepared_cifar(tmp_path, monkeypatch):
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     monkeypatch.setattr(tfds.download.DownloadManager, "download", lambda self, url: archive)
-    load(image_size=32, manual_dir=str(tmp_path), data_dir=str(tmp_path / "prepared"))
+    load(data_config("cifar100", manual_dir=str(tmp_path), data_dir=str(tmp_path / "prepared")))
     return tmp_path / "prepared"
 
 

@@ -6,28 +6,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as torchvision has them
+MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in torchvision
 STD = (0.229, 0.224, 0.225)
-LANES = 128  # TPUs store the last axis of an array in multiples of it
+LANES = 128  # TPUs pad the last axis of an array to a multiple of this
 
 
 def in_lanes(images: np.ndarray) -> tuple[np.ndarray, Callable]:
-    """Images uint8 [N, H, W, 3] as the devices keep them, [N, R, 128] with blanks at the end, and the `prepare_images`
-    of such rows.
+    """Pack images for the devices; return them with a `prepare_images` that unpacks its input.
 
-    A TPU gathers rows of this form as they lie; of any other it makes a copy first, of the whole data set.
+    A TPU gathers examples from an array [N, R, 128] in place; from any other shape it first copies the whole data set.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+
+    Returns:
+        The packed images [N, R, 128], zero-padded, and a function with the signature of `prepare_images` for them.
     """
     shape = images.shape[1:]
     size = int(np.prod(shape))
 
-    def prepare(rows: jax.Array, *args, **strengths) -> jax.Array:
-        return prepare_images(rows.reshape(len(rows), -1)[:, :size].reshape(len(rows), *shape), *args, **strengths)
+    def prepare(packed: jax.Array, *args, **strengths) -> jax.Array:
+        flat = packed.reshape(len(packed), -1)[:, :size]
+        return prepare_images(flat.reshape(len(packed), *shape), *args, **strengths)
 
     return to_lanes(images), prepare
 
 
 def to_lanes(images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, H, W, 3] as [N, R, 128]; the same memory where their size is a multiple of 128."""
+    """Reshape images uint8 [N, H, W, 3] to [N, R, 128]; zero-padded (a copy) unless H * W * 3 is a multiple of 128."""
     flat = images.reshape(len(images), int(np.prod(images.shape[1:])))
     if flat.shape[1] % LANES:
         flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % LANES)))
@@ -35,7 +41,7 @@ def to_lanes(images: np.ndarray) -> np.ndarray:
 
 
 def prepare_images(images: jax.Array, keys: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:
-    """A network's input from uint8 images [B, H, W, 3]; augmented where there are keys, by `augment`'s strengths."""
+    """Network input from uint8 images [B, H, W, 3]: normalized and, if `keys` are given, augmented by `strengths`."""
     return normalize(images.astype(jnp.float32) if keys is None else augment(keys, images, **strengths))
 
 
@@ -47,10 +53,16 @@ def normalize(images: jax.Array) -> jax.Array:
 
 
 def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.Array) -> jax.Array:
-    """Mirror with probability `flip`, rotate by a uniform angle of up to `rotation` degrees; uint8 -> float32, 0..255.
+    """Flip and rotate images at random, bilinearly; pixels beyond the border repeat the nearest pixel.
 
-    What happens to an image depends on its own key of `keys` [B] alone, wherever it stands. Bilinear, by four gathers
-    of whole pixels; beyond the border the nearest pixel is repeated.
+    Args:
+        keys: one random key per image [B]. An image's result depends on its own key only, not on its position.
+        images: uint8 [B, H, W, 3].
+        rotation: largest angle in degrees; the angle is uniform in [-rotation, rotation].
+        flip: probability of a horizontal flip.
+
+    Returns:
+        float32 [B, H, W, 3] in 0..255.
     """
     batch, height, width, channels = images.shape
     draws = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32))(keys).reshape(batch, 2, 1, 1)
@@ -63,13 +75,13 @@ def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.A
     from_y = jnp.clip(cosine * y - sine * x + center_y, 0, height - 1)
     from_x = jnp.clip(sign * (sine * y + cosine * x) + center_x, 0, width - 1)
     top, left = jnp.floor(from_y), jnp.floor(from_x)
-    down, right = (from_y - top)[..., None], (from_x - left)[..., None]
+    down, right = (from_y - top)[..., None], (from_x - left)[..., None]  # weights of the lower and the right pixels
     pixels = images.reshape(batch, height * width, channels)
 
     def gather(i, j):
-        at = jnp.minimum(i, height - 1) * width + jnp.minimum(j, width - 1)
-        picked = jnp.take_along_axis(pixels, at.reshape(batch, -1, 1), axis=1)
-        return picked.reshape(images.shape).astype(jnp.float32)
+        index = jnp.minimum(i, height - 1) * width + jnp.minimum(j, width - 1)
+        gathered = jnp.take_along_axis(pixels, index.reshape(batch, -1, 1), axis=1)
+        return gathered.reshape(images.shape).astype(jnp.float32)
 
     i, j = top.astype(jnp.int32), left.astype(jnp.int32)
     upper = gather(i, j) * (1 - right) + gather(i, j + 1) * right

@@ -1,4 +1,4 @@
-"""From a TFDS builder to arrays: records are decoded once by Pillow, and kept as one file by content."""
+"""Prepare a TFDS builder, decode its images with Pillow, and cache the arrays by content."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from rgjax.storage.files import cache_dir, cached_arrays, digest, set_aside
 
 
 class DamagedRecords(Exception):
-    """Prepared records that do not give back what was written, by their own checksums."""
+    """Prepared records are missing or fail their checksums."""
 
 
 def prepare(builder: tfds.core.DatasetBuilder, manual_dir: Path | None = None) -> None:
@@ -37,14 +37,26 @@ def decode_and_cache(
     file_of: Callable[[str], str] = str,
     manual_dir: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """All examples of a prepared builder, in the order of its splits. Damaged records are set aside, and prepared anew
-    from `manual_dir`.
+    """All examples of a prepared builder, ordered by split (train first), decoded once and then read from the cache.
 
-    Returns `inputs` uint8 [N, S, S, 3] (RGB, bilinear), `labels` int32 [N], `ids` and `groups` [N], `test` bool
-    [N] (rows of a split of that name) and the `fingerprint` of it all. Images that cannot be decoded are a
-    UserError that names them by `file_of(id)`.
+    Damaged records are moved aside and prepared again.
+
+    Args:
+        builder: a builder whose records are prepared.
+        image_size: side S of the decoded images in pixels.
+        id_column: the feature that names an example.
+        group_column: the feature whose equal values form a group.
+        file_of: maps an id to the name of the image file, for error messages.
+        manual_dir: the download folder from which damaged records are prepared again.
+
+    Returns:
+        `inputs` uint8 [N, S, S, 3] (RGB, bilinear), `labels` int32 [N], `ids` and `groups` [N], `test` bool [N]
+        (the example is in a split of that name), and the `fingerprint` of all of it.
+
+    Raises:
+        UserError: images cannot be decoded.
     """
-    read = partial(_cached, builder, image_size, id_column, group_column, file_of)
+    read = partial(_decode_or_read, builder, image_size, id_column, group_column, file_of)
     try:
         return read()
     except DamagedRecords as error:
@@ -53,32 +65,32 @@ def decode_and_cache(
         return read()
 
 
-def _cached(builder, image_size: int, id_column: str, group_column: str, file_of) -> dict[str, np.ndarray]:
+def _decode_or_read(builder, image_size: int, id_column: str, group_column: str, file_of) -> dict[str, np.ndarray]:
     splits = sorted(builder.info.splits.values(), key=lambda split: split.name != "train")
     records = [Path(path) for split in splits for path in split.filepaths]
-    if gone := [path.name for path in records if not path.exists()]:
-        raise DamagedRecords(f"{gone[0]} is missing")
-    written = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in records]
-    key = digest("images-v2", builder.info.full_name, image_size, repr(written))
+    if missing := [path.name for path in records if not path.exists()]:
+        raise DamagedRecords(f"{missing[0]} is missing")
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in records]
+    key = digest("images-v2", builder.info.full_name, image_size, repr(states))
 
     def compute() -> dict[str, np.ndarray]:
         total = sum(split.num_examples for split in splits)
         inputs = np.empty((total, image_size, image_size, 3), np.uint8)
         columns: dict[str, list] = {"labels": [], "ids": [], "groups": [], "test": []}
         unreadable = []
-        for row, (name, example) in enumerate(progress(_examples(builder, splits), "decode", total, unit="image")):
+        for index, (split, example) in enumerate(progress(_examples(builder, splits), "decode", total, unit="image")):
             identity = example[id_column].decode()
             try:
-                inputs[row] = decode(example["image"], image_size)
+                inputs[index] = decode(example["image"], image_size)
             except Unreadable:
                 unreadable.append(file_of(identity))
             columns["labels"].append(example["label"])
             columns["ids"].append(identity)
             columns["groups"].append(example[group_column].decode())
-            columns["test"].append(name == "test")
+            columns["test"].append(split == "test")
         if unreadable:
             raise UserError(
-                f"{len(unreadable)} of {total} images cannot be read, download them again: {first_few(unreadable)}"
+                f"{len(unreadable)} of {total} images cannot be read: {first_few(unreadable)}; download them again"
             )
         arrays = {name: np.array(values) for name, values in columns.items()}
         arrays |= {"inputs": inputs, "labels": arrays["labels"].astype(np.int32)}
@@ -88,18 +100,19 @@ def _cached(builder, image_size: int, id_column: str, group_column: str, file_of
 
 
 def _examples(builder, splits) -> Iterator[tuple[str, dict]]:
+    """The name of its split and the features of each example, images undecoded."""
     skip = {"image": tfds.decode.SkipDecoding()}
     for split in splits:
         try:
             for example in builder.as_data_source(split.name, decoders=skip):
                 yield split.name, example
-        except Exception as error:  # of TFDS or Riegeli
+        except Exception as error:  # raised by TFDS or Riegeli
             raise DamagedRecords(first_line(error)) from error
 
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """TFDS announces sizes, folders and missing optional packages at length."""
+    """Silence what TFDS prints about sizes, folders and missing optional packages."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""Someone's own data, before anything is decoded: which rows there are in a folder or a table, of which classes."""
+"""List custom data before anything is decoded: the examples in a folder or table, with their classes and splits."""
 
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -17,25 +17,34 @@ from rgjax.errors import UserError, first_few
 
 Item = TypeVar("Item", Path, str)
 
-_PARTS = {
+_SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-# What programs leave behind, hidden from their users.
+# Files and folders that programs create and hide from their users.
 LITTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", ".git", ".ipynb_checkpoints", ".cache", ".thumbnails"}
 
 
 @dataclass(frozen=True)
 class Listing(Generic[Item]):
-    """The rows of a folder or table `where`: image files or sentences, an id, a class and a group each, and the part
-    ("train", "val", "test") that the user gave them to, or None where he did not. `notes` tell what was left out."""
+    """The examples in a folder or table, without their content.
+
+    Attributes:
+        where: the folder or table.
+        items: image files or sentences.
+        ids: a unique name for each example.
+        labels: the class name of each example.
+        group_ids: a group for each example, or None.
+        splits: "train", "val" or "test" for each example, or None if the user defined no split.
+        notes: one line for each kind of skipped file.
+    """
 
     where: Path
     items: list[Item]
     ids: list[str]
     labels: list[str]
-    groups: list[str] | None
-    parts: list[str] | None
+    group_ids: list[str] | None
+    splits: list[str] | None
     notes: tuple[str, ...] = ()
 
     @property
@@ -43,55 +52,55 @@ class Listing(Generic[Item]):
         return tuple(sorted(set(self.labels)))
 
     def source(self, inputs: np.ndarray, fingerprint: str) -> Source:
-        """The rows with their content."""
-        groups = self.ids if self.groups is None else self.groups
-        parts = None if self.parts is None else np.array(self.parts)
+        """The examples with their content `inputs` [N, ...]."""
+        group_ids = self.ids if self.group_ids is None else self.group_ids
+        splits = None if self.splits is None else np.array(self.splits)
         return Source(
             inputs=inputs,
-            labels=_numbered(self.labels, self.class_names),
+            labels=_to_indices(self.labels, self.class_names),
             class_names=self.class_names,
-            groups=_numbered(groups, dict.fromkeys(groups)),
+            group_ids=_to_indices(group_ids, dict.fromkeys(group_ids)),
             ids=np.array(self.ids),
-            official_test=None if parts is None else parts == "test",
-            official_val=None if parts is None or "val" not in parts else parts == "val",
+            official_test=None if splits is None else splits == "test",
+            official_val=None if splits is None or "val" not in splits else splits == "val",
             fingerprint=fingerprint,
             notes=self.notes,
         )
 
-    def only(self, kept: np.ndarray, *notes: str) -> "Listing[Item]":
-        """The rows where `kept` [N] is true, with `notes` on the others."""
+    def select(self, mask: np.ndarray, *notes: str) -> "Listing[Item]":
+        """The examples where `mask` [N] is true; `notes` describe the rest."""
 
-        def those(values):
-            return [value for value, keep in zip(values, kept, strict=True) if keep]
+        def selected(values: list) -> list:
+            return [value for value, keep in zip(values, mask, strict=True) if keep]
 
-        return Listing(
-            self.where,
-            those(self.items),
-            those(self.ids),
-            those(self.labels),
-            None if self.groups is None else those(self.groups),
-            None if self.parts is None else those(self.parts),
-            (*self.notes, *notes),
+        return replace(
+            self,
+            items=selected(self.items),
+            ids=selected(self.ids),
+            labels=selected(self.labels),
+            group_ids=self.group_ids and selected(self.group_ids),
+            splits=self.splits and selected(self.splits),
+            notes=(*self.notes, *notes),
         )
 
 
-def place(name: str) -> Path:
-    """The folder or table that a user means: a folder that holds one table, and no class folders, stands for that.
+def locate(name: str) -> Path:
+    """The folder or table called `name`; a folder that holds one table and no class folders stands for the table.
 
-    Raises UserError where it is not there, or not clear.
+    Raises UserError if it does not exist or is ambiguous.
     """
     if not name:
         raise UserError(
-            "--config.data.manual_dir=PLACE is missing: a folder with a subfolder for each class, or a table (.csv, "
-            ".tsv, .jsonl) with the columns path,label or text,label"
+            "--config.data.manual_dir is missing; pass a folder with one subfolder per class, or a table (.csv, .tsv, "
+            ".jsonl) with the columns path,label or text,label"
         )
     path = local_path(name)
     if path.is_file() and is_table(path):
         return path
     if path.is_file():
-        raise UserError(f"{path} is neither a folder nor a table (.csv, .tsv, .jsonl)")
+        raise UserError(f"{path}: neither a folder nor a table (.csv, .tsv, .jsonl)")
     if not path.is_dir():
-        raise UserError(f"there is no folder or table {path}")
+        raise UserError(f"{path}: no such folder or table")
     folders, files = _entries(path)
     folders, tables = _visible(folders), [Path(file) for file in files if is_table(Path(file))]
     if not tables:
@@ -100,114 +109,123 @@ def place(name: str) -> Path:
         return tables[0]
     beside = "" if len(folders) < 2 else f" beside {len(folders)} folders"
     raise UserError(
-        f"{path} holds {first_few(table.name for table in tables)}{beside}: give the table that is meant, such as "
-        f"{tables[0]}, or move tables away if the folders are the classes"
+        f"{path} holds {first_few(table.name for table in tables)}{beside}; pass the table, e.g. {tables[0]}, or move "
+        "the tables away if the folders are the classes"
     )
 
 
 def list_images(name: str) -> Listing[Path]:
-    """The images of a folder (CLASS/**, or train/CLASS/**, test/CLASS/** and perhaps val/CLASS/**) or of a table with
-    the columns path (from the table's folder), label and perhaps group and split.
+    """List the images of a folder or table.
 
-    Hidden files and folders below the classes are passed over, links are followed once. Raises UserError.
+    A folder holds CLASS/**, or train/CLASS/**, test/CLASS/** and optionally val/CLASS/**. A table has the columns path
+    (relative to the table's folder), label and optionally group and split. Hidden files and folders below the classes
+    are ignored; each linked folder is read once. Raises UserError.
     """
-    where = place(name)
+    where = locate(name)
     if where.is_dir():
-        return _checked(_images_of_folder(where))
-    listing = _of_table(where, "path", lambda row: os.path.normpath(row["path"].strip()))
+        return _require_classes(_images_of_folder(where))
+    listing = _read_listing(where, "path", lambda row: os.path.normpath(row["path"].strip()))
     paths = [where.parent / identity for identity in listing.ids]
-    if missing := [path for path in paths if not os.path.isfile(path)]:  # also of a name that is too long
+    if missing := [path for path in paths if not os.path.isfile(path)]:  # False also for names that are too long
         raise UserError(
-            f"{len(missing)} of {len(paths)} images of {where} are not there: {first_few(missing)}; paths are taken "
-            "from the table's folder"
+            f"{where}: {len(missing)} of {len(paths)} images do not exist: {first_few(missing)}; paths are relative to "
+            "the table's folder"
         )
-    return _checked(Listing(where, paths, listing.ids, listing.labels, listing.groups, listing.parts))
+    return _require_classes(Listing(where, paths, listing.ids, listing.labels, listing.group_ids, listing.splits))
 
 
 def list_sentences(name: str) -> Listing[str]:
-    """The sentences of a table with the columns text, label and perhaps group, split and id. Where there are no
-    groups, equal sentences are one. Raises UserError."""
-    where = place(name)
+    """List the sentences of a table with the columns text, label and optionally group, split and id.
+
+    Without the column group, equal sentences form a group. Raises UserError.
+    """
+    where = locate(name)
     if where.is_dir():
-        raise UserError(f"{where} holds no table: sentences are read from one (.csv, .tsv, .jsonl) with text,label")
-    listing = _of_table(where, "text", lambda row: row.get("id", "").strip())
-    groups = listing.groups or [normal_form(text) for text in listing.items]
-    return _checked(Listing(where, listing.items, listing.ids, listing.labels, groups, listing.parts))
+        raise UserError(f"{where} holds no table; sentences need a table (.csv, .tsv, .jsonl) with text,label")
+    listing = _read_listing(where, "text", lambda row: row.get("id", "").strip())
+    return _require_classes(
+        replace(listing, group_ids=listing.group_ids or [normal_form(text) for text in listing.items])
+    )
 
 
 def normal_form(text: str) -> str:
-    """What makes two sentences the same: their letters, whatever the case and the spaces."""
+    """The sentence without differences of case and white space; equal sentences have equal normal forms."""
     return " ".join(text.casefold().split())
 
 
+# Folders of images
+
+
 def _images_of_folder(root: Path) -> Listing[Path]:
-    folders, strays = _entries(root)
-    parts = {folder: _PARTS.get(os.path.basename(folder).lower()) for folder in _visible(folders)}
-    official = _is_official(root, parts)
-    found: list[tuple[str, str, str]] = []  # id, class, part
-    empty, foreign = set(), []
-    for folder, part in parts.items() if official else [(str(root), None)]:
-        classes, beside = _entries(Path(folder))
-        strays += beside if official else []
-        for one in classes:
-            label = _class_name(one)
-            images, others = _images_below(one, root)
-            if not images and _visible([one]):
+    folders, stray_files = _entries(root)
+    splits = {folder: _SPLIT_NAMES.get(os.path.basename(folder).lower()) for folder in _visible(folders)}
+    official = _has_split_folders(root, splits)
+
+    examples: list[tuple[str, str, str]] = []  # id, class, split
+    empty, other_files = set(), []
+    for folder, split in splits.items() if official else [(str(root), None)]:
+        class_folders, files = _entries(Path(folder))
+        stray_files += files if official else []
+        for class_folder in class_folders:
+            label = _class_name(class_folder)
+            images, non_images = _images_below(class_folder, root)
+            if not images and _visible([class_folder]):
                 empty.add(label)
-            found += [(os.path.relpath(image, root), label, part or "") for image in images]
-            foreign += others
-    found.sort()
-    filled = {part for _, _, part in found}
-    bare = [folder for folder, part in parts.items() if official and part not in filled]
-    if bare or not found:
-        where = bare[0] if found else root
-        raise UserError(f"{where} has no class folders with images: put the images of each class into one of its own")
-    if empty := empty - {label for _, label, _ in found}:
+            examples += [(os.path.relpath(image, root), label, split or "") for image in images]
+            other_files += non_images
+    examples.sort()
+
+    with_images = {split for _, _, split in examples}
+    without = [folder for folder, split in splits.items() if official and split not in with_images]
+    if without or not examples:
+        where = without[0] if examples else root
+        raise UserError(f"{where}: no class folders with images; put the images of each class into its own folder")
+    if empty := empty - {label for _, label, _ in examples}:
         raise UserError(
-            f"{root}: {_count(empty, 'class folder')} without images: {first_few(sorted(empty))}; put some in or "
-            "remove the folder"
+            f"{root}: {_count(empty, 'class folder')} without images: {first_few(sorted(empty))}; add images or remove "
+            "the folder"
         )
-    notes = [(strays, "directly in the folder, so of no class"), (foreign, "in class folders, but no images by name")]
+    skipped = [(stray_files, "not in a class folder"), (other_files, "in class folders, but not an image by suffix")]
     return Listing(
         root,
-        [root / identity for identity, _, _ in found],
-        [Path(identity).as_posix() for identity, _, _ in found],
-        [label for _, label, _ in found],
+        [root / identity for identity, _, _ in examples],
+        [Path(identity).as_posix() for identity, _, _ in examples],
+        [label for _, label, _ in examples],
         None,
-        [part for _, _, part in found] if official else None,
+        [split for _, _, split in examples] if official else None,
         tuple(
-            f"{_count(files, 'file')} left out, {what}: {first_few(os.path.relpath(f, root) for f in files)}"
-            for files, what in notes
+            f"{_count(files, 'file')} skipped, {why}: {first_few(os.path.relpath(file, root) for file in files)}"
+            for files, why in skipped
             if files
         ),
     )
 
 
-def _is_official(root: Path, parts: dict[str, str | None]) -> bool:
-    """Whether the folders are the parts of a split. Raises UserError where only some of them seem to be."""
-    known = {part for part in parts.values() if part}
-    if known == {"train", "val"} and all(parts.values()):
+def _has_split_folders(root: Path, splits: dict[str, str | None]) -> bool:
+    """Whether the folders are train/ and test/ (and val/). Raises UserError if only some of them are."""
+    known = {split for split in splits.values() if split}
+    if known == {"train", "val"} and all(splits.values()):
         raise UserError(
-            f"{root} has a folder for training and one for validation, but none for the test: call the latter 'test' "
-            "(a share of the former then validates), or add one"
+            f"{root} has folders for training and validation, but none for the test; rename the validation folder to "
+            "'test' (validation is then drawn from training), or add one"
         )
     if not known >= {"train", "test"}:
         return False
-    if others := [os.path.basename(folder) for folder, part in parts.items() if not part]:
+    if unknown := [os.path.basename(folder) for folder, split in splits.items() if not split]:
         raise UserError(
-            f"{root} has other folders beside those for training and test: {first_few(others)}; move them away, or "
-            "into the parts"
+            f"{root} has train and test folders beside others: {first_few(unknown)}; move those away, or into the "
+            "train and test folders"
         )
     return True
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """The folders and the files in a folder, sorted, without what programs leave behind, and without hidden files; a
-    hidden folder may be a class."""
+    """The folders and the files in a folder, sorted, without litter and hidden files. A hidden folder may be a class,
+    such as .net."""
     with os.scandir(folder) as entries:
-        found = sorted((entry.path, _is_folder(entry)) for entry in entries if entry.name.lower() not in LITTER)
-    folders = [path for path, is_folder in found if is_folder]
-    return folders, _visible([path for path, is_folder in found if not is_folder])
+        paths = sorted((entry.path, _is_folder(entry)) for entry in entries if entry.name.lower() not in LITTER)
+    folders = [path for path, is_folder in paths if is_folder]
+    return folders, _visible([path for path, is_folder in paths if not is_folder])
 
 
 def _visible(paths: list[str]) -> list[str]:
@@ -219,23 +237,22 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _images_below(folder: str, root: Path) -> tuple[list[str], list[str]]:
-    """Images and other files at any depth. Each folder is read once, whatever links lead to it, and none that `root`
-    itself lies in."""
-    images, others, seen, waiting = [], [], set(), [folder]
-    above = os.path.realpath(root)
-    while waiting:
-        folder = waiting.pop()
+    """Images and other files at any depth. Links are followed, but each folder is read once and no parent of `root`."""
+    images, non_images, seen, queue = [], [], set(), [folder]
+    real_root = os.path.realpath(root)
+    while queue:
+        folder = queue.pop()
         real = os.path.realpath(folder)
-        if real in seen or os.path.commonpath([real, above]) == real:
+        if real in seen or os.path.commonpath([real, real_root]) == real:
             continue
         seen.add(real)
         folders, files = _entries(Path(folder))
-        waiting += _visible(folders)
+        queue += _visible(folders)
         for path in files:
-            known = os.path.splitext(path)[1].lower() in SUFFIXES
-            special = not os.path.isfile(path) and os.path.exists(path)  # a pipe would never end
-            (images if known and not special else others).append(path)
-    return images, others
+            has_suffix = os.path.splitext(path)[1].lower() in SUFFIXES
+            special = not os.path.isfile(path) and os.path.exists(path)  # reading a pipe would never end
+            (images if has_suffix and not special else non_images).append(path)
+    return images, non_images
 
 
 def _class_name(folder: str) -> str:
@@ -243,70 +260,77 @@ def _class_name(folder: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the name of the class folder {folder!r} is not UTF-8: rename it") from error
+        raise UserError(f"class folder {folder!r}: its name is not UTF-8; rename it") from error
     return _normal_label(name)
 
 
 def _normal_label(name: str) -> str:
-    """One name for one class, in whichever of Unicode's forms a file system or an editor has written it."""
+    """The class name in Unicode's form NFC: file systems and editors write the same name in different forms."""
     return unicodedata.normalize("NFC", name.strip())
 
 
-def _of_table(table: Path, content: str, identity) -> Listing[str]:
+# Tables
+
+
+def _read_listing(table: Path, content: str, id_of: Callable[[dict[str, str]], str]) -> Listing[str]:
+    """The examples of a table; `content` is the column of their paths or sentences, `id_of(row)` an id or ""."""
     rows = read_table(table, (content, "label"))
-    ids = [identity(row) or str(number) for number, row in enumerate(rows, start=1)]
+    ids = [id_of(row) or str(number) for number, row in enumerate(rows, start=1)]
     first: dict[str, int] = {}
     repeated = [
-        f"rows {first[one]} and {number} ({one})"
-        for number, one in enumerate(ids, start=1)
-        if first.setdefault(one, number) != number
+        f"rows {first[identity]} and {number} ({identity})"
+        for number, identity in enumerate(ids, start=1)
+        if first.setdefault(identity, number) != number
     ]
     if repeated:
-        what = "path" if content == "path" else "id"
-        raise UserError(f"{table}: {_count(repeated, f'{what}')} repeated: {first_few(repeated)}; remove one of each")
-    groups = None
+        column = "path" if content == "path" else "id"
+        raise UserError(f"{table}: {_count(repeated, f'repeated {column}')}: {first_few(repeated)}; keep one of each")
+    group_ids = None
     if "group" in rows[0]:
-        groups = [row["group"].strip() or f"row {number}" for number, row in enumerate(rows, start=1)]
+        group_ids = [row["group"].strip() or f"row {number}" for number, row in enumerate(rows, start=1)]
     return Listing(
         table,
         [row[content] for row in rows],
         ids,
         [_normal_label(row["label"]) for row in rows],
-        groups,
-        _parts(table, [row["split"].strip() for row in rows]) if "split" in rows[0] else None,
+        group_ids,
+        _read_splits(table, [row["split"].strip() for row in rows]) if "split" in rows[0] else None,
     )
 
 
-def _parts(table: Path, named: list[str]) -> list[str] | None:
-    """The part of each row. Raises UserError where one is not known, or where there is no training or test set."""
-    if not any(named):
+def _read_splits(table: Path, names: list[str]) -> list[str] | None:
+    """The split of each row; None if all are empty. Raises UserError for unknown names, or without train or test."""
+    if not any(names):
         return None
-    if unknown := [f"row {number} ('{name}')" for number, name in enumerate(named, 1) if name.lower() not in _PARTS]:
-        raise UserError(f"{table}: the split of {first_few(unknown)} is none of train, val and test")
-    parts = [_PARTS[name.lower()] for name in named]
-    if missing := {"train", "test"} - set(parts):
+    if unknown := [
+        f"row {number} ('{name}')" for number, name in enumerate(names, 1) if name.lower() not in _SPLIT_NAMES
+    ]:
+        raise UserError(f"{table}: unknown split in {first_few(unknown)}; use train, val or test")
+    splits = [_SPLIT_NAMES[name.lower()] for name in names]
+    if missing := {"train", "test"} - set(splits):
         raise UserError(
-            f"{table}: no row's split is '{missing.pop()}'; train and test are needed, val is not; without the column "
-            "rows are dealt out"
+            f"{table}: no row has the split '{missing.pop()}'; train and test are needed, val is optional; without the "
+            "column a split is drawn at random"
         )
-    return parts
+    return splits
 
 
-def _checked(listing: Listing[Item]) -> Listing[Item]:
+def _require_classes(listing: Listing[Item]) -> Listing[Item]:
     names = list(listing.class_names)
     if len(names) == 1:
-        deeper = ""
+        hint = ""
         if listing.where.is_dir() and len(folders := _entries(listing.where / names[0])[0]) > 1:
-            deeper = f"; if {_count(folders, 'folder')} in it are the classes, give {listing.where / names[0]}"
-        raise UserError(f"{listing.where} has one class only, '{names[0]}': two or more are needed{deeper}")
+            hint = f"; if the {len(folders)} folders in it are the classes, pass {listing.where / names[0]}"
+        raise UserError(f"{listing.where}: only one class, '{names[0]}'; at least two are needed{hint}")
     return listing
 
 
-def _numbered(values: Sequence[str], known: Iterable[str]) -> np.ndarray:
-    numbers = {name: number for number, name in enumerate(known)}
-    return np.array([numbers[value] for value in values], np.int32)
+def _to_indices(values: Sequence[str], names: Iterable[str]) -> np.ndarray:
+    """The position int32 [N] of each value among the names."""
+    index_of = {name: index for index, name in enumerate(names)}
+    return np.array([index_of[value] for value in values], np.int32)
 
 
-def _count(things: Iterable, what: str) -> str:
+def _count(things: Iterable, noun: str) -> str:
     number = len(list(things))
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{number} {noun}{'' if number == 1 else 's'}"

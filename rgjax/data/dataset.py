@@ -1,4 +1,4 @@
-"""The values of this room: what a source gives, and what a run trains and judges on."""
+"""Dataset containers: a Source is a data set before its split, a Dataset after it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,17 +10,24 @@ from rgjax.errors import unknown
 
 @dataclass(frozen=True)
 class Source:
-    """All rows of a data set, before any split.
+    """All examples of a data set, before the split.
 
-    `inputs` uint8 images [N, H, W, 3] or sentences [N]; `labels` int32 [N]; rows of one of the `groups` [N] (a
-    lesion, a sentence) belong together; `ids` [N] names each row; `official_test` and `official_val` bool [N], or None
-    where there is no such set; `fingerprint` stands for the content; `notes` say what of it was left out.
+    Attributes:
+        inputs: images uint8 [N, H, W, 3], or sentences [N].
+        labels: class indices int32 [N].
+        class_names: the name of each class.
+        group_ids: [N]; examples with the same id (one lesion, equal sentences) belong in one split.
+        ids: the name of each example [N].
+        official_test: bool [N]; None if the data set has no official test set.
+        fingerprint: a hash of the content.
+        official_val: bool [N]; None if the data set has no official validation set.
+        notes: one line for each kind of skipped file.
     """
 
     inputs: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
-    groups: np.ndarray
+    group_ids: np.ndarray
     ids: np.ndarray
     official_test: np.ndarray | None
     fingerprint: str
@@ -30,7 +37,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A source under its split: `train`, `val` and `test` are rows of `inputs`, `labels` and `ids`."""
+    """A source with its split: `train`, `val` and `test` index `inputs`, `labels` and `ids`."""
 
     name: str
     inputs: np.ndarray
@@ -45,7 +52,7 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """What its rows are: "images" or "sentences"."""
+        """The type of the inputs: "images" or "sentences"."""
         return "sentences" if self.inputs.ndim == 1 else "images"
 
     @property
@@ -55,12 +62,12 @@ class Dataset:
 
     @property
     def summary(self) -> str:
-        """Name, sizes and notes in one line."""
+        """Name, split sizes and notes in one line."""
         sizes = ", ".join(f"{len(indices)} {name}" for name, indices in self.splits.items())
         return "; ".join((f"{self.name}: {sizes} {self.kind}", *self.notes))
 
     def one_vs_rest(self, positive: str) -> "Dataset":
-        """The binary view: 1 for the class `positive`, 0 for the rest."""
+        """The binary view: label 1 for the class `positive`, 0 for all other classes."""
         if positive not in self.class_names:
             raise unknown("class in config.data.positive", positive, self.class_names)
         labels = (self.labels == self.class_names.index(positive)).astype(np.int32)
@@ -68,27 +75,32 @@ class Dataset:
 
 
 def dataset_spec(
-    counts: Mapping[str, int], row: np.ndarray, *, official_test: Mapping[str, int] | None = None
+    counts: Mapping[str, int], example: np.ndarray, *, official_test: Mapping[str, int] | None = None
 ) -> Source:
-    """A source by its published size alone: `counts` rows a class, class by class, each a view of one and the same
-    empty `row` and a group of its own, the last `official_test` of a class held out. It takes no memory to speak of.
+    """A source known by its published class counts alone; takes almost no memory.
+
+    Args:
+        counts: the number of examples of each class. They are ordered by class, and each is its own group.
+        example: an empty input, which stands for every example as a broadcast view.
+        official_test: the number of examples of each class in the official test set: the last ones of the class.
     """
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), list(counts.values()))
-    rows = np.arange(len(labels))
-    held_out = None
+    indices = np.arange(len(labels))
+    in_test = None
     if official_test is not None:
-        behind = np.cumsum(list(counts.values()))[labels] - rows  # rows of the class from this one on
-        held_out = behind <= np.array([official_test[name] for name in counts])[labels]
+        left_in_class = np.cumsum(list(counts.values()))[labels] - indices  # this example and those after it
+        in_test = left_in_class <= np.array([official_test[name] for name in counts])[labels]
     return Source(
-        inputs=np.broadcast_to(row, (len(rows), *row.shape)),
+        inputs=np.broadcast_to(example, (len(indices), *example.shape)),
         labels=labels,
         class_names=tuple(counts),
-        groups=rows,
-        ids=rows.astype(str),
-        official_test=held_out,
+        group_ids=indices,
+        ids=indices.astype(str),
+        official_test=in_test,
         fingerprint="spec",
     )
 
 
 def blank_image(size: int) -> np.ndarray:
+    """A black image uint8 [size, size, 3]."""
     return np.zeros((size, size, 3), np.uint8)

@@ -1,12 +1,19 @@
-"""Look at data of your own before training on them.
+"""Inspect custom data before training.
 
-    python -m rgjax.data.inspect DIR_OR_TABLE [--rule=ratio|target] [--threshold=ROWS] [--json]
+    python -m rgjax.data.inspect DIR_OR_TABLE [--rule=ratio|target] [--threshold=N] [--json]
 
-DIR has a subfolder of images for each class, or train/ and test/ (and val/) with such; TABLE (.csv, .tsv, .jsonl) has
-the columns path,label or text,label, and perhaps group and split. Tells the rows of each class and of each part of the
-split that training would use; how many groups regrouping would make of each class, by the config's regroup.rule and
-regroup.threshold; sizes and modes of images, lengths of sentences; what is there twice: in one class, in several
-(conflicting labels), in several parts of the split (leaks); and which files cannot be read.
+DIR holds one subfolder of images per class, or train/ and test/ (and val/) with such subfolders. TABLE (.csv, .tsv,
+.jsonl) has the columns path,label or text,label, and optionally group and split.
+
+Reports the number of examples of each class in each split that training would use, the number of pseudo-classes of each
+class under regrouping, image sizes and modes or sentence lengths, unreadable files, and duplicates: in one class, in
+several classes (conflicting labels), in several splits (leaks). Ends with the command that trains on the data.
+
+Options:
+
+    --rule=ratio|target        config.regroup.rule (ratio)
+    --threshold=N              config.regroup.threshold, in examples (0)
+    --json                     print the report as JSON
 """
 
 import argparse
@@ -21,65 +28,73 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from rgjax.config import BERT_FINETUNING, FIELDS, method_config
 from rgjax.console import exit_codes, progress
-from rgjax.data.custom import Listing, list_images, list_sentences, normal_form, place
+from rgjax.data.custom import Listing, list_images, list_sentences, locate, normal_form
 from rgjax.data.dataset import Source
 from rgjax.data.decode import Unreadable, examine
-from rgjax.data.images import in_threads
-from rgjax.data.splits import automatic, split
+from rgjax.data.images import map_in_threads
+from rgjax.data.splits import SPLITS, split, split_strategy
 from rgjax.data.tables import read_table
 from rgjax.errors import UserError, first_few
 
-RULES = ("ratio", "target")
-PARTS = ("train", "val", "test")
-_BATCH = {"images": 256, "text": 32}  # of the config files
+_RULE, _THRESHOLD = FIELDS["regroup.rule"], FIELDS["regroup.threshold"]
+_BATCH_SIZE = {"images": FIELDS["train.batch_size"].default, "text": BERT_FINETUNING["train.batch_size"]}
+_DUPLICATES = {
+    "in one class": "duplicates in one class",
+    "in several classes": "duplicates in several classes, which label is right?",
+    "in several parts": "duplicates in several splits, which leak",
+}
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; python -m rgjax.data.inspect --help lists what is understood")
+        raise UserError(f"{message}; python -m rgjax.data.inspect --help lists all options")
 
 
 def main(argv: list[str]) -> None:
     parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("place", nargs="?")
-    parser.add_argument("--rule", choices=RULES, default="ratio")
-    parser.add_argument("--threshold", type=int, default=0)
+    parser.add_argument("data", nargs="?")
+    parser.add_argument("--rule", choices=_RULE.choices, default=_RULE.default)
+    parser.add_argument("--threshold", type=int, default=_THRESHOLD.default)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     options = parser.parse_args(argv)
     if options.help:
         print(__doc__)
         return
-    if not options.place:
-        raise UserError("a folder or table is missing: python -m rgjax.data.inspect DIR_OR_TABLE")
+    if not options.data:
+        parser.error("DIR_OR_TABLE is missing")
     if options.threshold < (options.rule == "target"):
-        raise UserError(f"--threshold={options.threshold} is too low: rows, 1 or more with --rule=target")
-    found = inspect(options.place, options.rule, options.threshold)
-    print(json.dumps(found, indent=2, allow_nan=False) if options.json else readable(found))
+        raise UserError(f"--threshold={options.threshold}: too low; pass at least {int(options.rule == 'target')}")
+    report = inspect(options.data, options.rule, options.threshold)
+    print(json.dumps(report, indent=2, allow_nan=False) if options.json else readable(report))
 
 
-def inspect(name: str, rule: str = "ratio", threshold: int = 0) -> dict[str, Any]:
-    """All that is told of the data, ready for JSON. Raises UserError for what is no data set."""
+def inspect(name: str, rule: str = _RULE.default, threshold: int = _THRESHOLD.default) -> dict[str, Any]:
+    """The report on the folder or table `name`, ready for JSON. Raises UserError if it holds no examples."""
     kind = kind_of(name)
-    listing, hashes, about = _images(list_images(name)) if kind == "images" else _sentences(list_sentences(name))
+    if kind == "images":
+        listing, hashes, properties = _examine_images(list_images(name))
+    else:
+        listing, hashes, properties = _examine_sentences(list_sentences(name))
     counts = Counter(listing.labels)
     source = listing.source(np.zeros(len(listing.items)), "")
-    parts, problem, command = None, None, None
+    splits, problem, command = None, None, None
     try:
-        parts = _parts_of(source)
-        command = _next(name, kind, parts.count("train"), rule, threshold)
+        splits = _split_names(source)
+        command = _training_command(name, kind, splits.count("train"), rule, threshold)
     except UserError as error:
         problem = str(error)
     return {
         "data": name,
         "kind": kind,
         "rows": len(listing.items),
-        "split": automatic(source),
+        "split": split_strategy(source),
         "imbalance": round(max(counts.values()) / min(counts.values()), 2),
-        "classes": _classes(listing, parts, rule, threshold),
-        **about,
-        "equal": _equal(listing, hashes, parts),
+        "classes": _class_counts(listing, splits, rule, threshold),
+        **properties,
+        "equal": _duplicates(listing, hashes, splits),
         "notes": list(listing.notes),
         "problem": problem,
         "next": command,
@@ -87,139 +102,155 @@ def inspect(name: str, rule: str = "ratio", threshold: int = 0) -> dict[str, Any
 
 
 def kind_of(name: str) -> str:
-    """What the rows are: "images" or "text"."""
-    where = place(name)
+    """Whether the folder or table holds "images" or "text"."""
+    where = locate(name)
     if where.is_dir():
         return "images"
     columns = read_table(where, ("label",))[0]
     if ("path" in columns) == ("text" in columns):
-        both = "both columns" if "path" in columns else "neither of the columns"
-        raise UserError(f"{where} has {both} path and text: name images by path, or sentences by text")
+        which = "both columns, path and text" if "path" in columns else "neither a column path nor a column text"
+        raise UserError(f"{where} has {which}; list images by path, or sentences by text")
     return "images" if "path" in columns else "text"
 
 
-def _images(listing: Listing[Path]) -> tuple[Listing, list[str], dict[str, Any]]:
-    """The rows that can be read, their hashes, and what is told of the images."""
+def _examine_images(listing: Listing[Path]) -> tuple[Listing, list[str], dict[str, Any]]:
+    """The readable images, their hashes, and the properties of all images for the report."""
 
-    def look(path: Path) -> tuple[str, str, int, int]:
+    def hash_and_examine(path: Path) -> tuple[str, str, int, int]:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise Unreadable(error.strerror) from error
         return hashlib.sha256(content).hexdigest(), *examine(content)
 
-    seen = list(progress(in_threads(look, listing.items), "read", len(listing.items), unit="image"))
-    unreadable = {i: str(one) for i, one in zip(listing.ids, seen, strict=True) if isinstance(one, Unreadable)}
-    looked = [one for one in seen if not isinstance(one, Unreadable)]
-    if not looked:
-        raise UserError(f"none of the {len(seen)} images of {listing.where} can be read: {first_few(unreadable)}")
-    hashes, modes, widths, heights = map(list, zip(*looked, strict=True))
-    about = {
+    results = list(progress(map_in_threads(hash_and_examine, listing.items), "read", len(listing.items), unit="image"))
+    readable_images = [result for result in results if not isinstance(result, Unreadable)]
+    unreadable = {
+        identity: str(result)
+        for identity, result in zip(listing.ids, results, strict=True)
+        if isinstance(result, Unreadable)
+    }
+    if not readable_images:
+        raise UserError(f"{listing.where}: none of the {len(results)} images can be read: {first_few(unreadable)}")
+    hashes, modes, widths, heights = map(list, zip(*readable_images, strict=True))
+    properties = {
         "modes": dict(Counter(modes).most_common()),
-        "widths": _spread(widths),
-        "heights": _spread(heights),
+        "widths": _range(widths),
+        "heights": _range(heights),
         "unreadable": unreadable,
     }
-    return listing.only(np.array([identity not in unreadable for identity in listing.ids])), hashes, about
+    return listing.select(np.array([identity not in unreadable for identity in listing.ids])), hashes, properties
 
 
-def _sentences(listing: Listing[str]) -> tuple[Listing, list[str], dict[str, Any]]:
-    about = {
-        "words": _spread([len(text.split()) for text in listing.items]),
-        "characters": _spread([len(text) for text in listing.items]),
+def _examine_sentences(listing: Listing[str]) -> tuple[Listing, list[str], dict[str, Any]]:
+    properties = {
+        "words": _range([len(text.split()) for text in listing.items]),
+        "characters": _range([len(text) for text in listing.items]),
     }
-    return listing, [hashlib.sha256(normal_form(text).encode()).hexdigest() for text in listing.items], about
+    return listing, [hashlib.sha256(normal_form(text).encode()).hexdigest() for text in listing.items], properties
 
 
-def _spread(values: Sequence[int]) -> dict[str, float]:
+def _range(values: Sequence[int]) -> dict[str, float]:
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
-def _parts_of(source: Source) -> list[str]:
-    """The part of each row, by the defaults of a run. Raises UserError where a class is too small."""
+def _split_names(source: Source) -> list[str]:
+    """The split of each example under the default config. Raises UserError if a class is too small."""
     names = np.empty(len(source.labels), "U5")
-    for name, rows in zip(PARTS, split(source, "auto", seed=0, test_fraction=0.2, val_fraction=0.2), strict=True):
-        names[rows] = name
+    for name, indices in zip(SPLITS, split(source, method_config("ce", {"data.split": "auto"}).data), strict=True):
+        names[indices] = name
     return names.tolist()
 
 
-def _classes(listing: Listing, parts: list[str] | None, rule: str, threshold: int) -> dict[str, dict[str, int]]:
-    """Rows of each class, and of each of its parts, and the groups that its training rows would be split into."""
-    found = {name: {"all": number} for name, number in sorted(Counter(listing.labels).items())}
-    if parts is None:
-        return found
-    # Imported here: JAX takes seconds, and most mistakes are told before.
+def _class_counts(listing: Listing, splits: list[str] | None, rule: str, threshold: int) -> dict[str, dict[str, int]]:
+    """Examples of each class, in all and in each split, and the pseudo-classes of its training examples.
+
+    Args:
+        listing: the examples.
+        splits: the split of each example; None reports no splits and no pseudo-classes.
+        rule: config.regroup.rule.
+        threshold: config.regroup.threshold.
+    """
+    report = {name: {"all": number} for name, number in sorted(Counter(listing.labels).items())}
+    if splits is None:
+        return report
+    # Imported here: JAX takes seconds, and most mistakes are reported before.
     from rgjax.regroup import cluster_counts
 
-    counts = Counter(zip(listing.labels, parts, strict=True))
-    train = np.array([counts[name, "train"] for name in found])
-    for name, groups in zip(found, cluster_counts(train, rule, threshold).tolist(), strict=True):
-        found[name] |= {part: counts[name, part] for part in PARTS} | {"groups": groups}
-    return found
+    counts = Counter(zip(listing.labels, splits, strict=True))
+    train = np.array([counts[name, "train"] for name in report])
+    for name, groups in zip(report, cluster_counts(train, rule, threshold).tolist(), strict=True):
+        report[name] |= {split: counts[name, split] for split in SPLITS} | {"groups": groups}
+    return report
 
 
-def _equal(listing: Listing, hashes: Iterable[str], parts: list[str] | None) -> dict[str, list[list[str]]]:
-    """Sets of ids of equal content: in one class, in several classes, and those of either in several parts."""
-    alike: dict[str, list[int]] = defaultdict(list)
-    for row, content in enumerate(hashes):
-        alike[content].append(row)
-    found: dict[str, list[list[str]]] = {"in one class": [], "in several classes": [], "in several parts": []}
-    for rows in alike.values():
-        if len(rows) < 2:
+def _duplicates(listing: Listing, hashes: Iterable[str], splits: list[str] | None) -> dict[str, list[list[str]]]:
+    """Sets of ids with equal content: within one class, across classes, and (any of them) across splits."""
+    indices_of: dict[str, list[int]] = defaultdict(list)
+    for index, content in enumerate(hashes):
+        indices_of[content].append(index)
+    report: dict[str, list[list[str]]] = {"in one class": [], "in several classes": [], "in several parts": []}
+    for indices in indices_of.values():
+        if len(indices) < 2:
             continue
-        ids = [listing.ids[row] for row in rows]
-        found["in one class" if len({listing.labels[row] for row in rows}) == 1 else "in several classes"].append(ids)
-        if parts is not None and len({parts[row] for row in rows}) > 1:
-            found["in several parts"].append(ids)
-    return found
+        ids = [listing.ids[index] for index in indices]
+        labels = {listing.labels[index] for index in indices}
+        report["in one class" if len(labels) == 1 else "in several classes"].append(ids)
+        if splits is not None and len({splits[index] for index in indices}) > 1:
+            report["in several parts"].append(ids)
+    return report
 
 
-def _next(name: str, kind: str, training_rows: int, rule: str, threshold: int) -> str:
+def _training_command(name: str, kind: str, num_train: int, rule: str, threshold: int) -> str:
+    """The command that trains on the data, with a batch size that fits `num_train` examples.
+
+    Args:
+        name: the folder or table.
+        kind: "images" or "text", the name of the config file.
+        num_train: number of training examples.
+        rule: config.regroup.rule.
+        threshold: config.regroup.threshold.
+    """
     words = [
-        "uv",
-        "run",
-        "python",
-        "-m",
-        "rgjax.main",
+        *("uv", "run", "python", "-m", "rgjax.main"),
         f"--config=configs/{kind}.py",
         f"--config.data.manual_dir={name}",
     ]
-    if (rule, threshold) != ("ratio", 0):
+    if (rule, threshold) != (_RULE.default, _THRESHOLD.default):
         words += [f"--config.regroup.rule={rule}", f"--config.regroup.threshold={threshold}"]
-    if training_rows < _BATCH[kind]:
-        words.append(f"--config.train.batch_size={max(2, 2 ** int(np.log2(max(1, training_rows / 4))))}")
+    if num_train < _BATCH_SIZE[kind]:
+        words.append(f"--config.train.batch_size={max(2, 2 ** int(np.log2(max(1, num_train / 4))))}")
     return shlex.join(words)
 
 
-def readable(found: dict[str, Any]) -> str:
-    """The report for people."""
-    classes = found["classes"]
+def readable(report: dict[str, Any]) -> str:
+    """The report as text."""
+    classes = report["classes"]
     width = max(8, *(len(name) for name in classes)) + 2
-    columns = [column for column in ("all", *PARTS, "groups") if column in next(iter(classes.values()))]
-    lines = [f"{found['data']}: {found['rows']} rows in {len(classes)} classes, split {found['split']}", ""]
+    columns = [column for column in ("all", *SPLITS, "groups") if column in next(iter(classes.values()))]
+    lines = [f"{report['data']}: {report['rows']} examples in {len(classes)} classes, split {report['split']}", ""]
     lines.append(f"  {'class':<{width}}" + "".join(f"{column:>9}" for column in columns))
     for name, counts in classes.items():
         lines.append(f"  {name:<{width}}" + "".join(f"{counts[column]:>9}" for column in columns))
-    lines += ["", f"  the largest class is {found['imbalance']:g} times the smallest"]
+    lines += ["", f"  imbalance: the largest class has {report['imbalance']:g} times the examples of the smallest"]
     if "groups" in columns:
         lines.append(f"  pseudo-classes under RG: {sum(counts['groups'] for counts in classes.values())}")
-    if "modes" in found:
-        lines.append("  modes: " + ", ".join(f"{mode} {number}" for mode, number in found["modes"].items()))
-    for what in ("widths", "heights", "words", "characters"):
-        if what in found:
-            spread = found[what]
-            lines.append(f"  {what}: {spread['min']} to {spread['max']}, median {spread['median']:g}")
-    for where, sets in found["equal"].items():
-        if sets:
-            warning = {"in several classes": ", which label is right?", "in several parts": ", leaks"}.get(where, "")
-            lines.append(f"  equal {where} ({len(sets)}{warning}): " + first_few(" = ".join(ids) for ids in sets))
-    if unreadable := found.get("unreadable"):
-        lines.append(f"  {len(unreadable)} cannot be read; remove them, or train with --config.data.unreadable=skip:")
+    if "modes" in report:
+        lines.append("  modes: " + ", ".join(f"{mode} {number}" for mode, number in report["modes"].items()))
+    for name in ("widths", "heights", "words", "characters"):
+        if name in report:
+            values = report[name]
+            lines.append(f"  {name}: {values['min']} to {values['max']}, median {values['median']:g}")
+    for where, heading in _DUPLICATES.items():
+        if sets := report["equal"][where]:
+            lines.append(f"  {heading} ({len(sets)}): " + first_few(" = ".join(ids) for ids in sets))
+    if unreadable := report.get("unreadable"):
+        lines.append(f"  unreadable ({len(unreadable)}); remove them, or train with --config.data.unreadable=skip:")
         lines += [f"    {name}: {reason}" for name, reason in unreadable.items()]
-    lines += [f"  {note}" for note in found["notes"]]
-    if found["problem"]:
-        return "\n".join([*lines, "", f"  this cannot be trained on yet: {found['problem']}"])
-    return "\n".join([*lines, "", "next:", f"  {found['next']}"])
+    lines += [f"  {note}" for note in report["notes"]]
+    if report["problem"]:
+        return "\n".join([*lines, "", f"  cannot train on this yet: {report['problem']}"])
+    return "\n".join([*lines, "", "next:", f"  {report['next']}"])
 
 
 def cli() -> None:

@@ -1,43 +1,37 @@
-"""Data sets by name, split and seen as the config asks."""
+"""Load a data set by its name and split it."""
 
 import importlib
 import os
-from collections.abc import Callable
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
-from rgjax.config import CUSTOM
+from rgjax.config import CUSTOM, Config
 from rgjax.console import local_path
-from rgjax.data.dataset import Dataset, Source
+from rgjax.data.dataset import Dataset
 from rgjax.data.splits import split
 from rgjax.data.tables import is_table
 
-# Each is a module of this package with a `load` and a `spec`; imported when asked for, because TFDS takes seconds.
-SOURCES = ("digits", "ham10000", "cifar100", "phrasebank", *CUSTOM)
-
 
 def display_name(name: str, manual_dir: str) -> str:
-    """What people call the data set: custom data by its folder or table."""
+    """The name of the data set in messages and reports: custom data are called after their folder or table."""
     if name not in CUSTOM or not manual_dir:
         return name
     path = Path(os.path.abspath(local_path(manual_dir)))
     return (path.stem if is_table(path) else path.name) or name
 
 
-def load_data(config: Any, *, spec: bool = False) -> Dataset:
-    """The data set of the config's section `data`, split on its original labels, perhaps one class against the rest.
+def load_data(config: Config, *, spec: bool = False) -> Dataset:
+    """Load the data set that the config's section `data` names, and split it.
+
+    The split is drawn on the original labels; then `config.positive` selects one class against the rest.
 
     Args:
-        config: the section `data`. Each source takes those of its settings that it needs.
-        spec: only size, classes and split, without content or download; a grouped split may be off by an example.
+        config: the section `data`. `config.name` is a module of this package with the functions `load` and `spec`,
+            which map the section to a Source.
+        spec: return sizes and classes without content or download. A grouped split may differ by one example.
     """
-    module = importlib.import_module(f"rgjax.data.{config.name}")
-    how: dict[str, Any] = {name: config[name] for name in ("seed", "test_fraction", "val_fraction")}
-    if config.name in CUSTOM and not spec:
-        split(_call(module.spec, config), config.split, **how)  # refuses too small a class before all is decoded
-    source = _call(module.spec if spec else module.load, config)
-    train, val, test = split(source, config.split, **how)
+    module = importlib.import_module(f"rgjax.data.{config.name}")  # on demand: TFDS takes seconds to import
+    source = module.spec(config) if spec else module.load(config)
+    train, val, test = split(source, config)
     dataset = Dataset(
         name=display_name(config.name, config.manual_dir),
         inputs=source.inputs,
@@ -51,9 +45,3 @@ def load_data(config: Any, *, spec: bool = False) -> Dataset:
         notes=source.notes,
     )
     return dataset.one_vs_rest(config.positive) if config.positive else dataset
-
-
-def _call(load_source: Callable[..., Source], config: Any) -> Source:
-    """Call a source's function with the settings that it asks for."""
-    options = dict(config) | {"official_test": config.split == "official"}
-    return load_source(**{name: options[name] for name in signature(load_source).parameters.keys() & options})

@@ -1,4 +1,4 @@
-"""Financial PhraseBank: sentences of financial news, judged neutral, positive or negative (Malo et al. 2014)."""
+"""Financial PhraseBank: financial news labeled neutral, positive or negative (Malo et al. 2014)."""
 
 import re
 import zipfile
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rgjax.config import Config
 from rgjax.console import local_path
 from rgjax.data.dataset import Source, dataset_spec
 from rgjax.errors import UserError, unknown
@@ -18,28 +19,32 @@ AGREEMENTS = {
     "75agree": "Sentences_75Agree.txt",
     "allagree": "Sentences_AllAgree.txt",
 }
-COUNTS = {  # as published: the shares in the README of version 1.0, of the data set card's totals
+COUNTS = {  # published: the shares in the README of version 1.0 times the totals of the data set card
     "50agree": {"neutral": 2879, "positive": 1363, "negative": 604},
     "66agree": {"neutral": 2535, "positive": 1168, "negative": 514},
     "75agree": {"neutral": 2146, "positive": 887, "negative": 420},
     "allagree": {"neutral": 1391, "positive": 570, "negative": 303},
 }
 CLASSES = tuple(COUNTS["50agree"])
-# Word pieces (BERT's English ones) of the sentences, [CLS] and [SEP] included: the quantiles 0, 0.1, ... 1.
+# Quantiles 0, 0.1, ..., 1 of the sentence lengths in bert-base-uncased tokens, [CLS] and [SEP] included.
 TOKEN_QUANTILES = (4, 15, 19, 22, 25, 28, 31, 36, 41, 50, 150)
 _REPOSITORY, _ARCHIVE = "takala/financial_phrasebank", "data/FinancialPhraseBank-v1.0.zip"
 _FOLDER = "FinancialPhraseBank-v1.0"
-_LARGEST, _LONGEST = 16_000_000, 10_000  # bytes of a file, twenty times the real one's; characters of a sentence
+_MAX_BYTES = 16_000_000  # per file, twenty times the real size
+_MAX_CHARACTERS = 10_000  # per sentence
 _WAY_OUT = (
-    f"get {Path(_ARCHIVE).name} from huggingface.co/datasets/{_REPOSITORY} and give the folder that it or its "
-    "unpacked files lie in by --config.data.manual_dir=FOLDER"
+    f"download {Path(_ARCHIVE).name} from huggingface.co/datasets/{_REPOSITORY} and pass the folder that holds it, or "
+    "its unpacked files, by --config.data.manual_dir=FOLDER"
 )
 
 
-def load(*, agreement: str = "50agree", manual_dir: str = "") -> Source:
-    """The sentences on whose label at least half (66 %, 75 %, all) of the annotators agree, by the file in
-    `manual_dir` or the hub's archive. Equal sentences are one group. Raises UserError for what cannot be read."""
-    content, where = _content(AGREEMENTS[agreement], manual_dir)
+def load(config: Config) -> Source:
+    """The sentences whose label at least half (66 %, 75 %, all) of the annotators chose, by `config.agreement`.
+
+    Read from the file in `config.manual_dir`, or from the hub's archive. Equal sentences form a group. Raises
+    UserError if neither can be read.
+    """
+    content, where = _content(AGREEMENTS[config.agreement], config.manual_dir)
     sentences, names = parse(content, where)
     inputs = np.array(sentences)
     labels = np.array([CLASSES.index(name) for name in names], np.int32)
@@ -47,43 +52,45 @@ def load(*, agreement: str = "50agree", manual_dir: str = "") -> Source:
         inputs=inputs,
         labels=labels,
         class_names=CLASSES,
-        groups=inputs,
+        group_ids=inputs,
         ids=np.arange(len(labels)).astype(str),
         official_test=None,
         fingerprint=digest(inputs, labels),
     )
 
 
-def spec(*, agreement: str = "50agree") -> Source:
-    """The data set by its published size, without the sentences; each its own group."""
-    return dataset_spec(COUNTS[agreement], np.array(""))
+def spec(config: Config) -> Source:
+    """The published class counts, without the sentences; each sentence is its own group."""
+    return dataset_spec(COUNTS[config.agreement], np.array(""))
 
 
 def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
-    """Sentences and labels of lines `SENTENCE@LABEL`; UTF-8, or Latin-1 as the original. Blank lines are skipped."""
+    """Sentences and labels of lines SENTENCE@LABEL in UTF-8 or, like the original, Latin-1; blank lines are skipped."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     sentences, labels = [], []
-    for row, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
         if not line.strip():
             continue
         if "\0" in line:
-            raise UserError(f"{where}, row {row}: this is no text in UTF-8 or Latin-1")
+            raise UserError(f"{where}, line {number}: not text in UTF-8 or Latin-1")
         sentence, separator, label = (part.strip() for part in line.rpartition("@"))
         if not separator:
-            raise UserError(f"{where}, row {row}: there is no '@' before a label")
+            raise UserError(f"{where}, line {number}: no '@' before a label")
         if label not in CLASSES:
-            raise unknown(f"label in {where}, row {row}:", label, CLASSES)
+            raise unknown(f"label in {where}, line {number}:", label, CLASSES)
         if not sentence:
-            raise UserError(f"{where}, row {row}: the sentence is empty")
-        if len(sentence) > _LONGEST:
-            raise UserError(f"{where}, row {row}: the sentence has {len(sentence)} characters, more than {_LONGEST}")
+            raise UserError(f"{where}, line {number}: the sentence is empty")
+        if len(sentence) > _MAX_CHARACTERS:
+            raise UserError(
+                f"{where}, line {number}: the sentence has {len(sentence)} characters, more than {_MAX_CHARACTERS}"
+            )
         sentences.append(sentence)
         labels.append(label)
     if not sentences:
-        raise UserError(f"{where} holds no sentences")
+        raise UserError(f"{where}: no sentences")
     return sentences, labels
 
 
@@ -97,17 +104,17 @@ def _content(name: str, manual_dir: str) -> tuple[bytes, str]:
     archive = folder / Path(_ARCHIVE).name
     if archive.is_file():
         return _from_archive(archive, name)
-    raise UserError(f"Financial PhraseBank: {folder} has neither {name} nor {archive.name}; {_WAY_OUT}")
+    raise UserError(f"{folder}: neither {name} nor {archive.name} of Financial PhraseBank; {_WAY_OUT}")
 
 
 def _from_archive(archive: Path, name: str) -> tuple[bytes, str]:
     try:
         with zipfile.ZipFile(archive) as files:
             member = files.getinfo(f"{_FOLDER}/{name}")
-            if member.file_size > _LARGEST:
-                raise ValueError(f"{member.filename} unpacks to {member.file_size} bytes")
+            if member.file_size > _MAX_BYTES:
+                raise ValueError(f"{member.filename} unpacks to {member.file_size:,} bytes")
             return files.read(member), f"{archive}:{name}"
-    except Exception as error:  # zipfile raises whatever the damage leads it to
+    except Exception as error:  # zipfile raises many types for damaged archives
         raise UserError(f"{archive} cannot be read ({error}); {_WAY_OUT}") from error
 
 

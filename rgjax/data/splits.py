@@ -1,70 +1,105 @@
-"""Splits into train, validation and test, class by class."""
+"""Splits into train, validation and test, drawn class by class."""
 
 import numpy as np
 
+from rgjax.config import Config
 from rgjax.data.dataset import Source
 from rgjax.errors import UserError, first_few
 
-SPLITS = ("stratified", "grouped", "official", "auto")
+SPLITS = ("train", "val", "test")
+_TRAIN, _VAL, _TEST = range(3)
 
 
-def split(source: Source, kind: str, *, seed: int, test_fraction: float, val_fraction: float):
-    """Sorted int32 rows (train, val, test): `test_fraction` of each class, then `val_fraction` of what remains.
+def split(source: Source, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split the examples into train, val and test by `config.split`.
 
-    "stratified" deals out single rows and rounds the larger part down. "grouped" deals out whole groups, which
-    count to the class of their first row, so that no group is in two parts. "official" keeps the source's own
-    test set, and validation set if it has one, and deals out the rest, by groups where rows share one. "auto" is
-    what `automatic` says. Raises UserError for a class that is too small.
+    stratified: examples are assigned at random within each class; the larger split is rounded down.
+    grouped: whole groups are assigned, so that no group is in two splits. A group counts for the class of its first
+        example.
+    official: the source's test set, and its validation set if it has one; the rest is assigned at random, by groups
+        if examples share one.
+    auto: the result of `split_strategy`.
+
+    Args:
+        source: all examples.
+        config: the section `data`: `test_fraction` of each class goes to the test set, then `val_fraction` of the
+            remainder to validation; `seed` draws the split.
+
+    Returns:
+        Sorted int32 indices of the three splits.
+
+    Raises:
+        UserError: a class is too small, or there is no official test set.
     """
-    if kind == "auto":
-        kind = automatic(source)
-    groups = np.unique(source.groups, return_inverse=True)[1]
-    shared = groups.max() + 1 < len(groups)
-    part = np.zeros(len(groups), np.int8)  # 0 train, 1 validation, 2 test
-    needed = 3
-    if kind == "official":
-        if source.official_test is None:
-            others = ", ".join(other for other in SPLITS if other != kind)
-            raise UserError(f"config.data.split={kind}: this data set has no official test set; use {others}")
-        if not source.official_test.any():
-            raise UserError("the official test set has no rows: add some, or use --config.data.split=stratified")
-        part[source.official_test] = 2
-        needed, test_fraction = 2, 0.0
+    strategy = split_strategy(source) if config.split == "auto" else config.split
+    group_ids = np.unique(source.group_ids, return_inverse=True)[1]
+    has_groups = group_ids.max() + 1 < len(group_ids)
+    by_group = strategy == "grouped" or (strategy == "official" and has_groups)
+
+    # Official splits are kept.
+    splits, num_drawn = np.full(len(group_ids), _TRAIN, np.int8), 3
+    test_fraction, val_fraction = config.test_fraction, config.val_fraction
+    if strategy == "official":
+        splits[_official_test(source)] = _TEST
+        num_drawn, test_fraction = 2, 0.0
         if source.official_val is not None:
-            part[source.official_val] = 1
-            needed, val_fraction = 1, 0.0
+            splits[source.official_val] = _VAL
+            num_drawn, val_fraction = 1, 0.0
 
-    rows = np.flatnonzero(part == 0)
-    labels, whole = source.labels[rows], kind == "grouped" or (kind == "official" and shared)
-    units = groups[rows] if whole else rows
-    _, first, units, sizes = np.unique(units, return_index=True, return_inverse=True, return_counts=True)
-    given = np.full(len(sizes), 2, np.int8)
-    rng, few = np.random.default_rng(seed), []
-    for c, name in enumerate(source.class_names):
-        members = rng.permutation(np.flatnonzero(labels[first] == c))
-        if len(members) < needed:
-            few.append(f"class '{name}' has {len(members)} {'groups' if whole else 'rows'}")
+    # The rest is drawn by unit: a group or a single example.
+    rest = np.flatnonzero(splits == _TRAIN)
+    units = group_ids[rest] if by_group else rest
+    _, first, unit_of, sizes = np.unique(units, return_index=True, return_inverse=True, return_counts=True)
+    unit_labels = source.labels[rest][first]
+
+    assigned = np.full(len(sizes), _TEST, np.int8)
+    rng, too_small = np.random.default_rng(config.seed), []
+    for label, name in enumerate(source.class_names):
+        members = rng.permutation(np.flatnonzero(unit_labels == label))
+        if len(members) < num_drawn:
+            too_small.append(f"class '{name}' has {len(members)} {'groups' if by_group else 'examples'}")
             continue
-        ends = np.cumsum(sizes[members])
-        rest = np.floor(ends[-1] * (1 - test_fraction) + 1e-9)
-        cut = np.floor(rest * (1 - val_fraction) + 1e-9)
-        n_train = np.clip(np.searchsorted(ends, cut, side="right"), 1, len(members) - needed + 1)
-        n_rest = np.clip(np.searchsorted(ends, rest, side="right"), n_train + 1, len(members) - needed + 2)
-        given[members[:n_rest]] = 1
-        given[members[:n_train]] = 0
-    if few:
-        beside = " beside the official sets" if kind == "official" else ""
-        raise UserError(
-            f"{first_few(few)}{beside}: a split into {needed} parts needs {needed} or more; add "
-            "some, or remove the class"
-        )
-    part[rows] = given[units]
-    return tuple(np.flatnonzero(part == p).astype(np.int32) for p in range(3))
+        num_train, num_train_val = _cut(sizes[members], num_drawn, test_fraction, val_fraction)
+        assigned[members[:num_train_val]] = _VAL
+        assigned[members[:num_train]] = _TRAIN
+    if too_small:
+        beside = " outside the official splits" if strategy == "official" else ""
+        raise UserError(f"{first_few(too_small)}{beside}: at least {num_drawn} needed; add some, or remove the class")
+    splits[rest] = assigned[unit_of]
+    train, val, test = (np.flatnonzero(splits == number).astype(np.int32) for number in (_TRAIN, _VAL, _TEST))
+    return train, val, test
 
 
-def automatic(source: Source) -> str:
-    """The kind of split that suits the source: official where it has a test set, else grouped where rows share a group,
-    else stratified."""
+def split_strategy(source: Source) -> str:
+    """The strategy of "auto": official if there is a test set, grouped if examples share groups, else stratified."""
     if source.official_test is not None:
         return "official"
-    return "grouped" if len(np.unique(source.groups)) < len(source.groups) else "stratified"
+    return "grouped" if len(np.unique(source.group_ids)) < len(source.group_ids) else "stratified"
+
+
+def _official_test(source: Source) -> np.ndarray:
+    if source.official_test is None:
+        raise UserError(
+            "config.data.split=official: this data set has no official test set; use stratified, grouped or auto"
+        )
+    if not source.official_test.any():
+        raise UserError("the official test set is empty; add examples, or use --config.data.split=stratified")
+    return source.official_test
+
+
+def _cut(sizes: np.ndarray, num_drawn: int, test_fraction: float, val_fraction: float) -> tuple[int, int]:
+    """The number of a class's units in train, and in train and val together; each drawn split gets at least one.
+
+    Args:
+        sizes: number of examples in each unit, in random order.
+        num_drawn: how many of the three splits are drawn, train included.
+        test_fraction: share of all examples in the test set.
+        val_fraction: share of the remaining examples in the validation set.
+    """
+    ends = np.cumsum(sizes)
+    max_train_val = np.floor(ends[-1] * (1 - test_fraction) + 1e-9)  # 1e-9: products such as 0.8 * 5 may fall short
+    max_train = np.floor(max_train_val * (1 - val_fraction) + 1e-9)
+    last = len(sizes) - num_drawn
+    num_train = int(np.clip(np.searchsorted(ends, max_train, side="right"), 1, last + 1))
+    num_train_val = int(np.clip(np.searchsorted(ends, max_train_val, side="right"), num_train + 1, last + 2))
+    return num_train, num_train_val

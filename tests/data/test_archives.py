@@ -55,25 +55,25 @@ def test_named_files_are_read_and_nothing_is_written(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
-def test_what_is_no_file_is_refused(kind, tmp_path):
-    archive = tar(tmp_path / "a.tar.gz", (special("a", kind, "/etc/passwd"), b""))
-    with pytest.raises(ValueError, match="its a is no file"):
-        read_tar(archive, {"a"}, limit=LIMIT)
+def test_special_members_are_refused(tmp_path):
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+        archive = tar(tmp_path / "a.tar.gz", (special("a", kind, "/etc/passwd"), b""))
+        with pytest.raises(ValueError, match=r"a in a\.tar\.gz is not a regular file"):
+            read_tar(archive, {"a"}, limit=LIMIT)
 
 
-def test_a_file_of_a_gigabyte_is_refused_at_its_head(tmp_path, inflated):
+def test_a_file_of_a_gigabyte_is_refused_by_its_header(tmp_path, inflated):
     head = tarfile.TarInfo("a")
     head.size = 2**30
     zeros = gzip.compress(bytes(2**24), 1)
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(head.tobuf()) + 64 * zeros)
-    with pytest.raises(ValueError, match="its a would have 1,073,741,824 bytes"):
+    with pytest.raises(ValueError, match="claims 1,073,741,824 bytes"):
         read_tar(tmp_path / "a.tar.gz", {"a"}, limit=LIMIT)
     assert inflated() < LIMIT
 
 
 @pytest.mark.parametrize("other", ["filler", "a"])
-def test_no_more_is_inflated_than_the_limit(other, tmp_path, inflated):
+def test_inflating_stops_at_the_limit(other, tmp_path, inflated):
     members = [(f"{other}{i or ''}", bytes(LIMIT // 4)) for i in range(64)]
     archive = tar(tmp_path / "a.tar.gz", *members, ("a", b"a"))
     with pytest.raises(ValueError, match="inflates to more"):
@@ -84,13 +84,13 @@ def test_no_more_is_inflated_than_the_limit(other, tmp_path, inflated):
 @pytest.mark.parametrize(
     "content", [b"", b"no archive", b"\x1f\x8b", gzip.compress(bytes(10**6), mtime=0), gzip.compress(b"x", mtime=0)]
 )
-def test_what_is_no_archive_is_told(content, tmp_path):
+def test_content_that_is_not_an_archive_is_a_value_error(content, tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.tar\.gz (is damaged|has no a)"):
         read_tar(tmp_path / "a.tar.gz", {"a"}, limit=LIMIT)
 
 
-def test_damage_anywhere_is_a_value_error_or_not_seen(tmp_path):
+def test_damage_anywhere_is_a_value_error_or_harmless(tmp_path):
     whole = tar(tmp_path / "a.tar.gz", ("a", bytes(random.Random(0).choices(range(4), k=30_000)))).read_bytes()
     for at in range(0, len(whole), 61):
         for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]):

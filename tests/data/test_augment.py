@@ -10,7 +10,7 @@ IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 12, 9, 3), np
 KEYS = jax.random.split(jax.random.key(3), 3)
 
 
-def test_no_rotation_and_no_flip_is_the_image_itself():
+def test_no_rotation_and_no_flip_is_the_identity():
     np.testing.assert_array_equal(augment(KEYS, IMAGES, 0.0, 0.0), IMAGES)
     np.testing.assert_array_equal(augment(KEYS, IMAGES, 0.0, 1.0), IMAGES[:, :, ::-1])
 
@@ -31,8 +31,8 @@ def test_normalize():
 
 
 @pytest.mark.parametrize("size", [8, 13, 16])
-def test_images_kept_in_lanes_come_out_as_they_were(size):
+def test_packed_images_are_prepared_like_the_originals(size):
     images = np.random.default_rng(0).integers(0, 256, (5, size, size - 2, 3), np.uint8)
-    rows, prepare = in_lanes(images)
-    assert rows.shape == (5, -(-size * (size - 2) * 3 // 128), 128)
-    np.testing.assert_array_equal(prepare(jnp.asarray(rows)), prepare_images(jnp.asarray(images)))
+    packed, prepare = in_lanes(images)
+    assert packed.shape == (5, -(-size * (size - 2) * 3 // 128), 128)
+    np.testing.assert_array_equal(prepare(jnp.asarray(packed)), prepare_images(jnp.asarray(images)))

@@ -24,7 +24,7 @@ def folder(tmp_path):
     return root
 
 
-def table(folder, text, name="own.csv"):
+def table(folder, text, name="table.csv"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(text, encoding="utf-8")
     return folder / name
@@ -39,18 +39,18 @@ def refused(place, listing=list_images):
 
 def test_folders_are_classes_and_paths_are_ids(folder):
     image(folder / "cat" / "deep" / "er" / "4.JPEG")
-    found = list_images(str(folder))
-    assert found.ids == [
+    listing = list_images(str(folder))
+    assert listing.ids == [
         "cat/0.png",
         "cat/1.png",
         "cat/2.png",
         "cat/deep/er/4.JPEG",
         *(f"dog/{i}.png" for i in range(3)),
     ]
-    assert found.labels == ["cat"] * 4 + ["dog"] * 3
-    assert [path.relative_to(folder).as_posix() for path in found.items] == found.ids
-    assert found.parts is found.groups is None
-    assert found.notes == ()
+    assert listing.labels == ["cat"] * 4 + ["dog"] * 3
+    assert [path.relative_to(folder).as_posix() for path in listing.items] == listing.ids
+    assert listing.splits is listing.group_ids is None
+    assert listing.notes == ()
 
 
 def test_class_names_of_all_kinds(folder):
@@ -59,56 +59,56 @@ def test_class_names_of_all_kinds(folder):
     assert set(list_images(str(folder)).class_names) == {"cat", "dog", "two words", "Käse 🧀", ".net", "cáfe"}
 
 
-def test_hidden_files_are_passed_over_and_others_told(folder):
+def test_hidden_files_are_ignored_and_other_files_noted(folder):
     for name in (".DS_Store", "Thumbs.db", "._0.png"):
         (folder / "cat" / name).write_bytes(b"x")
         (folder / name).write_bytes(b"x")
     image(folder / ".ipynb_checkpoints" / "a.png")
     image(folder / "cat" / ".thumbnails" / "a.png")
-    found = list_images(str(folder))
-    assert len(found.ids) == 6
-    assert found.notes == ()
-    image(folder / "lost.png")
+    listing = list_images(str(folder))
+    assert len(listing.ids) == 6
+    assert listing.notes == ()
+    image(folder / "stray.png")
     (folder / "dog" / "notes.txt").write_text("")
     os.mkfifo(folder / "dog" / "pipe.png")
     assert list_images(str(folder)).notes == (
-        "1 file left out, directly in the folder, so of no class: lost.png",
-        "2 files left out, in class folders, but no images by name: dog/notes.txt, dog/pipe.png",
+        "1 file skipped, not in a class folder: stray.png",
+        "2 files skipped, in class folders, but not an image by suffix: dog/notes.txt, dog/pipe.png",
     )
 
 
-def test_links_are_followed_once_and_never_back(folder):
+def test_linked_folders_are_read_once_and_parents_never(folder):
     (folder / "cat" / "again").symlink_to(folder / "cat")
     (folder / "cat" / "up").symlink_to(folder)
     (folder / "cat" / "root").symlink_to("/")
     (folder / "cat" / "self").symlink_to("self")
     (folder / "dog" / "one.png").symlink_to(folder / "cat" / "0.png")
     (folder / "linked").symlink_to(folder / "dog")
-    found = list_images(str(folder))
-    assert found.labels == ["cat"] * 3 + ["dog"] * 4 + ["linked"] * 4
-    assert found.notes == ("1 file left out, in class folders, but no images by name: cat/self",)
+    listing = list_images(str(folder))
+    assert listing.labels == ["cat"] * 3 + ["dog"] * 4 + ["linked"] * 4
+    assert listing.notes == ("1 file skipped, in class folders, but not an image by suffix: cat/self",)
 
 
-@pytest.mark.parametrize(("val", "parts"), [("valid", {"train", "val", "test"}), (None, {"train", "test"})])
-def test_parts_of_a_split_are_recognized(val, parts, tmp_path):
-    for part in filter(None, ("Train", val, "TEST")):
+@pytest.mark.parametrize(("val", "splits"), [("valid", {"train", "val", "test"}), (None, {"train", "test"})])
+def test_split_folders_are_recognized(val, splits, tmp_path):
+    for split in filter(None, ("Train", val, "TEST")):
         for name in ("cat", "dog"):
-            image(tmp_path / part / name / "0.png")
-    found = list_images(str(tmp_path))
-    assert found.class_names == ("cat", "dog")
-    assert set(found.parts) == parts
-    source = found.source(np.zeros(len(found.ids)), "")
-    assert [one.partition("/")[0] for one in source.ids[source.official_test]] == ["TEST", "TEST"]
+            image(tmp_path / split / name / "0.png")
+    listing = list_images(str(tmp_path))
+    assert listing.class_names == ("cat", "dog")
+    assert set(listing.splits) == splits
+    source = listing.source(np.zeros(len(listing.ids)), "")
+    assert [identity.partition("/")[0] for identity in source.ids[source.official_test]] == ["TEST", "TEST"]
     assert (source.official_val is None) == (val is None)
 
 
-def test_parts_that_are_not_clear_are_refused(tmp_path):
-    for part in ("train", "val"):
-        image(tmp_path / part / "cat" / "0.png")
-    assert "none for the test: call the latter 'test'" in refused(tmp_path)
+def test_ambiguous_split_folders_are_refused(tmp_path):
+    for split in ("train", "val"):
+        image(tmp_path / split / "cat" / "0.png")
+    assert "none for the test; rename the validation folder to 'test'" in refused(tmp_path)
     image(tmp_path / "test" / "cat" / "0.png")
     image(tmp_path / "extra" / "cat" / "0.png")
-    assert "has other folders beside those for training and test: extra; move them away" in refused(tmp_path)
+    assert "has train and test folders beside others: extra; move those away" in refused(tmp_path)
 
 
 def test_a_test_set_without_classes_is_refused(folder):
@@ -116,21 +116,22 @@ def test_a_test_set_without_classes_is_refused(folder):
     for name in ("cat", "dog"):
         (folder / name).rename(folder / "train" / name)
     image(folder / "test" / "0.png")
-    assert f"{folder / 'test'} has no class folders with images" in refused(folder)
+    assert f"{folder / 'test'}: no class folders with images" in refused(folder)
 
 
-def test_what_holds_too_little_is_refused(folder, tmp_path):
+def test_folders_without_images_or_classes_are_refused(folder, tmp_path):
     (folder / "empty").mkdir()
-    assert "1 class folder without images: empty; put some in or remove the folder" in refused(folder)
+    assert "1 class folder without images: empty; add images or remove the folder" in refused(folder)
     (tmp_path / "none").mkdir()
-    assert "has no class folders with images" in refused(tmp_path / "none")
+    assert "no class folders with images" in refused(tmp_path / "none")
     (tmp_path / "none").rmdir()
     (folder / "empty").rmdir()
-    assert "one class only, 'flowers': two or more are needed; if 2 folders in it are the classes, give" in refused(
-        tmp_path
+    assert (
+        "only one class, 'flowers'; at least two are needed; if the 2 folders in it are the classes, pass"
+        in refused(tmp_path)
     )
-    assert "there is no folder or table" in refused(tmp_path / "nowhere")
-    assert "--config.data.manual_dir=PLACE is missing" in refused("")
+    assert "no such folder or table" in refused(tmp_path / "nowhere")
+    assert "--config.data.manual_dir is missing" in refused("")
     assert "neither a folder nor a table" in refused(folder / "cat" / "0.png")
 
 
@@ -139,52 +140,55 @@ def test_a_table_of_paths(folder, tmp_path):
     (tmp_path / "apart" / "cat").mkdir(parents=True)
     for name in ("1.png", "2.png"):
         (folder / "cat" / name).rename(tmp_path / "apart" / "cat" / name)
-    for place in (table(tmp_path / "apart", rows), tmp_path / "apart"):  # or the folder that it is alone in
-        found = list_images(str(place))
-        assert found.ids == ["../flowers/cat/0.png", "cat/1.png", "cat/2.png"]
-        assert all(path.is_file() for path in found.items)
-        assert found.labels == ["a", "b", "a"]
-        assert found.groups == ["g1", "g1", "row 3"]
-        assert found.parts == ["train", "val", "test"]
-        assert found.source(np.zeros(3), "").groups.tolist() == [0, 0, 1]
+    for place in (table(tmp_path / "apart", rows), tmp_path / "apart"):  # or the folder that holds only this table
+        listing = list_images(str(place))
+        assert listing.ids == ["../flowers/cat/0.png", "cat/1.png", "cat/2.png"]
+        assert all(path.is_file() for path in listing.items)
+        assert listing.labels == ["a", "b", "a"]
+        assert listing.group_ids == ["g1", "g1", "row 3"]
+        assert listing.splits == ["train", "val", "test"]
+        assert listing.source(np.zeros(3), "").group_ids.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ("path,class\ncat/0.png,a\n", "line 1: there is no column 'label'; columns: path, class"),
-        ("path,label\ncat/0.png,a\n./cat/0.png,b\n", "1 path repeated: rows 1 and 2 (cat/0.png); remove one of each"),
-        ("path,label\ncat/0.png,a\ncat/9.png,b\ncat,b\n", "2 of 3 images of"),
-        (f"path,label\ncat/0.png,a\n{'b' * 5000}.png,b\n", "1 of 2 images of"),
-        ("path,label,split\ncat/0.png,a,train\ncat/1.png,b,tset\n", "the split of row 2 ('tset') is none of train"),
-        ("path,label,split\ncat/0.png,a,train\ncat/1.png,b,val\n", "no row's split is 'test'"),
-        ("path,label\ncat/0.png,a\ncat/1.png,a\n", "one class only, 'a': two or more are needed"),
+        ("path,class\ncat/0.png,a\n", "line 1: no column 'label'; columns: path, class"),
+        ("path,label\ncat/0.png,a\n./cat/0.png,b\n", "1 repeated path: rows 1 and 2 (cat/0.png); keep one of each"),
+        ("path,label\ncat/0.png,a\ncat/9.png,b\ncat,b\n", "2 of 3 images do not exist: "),
+        (f"path,label\ncat/0.png,a\n{'b' * 5000}.png,b\n", "1 of 2 images do not exist: "),
+        (
+            "path,label,split\ncat/0.png,a,train\ncat/1.png,b,tset\n",
+            "unknown split in row 2 ('tset'); use train, val or test",
+        ),
+        ("path,label,split\ncat/0.png,a,train\ncat/1.png,b,val\n", "no row has the split 'test'"),
+        ("path,label\ncat/0.png,a\ncat/1.png,a\n", "only one class, 'a'; at least two are needed"),
     ],
 )
 def test_bad_tables_of_paths_are_refused(rows, says, folder):
     assert says in refused(table(folder, rows))
 
 
-def test_a_table_beside_class_folders_is_not_guessed_at(folder):
-    one = table(folder, "path,label\ncat/0.png,a\ndog/0.png,b\n")
-    assert f"holds own.csv beside 2 folders: give the table that is meant, such as {one}" in refused(folder)
-    assert list_images(str(one)).labels == ["a", "b"]
+def test_a_table_beside_class_folders_is_refused(folder):
+    path = table(folder, "path,label\ncat/0.png,a\ndog/0.png,b\n")
+    assert f"holds table.csv beside 2 folders; pass the table, e.g. {path}" in refused(folder)
+    assert list_images(str(path)).labels == ["a", "b"]
 
 
 def test_sentences(tmp_path):
     rows = "text,label,id\nSales fell,bad,x\n sales  FELL ,bad,y\n\ufeffProfit,good,z\n"
-    found = list_sentences(str(table(tmp_path, rows)))
-    assert found.ids == ["x", "y", "z"]
-    assert found.items[1] == " sales  FELL "
-    assert found.source(np.zeros(3), "").groups.tolist() == [0, 0, 1]
+    listing = list_sentences(str(table(tmp_path, rows)))
+    assert listing.ids == ["x", "y", "z"]
+    assert listing.items[1] == " sales  FELL "
+    assert listing.source(np.zeros(3), "").group_ids.tolist() == [0, 0, 1]
     assert list_sentences(str(tmp_path)).labels == ["bad", "bad", "good"]  # the only table of the folder
     table(tmp_path, rows.replace("y\n", "x\n"))
-    assert "1 id repeated: rows 1 and 2 (x)" in refused(tmp_path, list_sentences)
-    (tmp_path / "own.csv").unlink()
-    assert "holds no table: sentences are read from one" in refused(tmp_path, list_sentences)
+    assert "1 repeated id: rows 1 and 2 (x)" in refused(tmp_path, list_sentences)
+    (tmp_path / "table.csv").unlink()
+    assert "holds no table; sentences need a table" in refused(tmp_path, list_sentences)
 
 
-def test_what_data_of_ones_own_are_called(tmp_path, monkeypatch):
+def test_custom_data_are_named_after_their_folder_or_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert display_name("digits", "flowers") == "digits"
     assert [display_name("images", name) for name in ("a/flowers.v2/", "b/birds.csv", ".", "")] == [

@@ -6,6 +6,7 @@ from PIL import Image
 
 from rgjax.data import images, load_data
 from rgjax.errors import UserError
+from tests.support.data import data_config
 
 
 @pytest.fixture
@@ -13,34 +14,37 @@ def folder(tmp_path):
     """Nine images of noise in each of two classes."""
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
-        (tmp_path / "own" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name).mkdir(parents=True)
         for i in range(9):
-            Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).save(tmp_path / "own" / name / f"{i}.png")
-    return tmp_path / "own"
+            Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).save(tmp_path / "pets" / name / f"{i}.png")
+    return tmp_path / "pets"
 
 
-def source_of(folder, **options):
-    return images.load(image_size=8, manual_dir=str(folder), **options)
+def config_of(folder, **changes):
+    return data_config("images", **{"image_size": 8, "manual_dir": str(folder), "split": "auto"} | changes)
 
 
-def dataset_of(folder, split="auto", **options):
-    options = {"image_size": 8, "unreadable": "stop", "positive": "", "seed": 0, **options}
-    return load_data("images", manual_dir=str(folder), split_kind=split, test_fraction=0.2, val_fraction=0.2, **options)
+def source_of(folder, **changes):
+    return images.load(config_of(folder, **changes))
 
 
-def test_images_are_decoded_once_to_a_mapped_file(folder, monkeypatch):
+def dataset_of(folder, **changes):
+    return load_data(config_of(folder, **changes))
+
+
+def test_images_are_decoded_once_into_a_memory_map(folder, monkeypatch):
     first = source_of(folder)
     assert isinstance(first.inputs, np.memmap)
-    for row in (0, 10):
-        expected = Image.open(folder / first.ids[row]).resize((8, 8), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(first.inputs[row], np.asarray(expected))
+    for index in (0, 10):
+        expected = Image.open(folder / first.ids[index]).resize((8, 8), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(first.inputs[index], np.asarray(expected))
     monkeypatch.setattr(images, "decode", None)
     second = source_of(folder)
     np.testing.assert_array_equal(first.inputs, second.inputs)
     assert first.fingerprint == second.fingerprint
 
 
-def test_a_cache_that_lost_its_file_is_filled_again(folder):
+def test_a_deleted_cache_file_is_decoded_again(folder):
     first = source_of(folder)
     content = np.array(first.inputs)
     file = first.inputs.filename
@@ -49,7 +53,7 @@ def test_a_cache_that_lost_its_file_is_filled_again(folder):
     np.testing.assert_array_equal(source_of(folder).inputs, content)
 
 
-def test_the_fingerprint_is_of_content_and_labels(folder, tmp_path):
+def test_the_fingerprint_depends_on_content_and_labels(folder, tmp_path):
     first = source_of(folder)
     folder.rename(tmp_path / "moved")
     assert source_of(tmp_path / "moved").fingerprint == first.fingerprint
@@ -60,7 +64,7 @@ def test_the_fingerprint_is_of_content_and_labels(folder, tmp_path):
     assert source_of(tmp_path / "moved").fingerprint != changed.fingerprint
 
 
-def test_images_of_all_modes_are_the_same_picture(folder):
+def test_images_of_all_modes_decode_equally(folder):
     gray = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     picture, exif = Image.fromarray(gray), Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -71,13 +75,13 @@ def test_images_of_all_modes_are_the_same_picture(folder):
     picture.convert("RGB").convert("CMYK").save(folder / "cat" / "a4.tif")
     picture.rotate(180).save(folder / "cat" / "a5.tiff", exif=exif)
     source = source_of(folder)
-    alike = [row for row, identity in enumerate(source.ids) if "/a" in identity]
-    assert len(alike) == 6
-    for row in alike:
-        assert np.abs(source.inputs[row].astype(int) - gray[..., None]).max() <= 1, source.ids[row]
+    equal = [index for index, identity in enumerate(source.ids) if "/a" in identity]
+    assert len(equal) == 6
+    for index in equal:
+        assert np.abs(source.inputs[index].astype(int) - gray[..., None]).max() <= 1, source.ids[index]
 
 
-def test_what_cannot_be_read_stops_or_is_left_out(folder):
+def test_unreadable_images_stop_or_are_skipped(folder):
     whole = source_of(folder)
     (folder / "cat" / "0.png").write_bytes(b"")
     (folder / "dog" / "0.png").write_bytes((folder / "dog" / "0.png").read_bytes()[:90])
@@ -85,58 +89,57 @@ def test_what_cannot_be_read_stops_or_is_left_out(folder):
     with pytest.raises(UserError) as error:
         source_of(folder)
     says = "3 of 19 images cannot be read"
-    assert str(error.value).startswith(f"{says}: cat/0.png (it is empty), dog/0.png (")
+    assert str(error.value).startswith(f"{says}: cat/0.png (empty file), dog/0.png (")
     assert "dog/broken.jpg (No such file or directory)" in str(error.value)
     assert "--config.data.unreadable=skip" in str(error.value)
     source = source_of(folder, unreadable="skip")
-    kept = [row for row, identity in enumerate(whole.ids) if identity not in ("cat/0.png", "dog/0.png")]
+    kept = [index for index, identity in enumerate(whole.ids) if identity not in ("cat/0.png", "dog/0.png")]
     np.testing.assert_array_equal(source.inputs, whole.inputs[kept])
     np.testing.assert_array_equal(source.ids, whole.ids[kept])
     np.testing.assert_array_equal(source.labels, whole.labels[kept])
-    assert (
-        dataset_of(folder, unreadable="skip").notes[0].startswith(f"{says} and are left out: cat/0.png (it is empty)")
-    )
+    [note] = dataset_of(folder, unreadable="skip").notes
+    assert note.startswith(f"{says} and are skipped: cat/0.png (empty file)")
 
 
-def test_a_class_is_not_left_out_with_its_images(folder):
+def test_a_class_without_readable_images_is_not_skipped(folder):
     for path in (folder / "cat").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="9 of 18 images cannot be read, among them all of the classes cat: cat/0"):
+    with pytest.raises(UserError, match="9 of 18 images cannot be read, among them all images of class cat: cat/0"):
         source_of(folder, unreadable="skip")
 
 
-def test_a_class_that_is_too_small_is_told_before_anything_is_decoded(folder, monkeypatch):
+def test_too_small_a_class_is_reported_before_decoding(folder, monkeypatch):
     (folder / "bee").mkdir()
     Image.new("RGB", (4, 4)).save(folder / "bee" / "0.png")
-    monkeypatch.setattr(images, "decoded", None)
-    with pytest.raises(UserError, match="class 'bee' has 1 rows: a split into 3 parts needs 3 or more; add some, or"):
+    monkeypatch.setattr(images, "decode_files", None)
+    with pytest.raises(UserError, match="class 'bee' has 1 examples: at least 3 needed; add some, or"):
         dataset_of(folder)
 
 
-def test_the_users_own_test_set_is_used_unless_another_split_is_asked_for(folder):
-    for part, rows in (("train", range(6)), ("test", range(6, 9))):
+def test_split_folders_are_the_split_unless_another_is_configured(folder):
+    for split, numbers in (("train", range(6)), ("test", range(6, 9))):
         for name in ("cat", "dog"):
-            (folder / part / name).mkdir(parents=True)
-            for i in rows:
-                (folder / name / f"{i}.png").rename(folder / part / name / f"{i}.png")
+            (folder / split / name).mkdir(parents=True)
+            for i in numbers:
+                (folder / name / f"{i}.png").rename(folder / split / name / f"{i}.png")
     for name in ("cat", "dog"):
         (folder / name).rmdir()
     data = dataset_of(folder)
-    assert data.name == "own"
+    assert data.name == "pets"
     assert all(identity.startswith("test/") for identity in data.ids[data.test])
     assert len(data.test) == 6
     assert len(data.train) == 8
-    mixed = dataset_of(folder, "stratified")
+    mixed = dataset_of(folder, split="stratified")
     assert any(identity.startswith("train/") for identity in mixed.ids[mixed.test])
 
 
-def test_an_outline_has_the_rows_without_decoding(folder, monkeypatch):
+def test_a_spec_has_the_examples_without_decoding(folder, monkeypatch):
     data = dataset_of(folder)
-    monkeypatch.setattr(images, "decoded", None)
-    outline = dataset_of(folder, outline=True)
-    assert outline.inputs.shape == (18, 8, 8, 3)
-    np.testing.assert_array_equal(outline.labels, data.labels)
-    np.testing.assert_array_equal(outline.train, data.train)
+    monkeypatch.setattr(images, "decode_files", None)
+    spec = load_data(config_of(folder), spec=True)
+    assert spec.inputs.shape == (18, 8, 8, 3)
+    np.testing.assert_array_equal(spec.labels, data.labels)
+    np.testing.assert_array_equal(spec.train, data.train)
 
 
 def test_a_full_disk_is_one_line(folder, monkeypatch):
@@ -144,7 +147,5 @@ def test_a_full_disk_is_one_line(folder, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
-    with pytest.raises(
-        UserError, match="No space left on device; mend that, or name a folder with more space by RGJAX"
-    ):
+    with pytest.raises(UserError, match=r"No space left on device.*RGJAX_CACHE"):
         source_of(folder)

@@ -9,8 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from rgjax import experiment
-from rgjax.config import FIELDS, method_config
-from rgjax.data.inspect import RULES, inspect, main, readable
+from rgjax.config import method_config
+from rgjax.data.inspect import inspect, main, readable
 from rgjax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +23,8 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """scikit-learn's digits as PNG files in ten folders, from 80 to 12 of a class."""
-    root = tmp_path_factory.mktemp("own") / "ten digits"
+    """scikit-learn's digits as PNG files in ten folders, 80 to 12 images per class."""
+    root = tmp_path_factory.mktemp("custom") / "ten digits"
     pixels, labels = load_digits(return_X_y=True)
     for c, size in enumerate(SIZES):
         (root / f"a {c}").mkdir(parents=True)
@@ -35,19 +35,20 @@ def digits(tmp_path_factory):
 
 
 def prepared(config, workdir):
-    """The data and groups that a run of the config would train on; groups at random, which need no network."""
+    """The data and pseudo-classes that a run of the config would train on; random groups, which need no encoder."""
     with config.unlocked():
         config.regroup.clustering = "random"
     return experiment.prepare(config)
 
 
-def check_parts(found, task):
-    assert found["classes"].keys() == set(task.dataset.class_names)
-    for part in ("train", "val", "test"):
-        counts = experiment.counts_by_name(task.dataset, getattr(task.dataset, part))
-        assert counts == {name: counts[part] for name, counts in found["classes"].items()}
+def check_counts(report, task):
+    dataset = task.dataset
+    assert report["classes"].keys() == set(dataset.class_names)
+    for split, indices in dataset.splits.items():
+        counts = np.bincount(dataset.labels[indices], minlength=len(dataset.class_names))
+        assert counts.tolist() == [report["classes"][name][split] for name in dataset.class_names]
     groups = np.bincount(task.regrouping.parent).tolist()
-    assert groups == [counts["groups"] for counts in found["classes"].values()]
+    assert groups == [counts["groups"] for counts in report["classes"].values()]
     assert max(groups) > 1
 
 
@@ -57,25 +58,25 @@ def noise(path, seed, height=6):
     Image.fromarray(pixels).save(path)
 
 
-def test_what_is_told_of_images_is_what_a_run_finds(digits, tmp_path):
-    found = inspect(str(digits), "ratio", 25)
-    assert [counts["all"] for counts in found["classes"].values()] == list(SIZES)
-    assert found["imbalance"] == round(80 / 12, 2)
-    assert found["modes"] == {"L": sum(SIZES)}
-    assert found["widths"] == {"min": 16, "median": 16, "max": 16}
-    assert found["split"] == "stratified"
-    assert found["problem"] is None
+def test_the_report_on_images_matches_a_run(digits, tmp_path):
+    report = inspect(str(digits), "ratio", 25)
+    assert [counts["all"] for counts in report["classes"].values()] == list(SIZES)
+    assert report["imbalance"] == round(80 / 12, 2)
+    assert report["modes"] == {"L": sum(SIZES)}
+    assert report["widths"] == {"min": 16, "median": 16, "max": 16}
+    assert report["split"] == "stratified"
+    assert report["problem"] is None
     changes = TINY | {"data.name": "images", "data.manual_dir": str(digits), "data.split": "auto"}
     changes |= {"regroup.rule": "ratio", "regroup.threshold": 25}
     task = prepared(method_config("rg", changes), tmp_path)
     assert task.dataset.name == "ten digits"
-    check_parts(found, task)
+    check_counts(report, task)
 
 
-def test_equal_images_conflicts_leaks_and_what_cannot_be_read(tmp_path):
-    names = [(part, name, i) for part in ("train", "test") for name in ("cat", "dog") for i in range(4)]
-    for seed, (part, name, i) in enumerate(names, start=10):
-        noise(tmp_path / part / name / f"{i}.png", seed)
+def test_duplicates_conflicts_leaks_and_unreadable_images_are_reported(tmp_path):
+    names = [(split, name, i) for split in ("train", "test") for name in ("cat", "dog") for i in range(4)]
+    for seed, (split, name, i) in enumerate(names, start=10):
+        noise(tmp_path / split / name / f"{i}.png", seed)
     noise(tmp_path / "train" / "cat" / "0.png", 1)
     noise(tmp_path / "train" / "dog" / "0.png", 1)
     noise(tmp_path / "test" / "cat" / "1.png", 2)
@@ -86,39 +87,39 @@ def test_equal_images_conflicts_leaks_and_what_cannot_be_read(tmp_path):
     noise(tmp_path / "train" / "cat" / "9.jpg", 5, height=400)
     whole = (tmp_path / "train" / "cat" / "9.jpg").read_bytes()
     (tmp_path / "train" / "cat" / "9.jpg").write_bytes(whole[: len(whole) // 2])
-    found = inspect(str(tmp_path))
-    assert found["split"] == "official"
-    assert found["equal"]["in several classes"] == [["train/cat/0.png", "train/dog/0.png"]]
-    assert ["test/dog/1.png", "train/dog/1.png"] in found["equal"]["in several parts"]
-    assert ["test/cat/1.png", "test/cat/2.png"] not in found["equal"]["in several parts"]
-    assert found["equal"]["in one class"] == [
+    report = inspect(str(tmp_path))
+    assert report["split"] == "official"
+    assert report["equal"]["in several classes"] == [["train/cat/0.png", "train/dog/0.png"]]
+    assert ["test/dog/1.png", "train/dog/1.png"] in report["equal"]["in several parts"]
+    assert ["test/cat/1.png", "test/cat/2.png"] not in report["equal"]["in several parts"]
+    assert report["equal"]["in one class"] == [
         ["test/cat/1.png", "test/cat/2.png"],
         ["test/dog/1.png", "train/dog/1.png"],
     ]
-    assert found["unreadable"].keys() == {"test/dog/0.png", "train/cat/9.jpg"}
-    assert found["rows"] == 16 - 1
-    text = readable(found)
-    assert "equal in several classes (1, which label is right?): train/cat/0.png = train/dog/0.png" in text
-    assert ", leaks): " in text
-    assert "test/dog/0.png: it is empty" in text
+    assert report["unreadable"].keys() == {"test/dog/0.png", "train/cat/9.jpg"}
+    assert report["rows"] == 16 - 1
+    text = readable(report)
+    assert "duplicates in several classes, which label is right? (1): train/cat/0.png = train/dog/0.png" in text
+    assert "duplicates in several splits, which leak (" in text
+    assert "test/dog/0.png: empty file" in text
 
 
-def test_a_class_of_one_is_told_and_the_rest_too(tmp_path, capsys):
+def test_too_small_a_class_is_reported_with_all_counts(tmp_path, capsys):
     for i in range(5):
         noise(tmp_path / "cat" / f"{i}.png", i)
     noise(tmp_path / "dog" / "0.png", 9)
     main([str(tmp_path), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["classes"] == {"cat": {"all": 5}, "dog": {"all": 1}}
-    assert found["problem"].startswith("class 'dog' has 1 rows: a split into 3 parts needs 3 or more")
-    assert found["next"] is None
+    report = json.loads(capsys.readouterr().out)
+    assert report["classes"] == {"cat": {"all": 5}, "dog": {"all": 1}}
+    assert report["problem"].startswith("class 'dog' has 1 examples: at least 3 needed")
+    assert report["next"] is None
     main([str(tmp_path)])
-    assert "this cannot be trained on yet: class 'dog' has 1 rows" in capsys.readouterr().out
+    assert "cannot train on this yet: class 'dog' has 1 examples" in capsys.readouterr().out
 
 
 @pytest.fixture
 def news(tmp_path, tiny_bert):
-    """60 sentences whose second word tells their class, with some of them twice; and settings of a run on them."""
+    """60 sentences whose second word tells their class, two of them twice, and settings of a run on them."""
     table, rng = tmp_path / "news.csv", np.random.default_rng(0)
     rows = [
         f"profit {word} {' '.join(f'w{i}' for i in rng.integers(0, 50, 6))},{label}"
@@ -133,30 +134,30 @@ def news(tmp_path, tiny_bert):
     }  # fmt: skip
 
 
-def test_what_is_told_of_sentences_is_what_a_run_finds(news, tmp_path):
+def test_the_report_on_sentences_matches_a_run(news, tmp_path):
     table, settings = news
-    found = inspect(str(table))
-    assert found["split"] == "grouped"
-    assert found["words"] == {"min": 1, "median": 8, "max": 8}
-    assert found["equal"] == {
+    report = inspect(str(table))
+    assert report["split"] == "grouped"
+    assert report["words"] == {"min": 1, "median": 8, "max": 8}
+    assert report["equal"] == {
         "in one class": [["59", "60"]],
         "in several classes": [["57", "58"]],
         "in several parts": [],
     }
-    assert found["next"].endswith(f"--config=configs/text.py --config.data.manual_dir={table}")
+    assert report["next"].endswith(f"--config=configs/text.py --config.data.manual_dir={table}")
     task = prepared(method_config("rg", settings), tmp_path / "w")
     assert task.dataset.name == "news"
-    check_parts(found, task)
+    check_counts(report, task)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "a folder or table is missing"),
-        (["nowhere"], "there is no folder or table nowhere"),
+        ([], "DIR_OR_TABLE is missing"),
+        (["nowhere"], "nowhere: no such folder or table"),
         (["x", "--rule=ration"], "argument --rule: invalid choice: 'ration'"),
-        (["x", "--threshold=-1"], "--threshold=-1 is too low"),
-        (["x", "--rule=target"], "--threshold=0 is too low: rows, 1 or more with --rule=target"),
+        (["x", "--threshold=-1"], "--threshold=-1: too low; pass at least 0"),
+        (["x", "--rule=target"], "--threshold=0: too low; pass at least 1"),
         (["x", "--thresh=3"], "unrecognized arguments: --thresh=3; python -m rgjax.data.inspect --help"),
     ],
 )
@@ -166,20 +167,13 @@ def test_bad_arguments_are_one_line(arguments, says):
     assert says in str(error.value)
 
 
-def test_a_table_must_be_of_images_or_of_sentences(tmp_path):
-    (tmp_path / "own.csv").write_text("sentence,label\na,b\n")
-    with pytest.raises(UserError, match="has neither of the columns path and text: name images by path"):
+def test_a_table_without_path_and_text_is_refused(tmp_path):
+    (tmp_path / "table.csv").write_text("sentence,label\na,b\n")
+    with pytest.raises(UserError, match="has neither a column path nor a column text; list images by path"):
         inspect(str(tmp_path))
 
 
-def test_the_defaults_are_those_of_a_run():
-    assert FIELDS["regroup.rule"].choices == RULES
-    assert (FIELDS["regroup.rule"].default, FIELDS["regroup.threshold"].default) == ("ratio", 0)
-    shares = [FIELDS[f"data.{part}_fraction"].default for part in ("test", "val")]
-    assert (*shares, FIELDS["data.seed"].default) == (0.2, 0.2, 0)
-
-
-def test_help_and_mistakes_are_answered_without_jax():
+def test_help_does_not_import_jax():
     code = "import sys; from rgjax.data.inspect import main; main(['--help']); sys.exit('jax' in sys.modules)"
     assert "DIR_OR_TABLE" in subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60

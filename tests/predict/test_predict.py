@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_predicted(of_digits, photos, t
     assert sum(row[f"p_{name}"] for row in rows for name in ("rest", "8")) == pytest.approx(3, abs=1e-4)
     told = [line for line in err.splitlines() if line.startswith("rgjax: ")]
     assert [Path(line.split(": ")[1]).name for line in told] == ["nowhere.png", "broken.png", "empty.jpg"]
-    assert "No such file" in told[0] and "it is empty" in told[2]
+    assert "No such file" in told[0] and "empty file" in told[2]
     assert err.splitlines()[-1] == "predicted 3 of 6; 3 could not be read"
     assert not list(tmp_path.glob("*.part"))
 
