@@ -48,7 +48,7 @@ def examine(image: bytes | Path) -> tuple[str, int, int]:
 @contextlib.contextmanager
 def _open(image: bytes | Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:  # noqa: TID251
             if opened.format == "EPS":
                 raise ValueError("PostScript is not supported")
             yield opened

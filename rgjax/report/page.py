@@ -97,7 +97,7 @@ def _groups(study: Study) -> tuple[Run | None, list, list]:
 
 def _thumbnail(path: Path) -> str | None:
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as picture:  # noqa: TID251
             small = picture.convert("RGB")
             small.thumbnail(_THUMBNAIL)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
