@@ -1,0 +1,91 @@
+"""The floors of the house and the limits of its rooms, read from the source."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in ROOT.glob("rgjax/**/*.py")}
+
+# A room imports rooms of the floors below its own alone.
+FLOORS = [
+    {"errors"},
+    {"console", "losses", "metrics", "regroup"},
+    {"config", "sharding", "storage"},
+    {"command", "data", "models"},
+    {"encoders", "sampling"},
+    {"report", "training"},
+    {"artifacts", "predict", "preflight"},
+    {"experiment"},
+    {"main", "sweep"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+MOST_ROOT_MODULES = 10
+
+
+def room_of(name: str) -> str:
+    """The room of a file rgjax/ROOM/... or of a module rgjax.ROOM...."""
+    return name.replace("/", ".").removesuffix(".py").split(".")[1]
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module_of(file) for file in FILES}
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """The modules of rgjax that a file imports anywhere, except for type checkers."""
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    skipped = {id(inner) for node in typing for statement in node.body for inner in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES - {"rgjax"})
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module in MODULES:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from names & MODULES
+            if not names <= MODULES:
+                yield node.module
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(file) for file in FILES if file != "rgjax/__init__.py"} == set(FLOOR)
+
+
+def test_imports_go_down():
+    upward = [
+        f"{file} imports {module}"
+        for file, tree in FILES.items()
+        for module in imports(tree)
+        if room_of(module) != room_of(file) and FLOOR[room_of(module)] >= FLOOR[room_of(file)]
+    ]
+    assert upward == []
+
+
+def test_no_circle_of_imports():
+    graph = {module_of(file): set(imports(tree)) - {module_of(file)} for file, tree in FILES.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_packages_only_reexport():
+    """A docstring and imports; a package that imports on first use has `__getattr__` and its table besides."""
+    for file, tree in FILES.items():
+        if not file.endswith("__init__.py"):
+            continue
+        lazy = any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body)
+        for node in tree.body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            table = lazy and isinstance(node, ast.FunctionDef | ast.Assign)
+            assert docstring or typing or table or isinstance(node, ast.Import | ast.ImportFrom), (
+                f"{file}:{node.lineno}"
+            )
+
+
+def test_few_modules_at_the_root():
+    assert len([file for file in FILES if file.count("/") == 1 and file != "rgjax/__init__.py"]) <= MOST_ROOT_MODULES
