@@ -3,7 +3,7 @@
 Command:     python -m rgjax.main --config=configs/digits.py[:METHOD]
 Hardware:    two CPU cores
 Wall-clock:  19 to 20 s in 3 runs with warm caches, 40 s with empty ones (:rg)
-Score:       not measured
+Score:       BA 97.7 %, AP of the 8 99.4 % (:rg, seed 0, n = 1)
 """
 
 from rgjax.config import binary_sweep, method_config
