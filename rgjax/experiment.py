@@ -21,8 +21,7 @@ from rgjax.predict.run import encoder_of_run
 from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, regroup
 from rgjax.sampling import SAMPLERS, Synthetic, deepsmote
 from rgjax.sharding import make_mesh, wait_for_all
-from rgjax.storage.files import cache_dir, cached_arrays, digest
-from rgjax.training.checkpoints import newest_step
+from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
 from rgjax.training.setup import require_trainable
 from rgjax.training.trackers import require_trackers
 from rgjax.training.trainer import Task, Trial, train

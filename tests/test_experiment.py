@@ -22,9 +22,8 @@ from rgjax.regroup import FEATURE_CLUSTERINGS
 from rgjax.report.pictures import draw_groups
 from rgjax.report.summary import readable
 from rgjax.storage import manifest
-from rgjax.storage.files import write_json
+from rgjax.storage.files import newest_step, write_json
 from rgjax.training import trainer
-from rgjax.training.checkpoints import newest_step
 from tests.support.events import close_to, recorded, shown
 
 SMALL = {

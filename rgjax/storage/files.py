@@ -178,6 +178,11 @@ def _holder(record: Path) -> str:
         return "another process"
 
 
+def newest_step(checkpoints: Path) -> int:
+    """The step of the newest checkpoint in a folder, 0 if there is none. It needs neither JAX nor Orbax."""
+    return max((int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()), default=0)
+
+
 def cache_dir() -> Path:
     """Where decoded images, features and compiled programs are kept: $RGJAX_CACHE, else the user's cache folder."""
     if root := os.environ.get("RGJAX_CACHE"):

@@ -19,11 +19,6 @@ from rgjax.storage.files import digest, set_aside
 from rgjax.training.program import TrainState
 
 
-def newest_step(directory: Path) -> int:
-    """The step of the newest checkpoint in a directory, 0 where there is none."""
-    return max(ocp.utils.checkpoint_steps(directory.absolute()), default=0) if directory.exists() else 0
-
-
 class Checkpoints:
     """The two newest checkpoints of a run and the clock that goes with each. A half-written one is never read, and of a
     damaged one no number is used: it is set aside, and the one before it serves."""

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgjax.training.checkpoints import Checkpoints, newest_step
+from rgjax.storage.files import newest_step
+from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import TrainState
 
 
