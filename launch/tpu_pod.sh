@@ -1,15 +1,15 @@
 #!/bin/bash
-# One run on all hosts of a TPU pod slice; the workdir lies in a bucket that each host mounts at /mnt/runs. From the
+# One run on all hosts of a TPU pod slice. Its workdir is in a bucket, which every host mounts at /mnt/runs. From the
 # checkout, with gcloud logged in:
 #
 #     BUCKET=NAME launch/tpu_pod.sh --config=configs/ham10000.py:rg --config.data.manual_dir=/mnt/runs/download \
 #         --workdir=/mnt/runs/ham10000-rg
 #
-# The same command goes on with an interrupted run, on the same slice or a new one. The slice costs until you delete it:
+# The same command resumes an interrupted run, on the same slice or a new one. You pay for a slice until you delete it:
 # gcloud compute tpus tpu-vm delete rgjax --zone=us-west4-a
 set -euo pipefail
 
-BUCKET=${BUCKET:?the name of a bucket, best with a hierarchical namespace: it renames a checkpoint in one step}
+BUCKET=${BUCKET:?name a bucket, preferably one with a hierarchical namespace, which renames a checkpoint in one step}
 NAME=${NAME:-rgjax}
 ZONE=${ZONE:-us-west4-a}
 TYPE=${TYPE:-v5litepod-16} # four hosts of four chips
@@ -23,11 +23,11 @@ tpu_vm describe "$NAME" >/dev/null 2>&1 ||
 
 code=$(mktemp --suffix=.tar.gz)
 trap 'rm -f "$code"' EXIT
-git archive --output="$code" HEAD # what is committed: no environment and no runs
+git archive --output="$code" HEAD # only committed files: no environment, no runs
 tpu_vm scp "$code" "$NAME:rgjax.tar.gz" --worker=all
 
-# What each host does. Its view of the bucket must not be cached, for the hosts wait for each other's files; Orbax
-# renames a finished checkpoint, a folder, which gcsfuse refuses by default in a bucket without hierarchical namespace.
+# The script of each host. gcsfuse must not cache metadata, because the hosts wait for each other's files. Orbax renames
+# the folder of a finished checkpoint, which gcsfuse refuses by default in a bucket without a hierarchical namespace.
 host=$(
     cat <<'HOST'
 set -eu
@@ -36,7 +36,7 @@ if ! command -v gcsfuse >/dev/null; then
     curl -fsS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$key" >/dev/null
     echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" |
         sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-    sudo apt-get -qq update # a new machine is busy with updates of its own
+    sudo apt-get -qq update # a new machine may still be updating itself
     sudo apt-get -qq -o DPkg::Lock::Timeout=600 install gcsfuse
 fi
 sudo mkdir -p /mnt/runs && sudo chown "$USER" /mnt/runs

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -70,6 +70,20 @@ def progress(steps=None, what: str = "", total: int | None = None, *, unit: str,
 def _is_first_process() -> bool:
     jax = sys.modules.get("jax")  # a process that has not imported it is alone
     return jax is None or jax.process_index() == 0
+
+
+def table(rows: Iterable[Sequence[object]], align: str, *, indent: str = "  ") -> str:
+    """Lay out rows of cells in columns that are two spaces apart, as wide as their widest cell.
+
+    Args:
+        rows: the cells, the heading first; None leaves a cell blank, and a row may end early.
+        align: a character for each column, "<" for left or ">" for right.
+        indent: precedes every line.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max((len(row[i]) for row in cells if i < len(row)), default=0) for i in range(len(align))]
+    lines = ("  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=False)) for row in cells)
+    return "\n".join((indent + line).rstrip() for line in lines)
 
 
 def local_path(name: str) -> Path:

@@ -1,1 +1,1 @@
-"""Sweeps: what is to be run, where it runs, and what came of it."""
+"""Sweeps: grid search for every method, then training of the selected settings on several seeds."""

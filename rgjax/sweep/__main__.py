@@ -1,34 +1,39 @@
-"""Tune every method by a grid search, and train the chosen settings on several seeds.
+"""Tune every method by a grid search, and train the selected settings on several seeds.
 
-    python -m rgjax.sweep --config=configs/FILE.py [--methods=ce,rg] [--seeds=5] [--config.NAME=VALUE ...] --workdir=DIR
+    python -m rgjax.sweep --config=configs/FILE.py --workdir=DIR [--config.NAME=VALUE ...]
 
-The grids are those of `sweep()` in the config file. Stage 1 trains each point of a method's grid once, on a seed of its
-own, and validation chooses; stage 2 trains the chosen setting on the reported seeds. The same command goes on with an
-interrupted sweep, tries failed runs again, and does nothing where all is done; seeds and methods may be added later.
-`python -m rgjax.report DIR` shows what is there at any time.
+`sweep()` in the config file defines the grids. Stage 1 trains each point of a method's grid once, and the validation
+score selects one; stage 2 trains it on every reported seed. The same command resumes an interrupted sweep, tries failed
+runs again, and does nothing once all runs are done; more seeds and methods may be added later.
+`python -m rgjax.report DIR` shows the results at any time.
 
-  --methods=NAME,...     these methods alone, and their variants
-  --seeds=N              number of reported seeds, from config.seed on (5)
-  --fixed-split          seeds differ in training alone; else each has a split of its own
-  --tuning-seed=N        the seed of stage 1 (1000)
-  --select=ba|macro_ap   what validation chooses by (ba)
-  --lr=X,...             learning rates and weight decays to search in all methods alike, crossed with their own grids
-  --weight-decay=X,...
-  --quick                two points of each grid
-  --dry-run              tell the number of runs, the device hours (by a short measured run) and the disk space
-  --launcher=local|ray|slurm
-  --workers=N            runs at a time (local: one a device; slurm: the array's limit)
-  --resources=K=V,...    of each run: for ray num_gpus=1, TPU=4; for slurm what submitit takes, slurm_partition=gpu,
-                         gpus_per_node=1, timeout_min=240, or cluster=local
-  --population=N         up to N runs that differ in traced settings alone train as one program (1)
-  --retries=N            how often a failed run is tried again (1)
-  --accept-failures      choose among the settings that have a result, though others failed for reasons that may pass
-  --keep=all|reported|none   whose checkpoints stay (reported: those of stage 2)
+Options:
+
+    --workdir=DIR              folder of the sweep
+    --methods=NAME,...         only these methods and their variants
+    --seeds=N                  number of reported seeds, from config.seed on (5)
+    --fixed-split              one split of the data for all seeds; by default each seed has its own
+    --tuning-seed=N            seed of stage 1 (1000)
+    --select=ba|macro_ap       validation score that selects (ba)
+    --lr=X,...                 learning rates to search with every method, crossed with its grid
+    --weight-decay=X,...       weight decays, likewise
+    --quick                    search only two points of each grid
+    --dry-run                  only print the number of runs, device hours (measured by short runs) and disk space
+    --launcher=local|ray|slurm where runs are trained (local)
+    --workers=N                runs at a time (local: one per device or CPU core; slurm: limit of a job array)
+    --resources=NAME=VALUE,... of each run: for ray num_gpus=1 or TPU=4; for slurm submitit's parameters, such as
+                               slurm_partition=gpu,gpus_per_node=1,timeout_min=240, or cluster=local
+    --population=N             train up to N runs that differ only in traced settings as one program (1)
+    --retries=N                how often a failed run is tried again (1)
+    --accept-failures          select although some runs of a grid failed for reasons that may pass
+    --keep=all|reported|none   runs whose checkpoints stay on disk; reported: those of stage 2 (reported)
 """
 
 import shlex
 import sys
+from collections.abc import Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -36,113 +41,97 @@ from tqdm import tqdm
 
 from rgjax import command
 from rgjax import config as settings
-from rgjax.console import local_path
-from rgjax.errors import UserError, unknown
-from rgjax.sweep.cost import readable_cost
-from rgjax.sweep.launchers import LAUNCHERS, Launcher, local_places, numbers
-from rgjax.sweep.plan import SELECTIONS, Plan, Run, Seeds, read_groups
-from rgjax.sweep.scheduler import Course, Record
+from rgjax.console import local_path, table
+from rgjax.errors import UserError
+from rgjax.sweep.cost import cost_table
+from rgjax.sweep.launchers import LAUNCHERS, Launcher, local_slots, parse_resources
+from rgjax.sweep.plan import SELECTIONS, RunSpec, Seeds, SweepPlan, of_methods, read_variants
+from rgjax.sweep.scheduler import Outcome, Scheduler, SchedulerOptions, SweepState, VariantRuns
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "where the sweep is kept")
-_METHODS = flags.DEFINE_list("methods", [], "methods")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "reported seeds", lower_bound=1)
+_WORKDIR = flags.DEFINE_string("workdir", "", "folder of the sweep")
+_METHODS = flags.DEFINE_list("methods", [], "only these methods")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "number of reported seeds", lower_bound=1)
 _FIXED_SPLIT = flags.DEFINE_bool("fixed_split", False, "one split for all seeds")
 _TUNING_SEED = flags.DEFINE_integer("tuning_seed", 1000, "seed of stage 1", lower_bound=0)
-_SELECT = flags.DEFINE_enum("select", "ba", list(SELECTIONS), "what validation chooses by")
+_SELECT = flags.DEFINE_enum("select", "ba", list(SELECTIONS), "validation score that selects")
 _LR = flags.DEFINE_list("lr", [], "learning rates")
 _WEIGHT_DECAY = flags.DEFINE_list("weight_decay", [], "weight decays")
 _QUICK = flags.DEFINE_bool("quick", False, "two points of each grid")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "tell the cost and run nothing")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cost and stop")
 _LAUNCHER = flags.DEFINE_enum("launcher", "local", list(LAUNCHERS), "where runs are trained")
 _WORKERS = flags.DEFINE_integer("workers", None, "runs at a time", lower_bound=1)
 _RESOURCES = flags.DEFINE_list("resources", [], "of each run")
 _POPULATION = flags.DEFINE_integer("population", 1, "runs trained as one program", lower_bound=1)
 _RETRIES = flags.DEFINE_integer("retries", 1, "how often a failed run is tried again", lower_bound=0)
-_ACCEPT_FAILURES = flags.DEFINE_bool("accept_failures", False, "choose without the settings that failed")
+_ACCEPT_FAILURES = flags.DEFINE_bool("accept_failures", False, "select without failed runs")
 _KEEP = flags.DEFINE_enum("keep", "reported", ["all", "reported", "none"], "whose checkpoints stay")
 
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
-    plan, asked = make_plan()
-    total = sum(sum(plan.count(group)) for group in plan.groups)
-    resources = numbers(_RESOURCES.value)
-    print(readable_plan(plan))
+    plan, request = make_plan()
+    resources = parse_resources(_RESOURCES.value)
+    print(plan_table(plan))
     if _DRY_RUN.value:
-        runs = plan.all_runs()
-        places = local_places(_WORKERS.value)
-        print(readable_cost(runs, [keeps(run) for run in runs], places))
+        print(f"\n{cost_table(plan.all_runs(), keeps_checkpoints, local_slots(_WORKERS.value))}")
         return
-    record = Record(plan, asked, command=shlex.join(["uv", "run", "python", "-m", "rgjax.sweep", *sys.argv[1:]]))
 
-    def begin() -> Launcher:
+    def make_launcher() -> Launcher:
         check_data(plan)
         return LAUNCHERS[_LAUNCHER.value](plan.root, _WORKERS.value, resources)
 
-    pause = 0.5 if sys.stderr.isatty() else 30.0
-    with tqdm(desc="sweep", total=total, unit="run", mininterval=pause, maxinterval=pause) as bar:
-        course = Course(
-            plan,
-            record,
-            retries=_RETRIES.value,
-            population=_POPULATION.value,
-            keep=keeps,
-            accept_failures=_ACCEPT_FAILURES.value,
-            bar=bar,
-        )
-        outcome = course.carry_out(begin)
-    print(readable(plan, record))
-    print(f"\n{outcome.done} of {total} runs done; to see them: uv run python -m rgjax.report {plan.root}")
+    state = SweepState(plan, request, command=shlex.join(["uv", "run", "python", "-m", "rgjax.sweep", *sys.argv[1:]]))
+    options = SchedulerOptions(_RETRIES.value, _POPULATION.value, _ACCEPT_FAILURES.value, keeps_checkpoints)
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    with tqdm(desc="sweep", total=plan.total, unit="run", mininterval=interval, maxinterval=interval) as bar:
+        outcome = Scheduler(plan, state, options, bar).run(make_launcher)
+    print(f"\n{results_table(outcome.variants)}")
+    print(f"\n{outcome.done} of {plan.total} runs done; show them by: uv run python -m rgjax.report {plan.root}")
     if outcome.failed:
-        for workdir, error in outcome.failed.items():
-            print(f"failed: {workdir}: {error} (log.txt has more)", file=sys.stderr)
-        if outcome.undecided:
-            print(f"nothing is chosen yet for {', '.join(outcome.undecided)}", file=sys.stderr)
-        print("the same command tries them again", file=sys.stderr)
+        print_failures(outcome)
         sys.exit(1)
 
 
-def keeps(run: Run) -> bool:
-    """Whether the run's checkpoint stays when it has ended."""
+def print_failures(outcome: Outcome) -> None:
+    for workdir, error in outcome.failed.items():
+        print(f"failed: {workdir}: {error} (see log.txt)", file=sys.stderr)
+    if outcome.undecided:
+        print(f"no setting selected yet for {', '.join(outcome.undecided)}", file=sys.stderr)
+    print("rerun the same command to try them again", file=sys.stderr)
+
+
+def keeps_checkpoints(run: RunSpec) -> bool:
+    """Whether the checkpoints of a finished run stay on disk."""
     return _KEEP.value == "all" or (_KEEP.value == "reported" and run.stage == 2)
 
 
-def make_plan() -> tuple[Plan, dict]:
-    """The plan that the command line asks for, and what of it must not change from one call to the next."""
+def make_plan() -> tuple[SweepPlan, dict]:
+    """The plan of the command line, and the flags that must not change from one call to the next."""
     file, _, method = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     if method:
-        raise UserError(f"--config={file}:{method}: a sweep takes --methods={method} instead")
+        raise UserError(f"--config={file}:{method}: a sweep has several methods; use --methods={method}")
     if not _WORKDIR.value:
-        raise UserError("--workdir=DIR is missing: where the sweep is kept")
-    given = dict(config_flags.get_override_values(flags.FLAGS["config"]))
-    refused = {
-        "population": "a sweep takes --population",
-        "method": "a sweep takes --methods",
-        "train.lr": "it is searched by --lr" if _LR.value else "",
-        "train.weight_decay": "it is searched by --weight-decay" if _WEIGHT_DECAY.value else "",
-        "data.seed": "" if _FIXED_SPLIT.value else "each seed has a split of its own, unless by --fixed-split",
-    }
-    for name, reason in refused.items():
-        if reason and name in given:
-            raise UserError(f"--config.{name}={given[name]}: {reason}")
-    seed = given.pop("seed", 0)
-    seeds = Seeds(_TUNING_SEED.value, range(seed, seed + _SEEDS.value), _FIXED_SPLIT.value)
+        raise UserError("--workdir=DIR is missing: the folder of the sweep")
+    overrides = dict(config_flags.get_override_values(flags.FLAGS["config"]))
+    refuse_overrides(overrides)
+
+    # Seeds: config.seed is the first reported one.
+    first = overrides.pop("seed", 0)
+    seeds = Seeds(_TUNING_SEED.value, range(first, first + _SEEDS.value), _FIXED_SPLIT.value)
     if seeds.tuning in seeds.reported:
-        raise UserError(f"--tuning-seed={seeds.tuning} is among the reported seeds: choose another")
-    common = {
-        f"train.{name}": [real(f"--{name.replace('_', '-')}", word) for word in flag.value]
-        for name, flag in (("lr", _LR), ("weight_decay", _WEIGHT_DECAY))
-        if flag.value
+        raise UserError(f"--tuning-seed={seeds.tuning}: also a reported seed; choose another")
+
+    # Grids: those of the config file, crossed with the values searched in all methods.
+    searched = {
+        "train.lr": numbers("--lr", _LR.value),
+        "train.weight_decay": numbers("--weight-decay", _WEIGHT_DECAY.value),
     }
-    groups = read_groups(file, given, common=common, quick=_QUICK.value)
-    known = [group.method for group in groups]
-    for name in _METHODS.value:
-        if name not in known:
-            raise unknown("method", name, dict.fromkeys(known))
-    groups = [group for group in groups if not _METHODS.value or group.method in _METHODS.value]
-    plan = Plan(local_path(_WORKDIR.value), tuple(groups), given, seeds, _SELECT.value)
-    asked = {
-        **{f"--config.{name}": value for name, value in given.items() if name not in settings.NON_IDENTITY_FIELDS},
+    common = {name: values for name, values in searched.items() if values}
+    variants = of_methods(read_variants(file, overrides, common=common, quick=_QUICK.value), _METHODS.value)
+
+    plan = SweepPlan(local_path(_WORKDIR.value), tuple(variants), overrides, seeds, _SELECT.value)
+    request = {
+        **{f"--config.{name}": value for name, value in overrides.items() if name not in settings.NON_IDENTITY_FIELDS},
         "--lr": common.get("train.lr"),
         "--weight-decay": common.get("train.weight_decay"),
         "--quick": _QUICK.value,
@@ -150,46 +139,61 @@ def make_plan() -> tuple[Plan, dict]:
         "--tuning-seed": seeds.tuning,
         "--fixed-split": seeds.fixed_split,
     }
-    return plan, asked
+    return plan, request
 
 
-def real(flag: str, word: str) -> float:
+def refuse_overrides(overrides: dict[str, Any]) -> None:
+    """Raise UserError for a field that a flag of the sweep sets."""
+    refused = {
+        "population": "use --population",
+        "method": "use --methods",
+        "train.lr": "--lr searches it; give one of the two" if _LR.value else "",
+        "train.weight_decay": "--weight-decay searches it; give one of the two" if _WEIGHT_DECAY.value else "",
+        "data.seed": "" if _FIXED_SPLIT.value else "each seed has its own split; add --fixed-split for a common one",
+    }
+    for name, reason in refused.items():
+        if reason and name in overrides:
+            raise UserError(f"--config.{name}={overrides[name]}: {reason}")
+
+
+def numbers(flag: str, words: Sequence[str]) -> list[float]:
+    """The numbers of a list flag. Raises UserError for a word that is none."""
     try:
-        return float(word)
+        return [float(word) for word in words]
     except ValueError as error:
-        raise UserError(f"{flag}={word}: give numbers, e.g. {flag}=0.003,0.01") from error
+        raise UserError(f"{flag}={','.join(words)}: not numbers; write e.g. {flag}=0.003,0.01") from error
 
 
-def check_data(plan: Plan) -> None:
-    """Load each data set once: what is wrong with it is told now, and its decoded form is there for all runs."""
-    from rgjax.data import load_data  # imported here: a sweep that is done should say so at once
+def check_data(plan: SweepPlan) -> None:
+    """Load each data set once: errors show before any job starts, and the decoded data are cached for all runs."""
+    # Imported here: they load JAX, which takes seconds, and a finished sweep does not need it.
+    from rgjax.data import load_data
     from rgjax.training.setup import require_trainable
 
-    for run in {group.study: plan.reported_runs(group, group.grid[0])[0] for group in plan.groups}.values():
-        require_trainable(run.config, load_data(run.config.data))
+    for variant in {variant.study: variant for variant in plan.variants}.values():
+        config = plan.reported_runs(variant, variant.grid[0])[0].config
+        require_trainable(config, load_data(config.data))
 
 
-def readable_plan(plan: Plan) -> str:
-    """The groups of a plan and their runs as a table for people."""
-    lines = [f"{'study':<20}{'method':<28}{'grid':>6}{'seeds':>7}{'runs':>6}"]
-    for group in plan.groups:
-        tuning, reported = plan.count(group)
-        lines.append(f"{group.study:<20}{group.label:<28}{tuning or '-':>6}{reported:>7}{tuning + reported:>6}")
-    lines.append(f"{'in all':<54}{'':>7}{sum(sum(plan.count(group)) for group in plan.groups):>6}")
-    return "\n".join(lines)
+def plan_table(plan: SweepPlan) -> str:
+    """The number of runs of each variant."""
+    rows: list[Sequence[Any]] = [("study", "method", "grid", "seeds", "runs")]
+    for variant in plan.variants:
+        tuning, reported = plan.count(variant)
+        rows.append((variant.study, variant.label, tuning or "-", reported, tuning + reported))
+    rows.append(("total", "", "", "", plan.total))
+    return table(rows, "<<>>>", indent="")
 
 
-def readable(plan: Plan, record: Record) -> str:
-    """What was chosen, and what came of it, as a table for people."""
-    lines = [f"\n{'study':<20}{'method':<28}{'n':>3}{'test BA %':>14}{'macro AP %':>14}   chosen"]
-    for group in plan.groups:
-        point = record.chosen(group)
-        results = [run.result for run in plan.reported_runs(group, point)] if point is not None else []
-        tests = [result["test"] for result in results if result]
-        ba, macro_ap = (mean_and_spread([test[name] for test in tests]) for name in ("ba", "macro_ap"))
-        chosen = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in (point or {}).items())
-        lines.append(f"{group.study:<20}{group.label:<28}{len(tests):>3}{ba:>14}{macro_ap:>14}   {chosen}".rstrip())
-    return "\n".join(lines)
+def results_table(variants: Sequence[VariantRuns]) -> str:
+    """The test scores and the selected point of each variant."""
+    rows: list[Sequence[Any]] = [("study", "method", "n", "test BA %", "macro AP %", "selected")]
+    for runs in variants:
+        tests = [result["test"] for result in (run.result for run in runs.reported) if result]
+        scores = (mean_and_spread([test[name] for test in tests]) for name in ("ba", "macro_ap"))
+        point = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in (runs.point or {}).items())
+        rows.append((runs.variant.study, runs.variant.label, len(tests), *scores, point))
+    return table(rows, "<<>>><", indent="")
 
 
 def mean_and_spread(values: list[float]) -> str:
@@ -201,7 +205,7 @@ def mean_and_spread(values: list[float]) -> str:
 
 
 def cli() -> None:
-    command.run(main, __doc__ or "", interrupted="; the same command goes on")
+    command.run(main, __doc__ or "", interrupted="; rerun the same command to resume")
 
 
 if __name__ == "__main__":

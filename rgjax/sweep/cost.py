@@ -1,72 +1,81 @@
-"""What a sweep will take, by a short run of each study."""
+"""The cost of a sweep, estimated from a short run of each study."""
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rgjax.console import table
 from rgjax.errors import UserError
 from rgjax.storage.files import write_json
-from rgjax.sweep.launchers import Local, Place
-from rgjax.sweep.plan import Run
-from rgjax.sweep.worker import failure
+from rgjax.sweep.launchers import Local, Slot
+from rgjax.sweep.plan import RunSpec
+from rgjax.sweep.worker import read_failure
 
 _STEPS = 20
 
 
 class Cost(NamedTuple):
-    """Of one run: seconds on one worker of this machine, and bytes on disk with and without its checkpoint."""
+    """One run: seconds on one worker of this machine, bytes on disk with and without its checkpoints."""
 
     seconds: float
     bytes: int
-    bytes_without_checkpoint: int
+    bytes_without_checkpoints: int
 
 
-def measure(run: Run, place: Place) -> Cost:
-    """Train a few steps of a run, and reckon what all of it takes. Raises UserError where it fails.
+def measure(run: RunSpec, slot: Slot) -> Cost:
+    """Train a few steps of a run and extrapolate to all its steps. Raises UserError if it fails.
 
-    It runs twice in the same worker, for most runs of a sweep find their program compiled.
+    The same worker trains it twice and the second time counts: most runs of a sweep use a program that is compiled
+    already.
     """
     config = run.config.copy_and_resolve_references()
     config.train.steps = min(_STEPS, config.train.steps or _STEPS)
     with tempfile.TemporaryDirectory() as name:
         workdirs = [Path(name) / "first", Path(name) / "second"]
-        launcher = Local(Path(name), [place])
+        launcher = Local(Path(name), [slot])
         try:
             for workdir in workdirs:
                 write_json(workdir / "config.json", json.loads(config.to_json()))
                 launcher.submit([[str(workdir)]])[0].result()
                 if not (workdir / "result.json").exists():
-                    raise UserError(failure(workdir)["error"])
+                    raise UserError(read_failure(workdir)["error"])
         finally:
             launcher.close()
         result = json.loads((workdirs[1] / "result.json").read_text())
         sizes = {path: path.stat().st_size for path in workdirs[1].rglob("*") if path.is_file()}
-    rows, train, timing = sum(result["train_counts"].values()), run.config.train, result["timing"]
-    examples = (train.steps or train.epochs * (rows // train.batch_size)) * train.batch_size
-    seconds = timing["total_s"] - timing["train_s"] + examples / timing["examples_per_s"]
-    kept = sum(size for path, size in sizes.items() if "checkpoints" not in path.parts)
-    return Cost(seconds, sum(sizes.values()), kept)
+
+    # All steps at the measured speed, after what a run does before and after its training.
+    train, timing = run.config.train, result["timing"]
+    steps = train.steps or train.epochs * (sum(result["train_counts"].values()) // train.batch_size)
+    seconds = timing["total_s"] - timing["train_s"] + steps * train.batch_size / timing["examples_per_s"]
+    without = sum(size for path, size in sizes.items() if "checkpoints" not in path.parts)
+    return Cost(seconds, sum(sizes.values()), without)
 
 
-def readable_cost(runs: Sequence[Run], keep: Sequence[bool], places: Sequence[Place]) -> str:
-    """One line for each study of `runs`: a run's time by measurement, all runs' device hours, hours on the workers of
-    this machine, and disk space; `keep` says of each run whether its checkpoint stays."""
-    workers = len(places)
-    lines = [f"\n{'study':<20}{'runs':>6}{'s a run':>10}{'device h':>10}{f'h by {workers}':>10}{'disk GB':>9}"]
-    for study in dict.fromkeys(run.group.study for run in runs):
-        own = [(run, stays) for run, stays in zip(runs, keep, strict=True) if run.group.study == study]
-        typical = next((run for run, _ in own if run.group.method == "rg"), own[0][0])
+def cost_table(runs: Sequence[RunSpec], keeps: Callable[[RunSpec], bool], slots: Sequence[Slot]) -> str:
+    """A row per study: seconds a run, device hours, hours on the workers of this machine, disk space.
+
+    Args:
+        runs: all runs of the sweep.
+        keeps: whether a run's checkpoints stay on disk.
+        slots: the workers of this machine.
+    """
+    workers = len(slots)
+    notes = [f"measured by {_STEPS} steps of a run on one worker of this machine"]
+    rows: list[Sequence[str]] = [("study", "runs", "s a run", "device h", f"h by {workers}", "disk GB")]
+    for study in dict.fromkeys(run.variant.study for run in runs):
+        of_study = [run for run in runs if run.variant.study == study]
+        typical = next((run for run in of_study if run.variant.method == "rg"), of_study[0])
         try:
-            cost = measure(typical, places[0])
+            cost = measure(typical, slots[0])
         except UserError as error:
-            lines.append(f"{study:<20}{len(own):>6}  unknown: {error}")
+            rows.append((study, f"{len(of_study)}", "unknown"))
+            notes.append(f"{study}: {error}")
             continue
-        hours = len(own) * cost.seconds / 3600
-        space = sum(cost.bytes if stays else cost.bytes_without_checkpoint for _, stays in own) / 1e9
-        lines.append(
-            f"{study:<20}{len(own):>6}{cost.seconds:>10.1f}{hours:>10.3g}{hours / workers:>10.3g}{space:>9.3g}"
-        )
-    lines.append(f"measured by {_STEPS} steps of a run on one worker of this machine")
-    return "\n".join(lines)
+        hours = len(of_study) * cost.seconds / 3600
+        space = sum(cost.bytes if keeps(run) else cost.bytes_without_checkpoints for run in of_study) / 1e9
+        numbers = (f"{cost.seconds:.1f}", f"{hours:.3g}", f"{hours / workers:.3g}", f"{space:.3g}")
+        rows.append((study, f"{len(of_study)}", *numbers))
+    return "\n".join([table(rows, "<>>>>>", indent=""), *notes])

@@ -1,7 +1,7 @@
-"""Where the runs of a sweep are trained: on this machine's devices, by Ray, or by Slurm.
+"""Launchers train the runs of a sweep: on this machine's devices, by Ray, or by Slurm.
 
-A launcher takes jobs, each a list of workdirs to be trained as one program, and gives a handle for each. Whether a
-run has succeeded stands in its workdir, so that any launcher can go on with what another has begun.
+A launcher takes jobs, each a list of workdirs to train as one program, and returns a handle for each. The workdirs
+themselves tell which runs have succeeded, so any launcher can resume what another one started.
 """
 
 import contextlib
@@ -20,9 +20,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rgjax import console
 from rgjax.errors import UserError
-from rgjax.sweep.worker import work
+from rgjax.sweep.worker import train_runs
 
-_WORKER_BYTES = 4 * 2**30  # set aside for a worker on a CPU; runs on large images take more, and --workers fewer
+_WORKER_BYTES = 4 * 2**30  # memory for a worker on a CPU; if runs on large images need more, lower --workers
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # launch/cpu.sh sets the same value for single runs; a test compares them
 Job: TypeAlias = list[str]  # workdirs
 
 
@@ -30,7 +31,7 @@ class Handle(Protocol):
     def done(self) -> bool: ...
 
     def exception(self) -> BaseException | None:
-        """Why a job that is done was cut short, if it was."""
+        """The error that ended a job, such as the death of its process; None for one that was worked through."""
         ...
 
 
@@ -38,23 +39,23 @@ class Launcher(Protocol):
     def submit(self, jobs: Sequence[Job]) -> Sequence[Handle]: ...
 
     def close(self) -> None:
-        """Give up what is not finished."""
+        """Stop all jobs that are not done."""
         ...
 
 
-class Place(NamedTuple):
-    """What a worker process has for itself: variables of its environment that name its device, and cores."""
+class Slot(NamedTuple):
+    """Devices and cores of one worker process: environment variables that name its device, and its CPU cores."""
 
     environment: dict[str, str]
     cores: frozenset[int] = frozenset()
 
 
 class Local:
-    """Worker processes on this machine, each bound to a device or a share of one."""
+    """Worker processes on this machine, one per slot."""
 
-    def __init__(self, logs: Path, places: Sequence[Place]):
+    def __init__(self, logs: Path, slots: Sequence[Slot]):
         logs.mkdir(parents=True, exist_ok=True)
-        self._workers = [Worker(logs / f"worker-{i}.log", place) for i, place in enumerate(places)]
+        self._workers = [Worker(logs / f"worker-{i}.log", slot) for i, slot in enumerate(slots)]
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -72,20 +73,21 @@ class Local:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for stop in (Worker.terminate, Worker.stop):
-            for worker in self._workers:
-                stop(worker)
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.wait()
 
 
 class Worker:
-    """A process that works off one job after another, started anew where it has died."""
+    """A process that trains one job after another; if it dies, the next job starts a new one."""
 
-    def __init__(self, log: Path, place: Place):
-        self._log, self._place = log, place
+    def __init__(self, log: Path, slot: Slot):
+        self._log, self._slot = log, slot
         self._process: subprocess.Popen[str] | None = None
 
     def work(self, job: Job) -> None:
-        """Raises RuntimeError where the process dies over it."""
+        """Train a job. Raises RuntimeError if the process dies."""
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
         process = self._process
@@ -98,30 +100,31 @@ class Worker:
             answer = ""
         if not answer:
             code = process.wait()
-            raise RuntimeError(f"its process ended with code {code}{' (killed)' if code == -9 else ''}: {self._log}")
+            killed = " (killed)" if code == -9 else ""
+            raise RuntimeError(f"the worker process ended with code {code}{killed}; see {self._log}")
 
     def _start(self) -> subprocess.Popen[str]:
         with open(self._log, "a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "rgjax.sweep.worker"],
-                env={**os.environ, **self._place.environment},
+                env={**os.environ, **self._slot.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                start_new_session=True,  # an interruption at the terminal is the sweep's to pass on
+                start_new_session=True,  # Ctrl-C reaches the sweep alone, which then stops its workers
             )
-        if self._place.cores:
-            os.sched_setaffinity(process.pid, self._place.cores)  # long before it makes its threads
+        if self._slot.cores:
+            os.sched_setaffinity(process.pid, self._slot.cores)  # long before it starts threads
         return process
 
     def terminate(self) -> None:
-        """Ask it to save what it has in hand and to end."""
+        """Tell the process to save its run and exit."""
         if self._process is not None:
             self._process.terminate()
 
-    def stop(self) -> None:
-        """Wait until it has ended, or end it."""
+    def wait(self) -> None:
+        """Wait for the process to exit; kill it after the grace period."""
         if self._process is not None:
             try:
                 self._process.wait(console.GRACE + 1)
@@ -130,41 +133,44 @@ class Worker:
                 self._process.wait()
 
 
-def local_places(workers: int | None) -> list[Place]:
-    """Places for `workers` processes, as evenly over the devices as may be; unset: one a device, on a CPU one a core.
+def local_slots(workers: int | None) -> list[Slot]:
+    """Slots for `workers` processes, spread evenly over the devices; by default one per device or CPU core.
 
-    Devices are told by their files, for asking jax would take them. Raises UserError for more workers than TPU chips.
+    Devices are counted by their files, because JAX would claim them. Raises UserError for more workers than TPU chips.
     """
     gpus, tpus = _gpus(), _tpu_chips()
     if gpus:
         count = workers or len(gpus)
         share = -(-count // len(gpus))
         memory = {} if share == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / share:.2f}"}
-        return [Place({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **memory}) for i in range(count)]
+        return [Slot({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **memory}) for i in range(count)]
     if tpus:
         count = workers or tpus
         if count > tpus:
-            raise UserError(f"--workers={count}: a TPU chip belongs to one process, and there are {tpus}")
+            raise UserError(f"--workers={count}: a TPU chip serves one process, and there are {tpus}; lower --workers")
         alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
-        return [Place({"TPU_VISIBLE_CHIPS": str(i), **alone}) for i in range(count)]
-    return _places_on_cpu(workers)
+        return [Slot({"TPU_VISIBLE_CHIPS": str(i), **alone}) for i in range(count)]
+    return _cpu_slots(workers)
 
 
-def _places_on_cpu(workers: int | None) -> list[Place]:
-    """Workers with a core each get through twice as many small runs as one with two, whose tracing leaves one idle
-    (digits, two cores: 152 s against 317). All have equally many cores, for results depend on that by rounding."""
-    huge_pages = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}  # as launch/cpu.sh does
+def _cpu_slots(workers: int | None) -> list[Slot]:
+    """Slots with the same number of cores, as the rounding of results depends on it; by default one core each.
+
+    Two workers with a core each train small runs twice as fast as one with two cores, because tracing uses one core
+    (digits on two cores: 152 s, not 317).
+    """
+    huge_pages = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", HUGE_PAGES)}
     if not hasattr(os, "sched_getaffinity"):
-        return [Place(huge_pages)] * (workers or 1)
+        return [Slot(huge_pages)] * (workers or 1)
     cores = sorted(os.sched_getaffinity(0))
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _WORKER_BYTES
-    count = workers or max(1, min(len(cores), room))
+    fit_in_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _WORKER_BYTES
+    count = workers or max(1, min(len(cores), fit_in_memory))
     share = max(1, len(cores) // count)
-    return [Place(huge_pages, frozenset(cores[i * share % len(cores) :][:share])) for i in range(count)]
+    return [Slot(huge_pages, frozenset(cores[i * share % len(cores) :][:share])) for i in range(count)]
 
 
 def _gpus() -> list[str]:
-    """The GPUs that JAX would use here, as CUDA names them."""
+    """The GPUs that JAX would use on this machine, by CUDA's names."""
     if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
         return []
     if allowed := os.environ.get("CUDA_VISIBLE_DEVICES"):
@@ -186,36 +192,36 @@ def _device_files(folder: str, pattern: str) -> int:
 
 
 class Ray:
-    """Tasks of a Ray cluster: the one that `RAY_ADDRESS` or this machine knows, else a new one of this machine.
+    """Tasks of a Ray cluster: that of RAY_ADDRESS, or one that runs on this machine, or else a new one.
 
-    `resources` are what each task takes, e.g. num_gpus=1 or TPU=4; unset: a GPU or a TPU chip if the cluster has any.
-    Ray starts a task again, elsewhere, when its worker or node dies.
+    `resources` are those of each task, e.g. num_gpus=1 or TPU=4; by default a GPU or a TPU chip if the cluster has
+    any. If a worker or node dies, Ray restarts its task on another one.
     """
 
     def __init__(self, resources: Mapping[str, float | str]):
-        # Else Ray makes an environment of its own on every node when it is started by `uv run`, without our extras.
+        # Under `uv run`, Ray would otherwise create a new environment on every node, without our extras.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
             import ray
         except ImportError as error:
-            raise UserError("--launcher=ray needs Ray: uv sync --extra ray") from error
+            raise UserError("--launcher=ray: Ray is not installed; run: uv sync --extra ray") from error
         self._ray = ray
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        with _told("--launcher=ray"):
+        with _as_user_error("--launcher=ray"):
             try:
                 ray.init(address="auto", **quiet)
             except ConnectionError:
                 if "RAY_ADDRESS" in os.environ:
                     raise
                 ray.init(**quiet)
-            has = ray.cluster_resources()
-            wanted: dict[str, Any] = dict(resources) or {
-                name: 1 for kind, name in (("GPU", "num_gpus"), ("TPU", "TPU")) if kind in has
+            available = ray.cluster_resources()
+            custom: dict[str, Any] = dict(resources) or {
+                name: 1 for kind, name in (("GPU", "num_gpus"), ("TPU", "TPU")) if kind in available
             }
-            named = {name: wanted.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in wanted}
-            # A process that holds a device must end with its task, to give it back.
-            ends: dict[str, Any] = {"max_calls": 1} if "num_gpus" in named or "TPU" in wanted else {}
-            self._task = ray.remote(max_retries=3, resources=wanted, **named, **ends)(work)
+            builtin = {name: custom.pop(name) for name in ("num_cpus", "num_gpus", "memory") if name in custom}
+            # A process releases its device only when it exits: one task per process.
+            per_process: dict[str, Any] = {"max_calls": 1} if "num_gpus" in builtin or "TPU" in custom else {}
+            self._task = ray.remote(max_retries=3, resources=custom, **builtin, **per_process)(train_runs)
 
     def submit(self, jobs: Sequence[Job]) -> list[Future]:
         return [self._task.remote(job, os.getcwd()).future() for job in jobs]
@@ -225,26 +231,29 @@ class Ray:
 
 
 class Slurm:
-    """Job arrays by submitit. `resources` are its parameters, e.g. slurm_partition=gpu, gpus_per_node=1,
-    timeout_min=240; cluster=local runs all jobs as processes of this machine."""
+    """Slurm job arrays, by submitit.
+
+    `resources` are submitit's parameters, e.g. slurm_partition=gpu, gpus_per_node=1, timeout_min=240; cluster=local
+    runs all jobs as processes on this machine. `limit` is the number of jobs of an array that run at a time.
+    """
 
     def __init__(self, folder: Path, resources: Mapping[str, float | str], limit: int | None):
         try:
             import submitit
         except ImportError as error:
-            raise UserError("--launcher=slurm needs submitit: uv sync --extra slurm") from error
+            raise UserError("--launcher=slurm: submitit is not installed; run: uv sync --extra slurm") from error
         parameters: dict[str, Any] = {"name": "rgjax", "timeout_min": 24 * 60, "cluster": "slurm", **resources}
         cluster = parameters.pop("cluster")
         if limit is not None:
             parameters["slurm_array_parallelism"] = limit
         self._jobs: list[Any] = []
-        with _told("--launcher=slurm"):
+        with _as_user_error("--launcher=slurm"):
             self._executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster)
             self._executor.update_parameters(**parameters)
 
     def submit(self, jobs: Sequence[Job]) -> Sequence[Handle]:
-        with _told("--launcher=slurm"):
-            submitted = self._executor.map_array(work, jobs, [os.getcwd()] * len(jobs))
+        with _as_user_error("--launcher=slurm"):
+            submitted = self._executor.map_array(train_runs, jobs, [os.getcwd()] * len(jobs))
         self._jobs += submitted
         return submitted
 
@@ -255,28 +264,28 @@ class Slurm:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """What a library says of the resources that it is asked for is the user's to mend."""
+def _as_user_error(flag: str) -> Iterator[None]:
+    """Report a library's complaint about the cluster or the resources as a UserError."""
     try:
         yield
     except Exception as error:
-        raise UserError(f"{what}: {str(error) or type(error).__name__}") from error
+        raise UserError(f"{flag}: {str(error) or type(error).__name__}; check --resources and the cluster") from error
 
 
-def numbers(pairs: Sequence[str]) -> dict[str, float | str]:
-    """`NAME=VALUE` words as a dict, numbers as numbers."""
-    found: dict[str, float | str] = {}
+def parse_resources(pairs: Sequence[str]) -> dict[str, float | str]:
+    """Parse `NAME=VALUE` words; values that are numbers become numbers."""
+    resources: dict[str, float | str] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign:
-            raise UserError(f"--resources={pair}: give NAME=VALUE, e.g. num_gpus=1")
-        number = re.fullmatch(r"0|[1-9]\d*|\d*\.\d+", value)  # 0012 is a name, of an account
-        found[name] = (float if "." in value else int)(value) if number else value
-    return found
+            raise UserError(f"--resources={pair}: not NAME=VALUE; write e.g. --resources=num_gpus=1")
+        number = re.fullmatch(r"0|[1-9]\d*|\d*\.\d+", value)  # but 0012 may be the name of an account
+        resources[name] = (float if "." in value else int)(value) if number else value
+    return resources
 
 
 LAUNCHERS: dict[str, Callable[..., Launcher]] = {
-    "local": lambda root, workers, resources: Local(root / "logs", local_places(workers)),
+    "local": lambda root, workers, resources: Local(root / "logs", local_slots(workers)),
     "ray": lambda root, workers, resources: Ray(resources),
     "slurm": lambda root, workers, resources: Slurm(root / "logs" / "submitit", resources, workers),
 }

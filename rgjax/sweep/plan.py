@@ -1,30 +1,30 @@
-"""What a sweep runs: the settings of each method, the runs of its two stages, and the choice between them.
+"""Sweep plan: the grid of each method, the runs of both stages, and the selection rule.
 
-Stage 1 trains every setting of a method once, on a seed for tuning; validation chooses. Stage 2 trains the chosen
-setting on each reported seed. A method with one setting has no stage 1.
+Stage 1 trains every point of a grid once, on the tuning seed, and the validation score selects one. Stage 2 trains the
+selected point on every reported seed. A method whose grid has one point skips stage 1.
 """
 
-import importlib.util
+import contextlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rgjax import config as settings
-from rgjax.config import VARIANTS, Config, Point, combinations
+from rgjax.config import VARIANTS, Config, Point, combinations, load_file
 from rgjax.errors import UserError, unknown
 from rgjax.storage import manifest
 from rgjax.storage.files import digest, write_json
 
-SELECTIONS = {"ba": "balanced accuracy", "macro_ap": "macro AP"}
+SELECTIONS = {"ba": "balanced accuracy", "macro_ap": "macro AP"}  # keys of result.json's scores
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """The seed that settings are chosen on, and those that are reported. `fixed_split` keeps the data's own seed."""
+    """The seed of stage 1 and the seeds of stage 2; with `fixed_split` they share the split of `config.data.seed`."""
 
     tuning: int
     reported: Sequence[int]
@@ -35,39 +35,54 @@ class Seeds:
 
 
 @dataclass(frozen=True)
-class Group:
-    """A method, or a variant of one, on one data set, with its grid: tuned by itself, and one row of a table."""
+class Variant:
+    """A method, or a variant of one, on one data set: tuned by itself, one row of a table.
+
+    Attributes:
+        study: the data set's config file without folder and suffix; the runs' folder has this name.
+        file: the path of that config file.
+        method: a key of `config.METHODS`.
+        name: a key of `config.VARIANTS`, or "" for the method itself.
+        grid: the points to search.
+    """
 
     study: str
     file: str
     method: str
-    variant: str
+    name: str
     grid: tuple[Point, ...]
 
     @property
     def label(self) -> str:
-        return f"{self.method} {self.variant}".strip()
+        return f"{self.method} {self.name}".strip()
 
     def settings(self, overrides: Mapping[str, Any]) -> Point:
-        """`overrides` under what the variant fixes."""
-        return {**overrides, **VARIANTS.get(self.variant, {})}
+        """`overrides`, themselves overridden by what the variant fixes."""
+        return {**overrides, **VARIANTS.get(self.name, {})}
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a sweep: its place and all that makes it."""
+class RunSpec:
+    """One run of a sweep: where it is kept and all settings that define it.
+
+    Attributes:
+        stage: 1 for tuning, 2 for reported results.
+        point: the fields that the grid and the seed set.
+        overrides: the fields that the sweep's command line sets.
+        selected_by: the selection rule in words, for the report.
+    """
 
     root: Path
-    group: Group
+    variant: Variant
     stage: int
     seed: int
     point: Point
-    given: Point
+    overrides: Point
     selected_by: str
 
     @cached_property
     def config(self) -> Config:
-        return resolve(self.group, self.given | self.point)
+        return resolve(self.variant, self.overrides | self.point)
 
     @cached_property
     def run_id(self) -> str:
@@ -75,17 +90,19 @@ class Run:
 
     @property
     def workdir(self) -> Path:
-        return self.root / self.group.study / f"{self.group.label.replace(' ', '-')}-{self.run_id}"
+        return self.root / self.variant.study / f"{self.variant.label.replace(' ', '-')}-{self.run_id}"
 
     @property
     def command(self) -> str:
-        words = [f"--config={self.group.file}:{self.group.method}"]
-        words += [f"--config.{name}={value}" for name, value in self.group.settings(self.given | self.point).items()]
+        """The command that trains this run alone."""
+        fields = self.variant.settings(self.overrides | self.point)
+        words = [f"--config={self.variant.file}:{self.variant.method}"]
+        words += [f"--config.{name}={value}" for name, value in fields.items()]
         return shlex.join(["uv", "run", "python", "-m", "rgjax.main", *words, f"--workdir={self.workdir}"])
 
     @property
     def result(self) -> dict | None:
-        """What the run has found; None while there is nothing, or what is there is damaged: it is concluded again."""
+        """The content of result.json; None without one, or if it is damaged: the run then writes it again."""
         return manifest.result(self.workdir)
 
     @property
@@ -93,158 +110,168 @@ class Run:
         return self.result is not None
 
     def write(self) -> None:
-        """Leave in the workdir what a worker and the report need to know; config.json, which makes it a run, last."""
-        known = {
+        """Write run.json for the report and config.json for the worker; the latter makes the folder a run: last."""
+        description = {
             "run_id": self.run_id,
-            "study": self.group.study,
-            "variant": self.group.variant,
+            "study": self.variant.study,
+            "variant": self.variant.name,
             "stage": self.stage,
             "overrides": self.point,
             "selected_by": self.selected_by,
             "command": self.command,
         }
-        write_json(self.workdir / "run.json", known)
+        write_json(self.workdir / "run.json", description)
         write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
 
 
-def load_file(path: str) -> Any:
-    """The module of a config file. Raises UserError where it is none of a sweep."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise UserError(f"--config: there is no Python file {path}")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's own program
-        raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no get_config(method)")
-    return module
-
-
-def resolve(group: Group, overrides: Mapping[str, Any]) -> Config:
-    """The group's config with `overrides` (field -> value), validated."""
-    try:
-        config = load_file(group.file).get_config(group.method)
-    except UserError:
-        raise
-    except Exception as error:  # the file is the user's own program
-        raise UserError(f"get_config() of {group.file}: {type(error).__name__}: {error}") from error
-    for name, value in group.settings(overrides).items():
+def resolve(variant: Variant, overrides: Mapping[str, Any]) -> Config:
+    """The variant's config with `overrides` (field -> value), validated."""
+    module = load_file(variant.file)
+    with _running(f"get_config() of {variant.file}"):
+        config = module.get_config(variant.method)
+    for name, value in variant.settings(overrides).items():
         if name not in settings.FIELDS:
-            raise unknown(f"field in sweep() of {group.file}:", name, settings.FIELDS)
+            raise unknown(f"field in sweep() of {variant.file}:", name, settings.FIELDS)
         try:
             config.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:
-            raise UserError(f"sweep() of {group.file} gives {name} the value {value!r}: {error}") from error
+            raise UserError(f"sweep() of {variant.file}: {name}={value!r}: {error}") from error
     settings.validate(config)
     return config
 
 
-def read_groups(file: str, given: Mapping[str, Any], *, common: Mapping[str, Sequence], quick: bool) -> list[Group]:
-    """The groups that `sweep()` of a config file yields, in its order.
+def read_variants(
+    file: str, overrides: Mapping[str, Any], *, common: Mapping[str, Sequence], quick: bool
+) -> list[Variant]:
+    """The variants that `sweep()` of a config file yields, in its order.
 
-    Each grid is crossed with the `common` one; a field that is `given` on the command line is not searched, and
-    `quick` keeps two points of each grid. A point's `config` names the config file of its data set, beside this one.
+    A yielded point may name, beside fields, its `method`, its `variant`, and by `config` the config file of its data
+    set, next to this one.
+
+    Args:
+        file: path of the config file.
+        overrides: fields that the command line sets; they are not searched.
+        common: a grid (field -> values) that each variant's grid is crossed with.
+        quick: keep two points of each grid.
+
+    Raises:
+        UserError: if the file has no `sweep()`, or if a yielded point is invalid.
     """
     module = load_file(file)
     if not hasattr(module, "sweep"):
-        raise UserError(f"{file} has no sweep(), a generator of a dict for each point of a grid: see configs/digits.py")
-    found: dict[tuple[str, str, str], list[Point]] = {}
-    for point in _yielded(file, module):
+        raise UserError(f"{file} has no sweep(); define a generator of grid points (dicts), as in configs/digits.py")
+    grids: dict[tuple[str, str, str], list[Point]] = {}
+    for point in _yielded_points(file, module):
         base = str(Path(file).parent / point.pop("config")) if "config" in point else file
-        method, variant = point.pop("method", ""), point.pop("variant", "")
-        if method not in settings.METHODS:
-            raise unknown(f"method in sweep() of {file}:", method, settings.METHODS)
-        if variant and variant not in VARIANTS:
-            raise unknown(f"variant in sweep() of {file}:", variant, VARIANTS)
-        if name := next((name for name in ("seed", "data.seed") if name in point), None):
-            raise UserError(f"sweep() of {file} gives {name}: seeds are the sweep's own, by --seeds")
-        points = found.setdefault((base, method, variant), [])
-        for more in combinations(common):
-            searched = {name: value for name, value in {**point, **more}.items() if name not in given}
-            if searched not in points:
-                points.append(searched)
-    if not found:
-        raise UserError(f"sweep() of {file} yields nothing")
+        method, name = point.pop("method", ""), point.pop("variant", "")
+        _check_point(file, method, name, point)
+        grid = grids.setdefault((base, method, name), [])
+        for extra in combinations(common):
+            searched = {field: value for field, value in {**point, **extra}.items() if field not in overrides}
+            if searched not in grid:
+                grid.append(searched)
+    if not grids:
+        raise UserError(f"sweep() of {file} yields no grid point")
     return [
-        Group(Path(base).stem, base, method, variant, tuple(two_of(points) if quick else points))
-        for (base, method, variant), points in found.items()
+        Variant(Path(base).stem, base, method, name, tuple(_two_of(grid) if quick else grid))
+        for (base, method, name), grid in grids.items()
     ]
 
 
-def _yielded(file: str, module: Any) -> list[Point]:
-    """The points of a file's `sweep()`, values of NumPy as Python's own."""
-    try:
+def _yielded_points(file: str, module: Any) -> list[Point]:
+    """The points that a module's `sweep()` yields, with NumPy scalars converted to Python's."""
+    with _running(f"sweep() of {file}"):
         return [
             {name: value.item() if hasattr(value, "item") else value for name, value in dict(point).items()}
             for point in module.sweep()
         ]
+
+
+def _check_point(file: str, method: str, name: str, point: Point) -> None:
+    """Raise UserError for an unknown method or variant, and for seeds, which `--seeds` gives."""
+    if method not in settings.METHODS:
+        raise unknown(f"method in sweep() of {file}:", method, settings.METHODS)
+    if name and name not in VARIANTS:
+        raise unknown(f"variant in sweep() of {file}:", name, VARIANTS)
+    for field in ("seed", "data.seed"):
+        if field in point:
+            raise UserError(f"sweep() of {file}: {field}={point[field]}: a sweep sets the seeds; use --seeds")
+
+
+@contextlib.contextmanager
+def _running(what: str) -> Iterator[None]:
+    """Turn any exception of the user's config file into a UserError."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # the file is the user's own program
-        raise UserError(f"sweep() of {file}: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{what}: {type(error).__name__}: {error}") from error
 
 
-def two_of(points: Sequence[Point]) -> list[Point]:
-    """Two points of a grid, at its thirds."""
-    if len(points) < 3:
-        return list(points)
-    return [points[len(points) // 3], points[2 * len(points) // 3]]
+def _two_of(grid: Sequence[Point]) -> Sequence[Point]:
+    """The points at one third and two thirds of a grid."""
+    return grid if len(grid) < 3 else [grid[len(grid) // 3], grid[2 * len(grid) // 3]]
+
+
+def of_methods(variants: Sequence[Variant], methods: Sequence[str]) -> list[Variant]:
+    """The variants of the given methods; all of them if no method is given. Raises UserError for an unknown one."""
+    known = dict.fromkeys(variant.method for variant in variants)
+    for name in methods:
+        if name not in known:
+            raise unknown("method", name, known)
+    return [variant for variant in variants if not methods or variant.method in methods]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All groups of a sweep in a folder, and how they are judged."""
+class SweepPlan:
+    """All variants of a sweep, its seeds, and the validation score that selects.
+
+    Its methods make new RunSpecs at each call. Resolving a config takes milliseconds: keep the RunSpecs.
+    """
 
     root: Path
-    groups: tuple[Group, ...]
-    given: Point
+    variants: tuple[Variant, ...]
+    overrides: Point
     seeds: Seeds
     select: str
-    _known: dict[tuple, Run] = field(default_factory=dict)  # resolving a config takes milliseconds, and polls are many
 
     @property
     def rule(self) -> str:
         return f"validation {SELECTIONS[self.select]} on seed {self.seeds.tuning}"
 
-    def tuning_runs(self, group: Group) -> list[Run]:
-        """Stage 1: every setting, where there is a choice."""
-        if len(group.grid) == 1:
+    def tuning_runs(self, variant: Variant) -> list[RunSpec]:
+        """Stage 1: every point of the grid, if there are several."""
+        if len(variant.grid) == 1:
             return []
-        return [self._run(group, 1, self.seeds.tuning, point) for point in group.grid]
+        return [self._run(variant, 1, self.seeds.tuning, point) for point in variant.grid]
 
-    def reported_runs(self, group: Group, point: Point) -> list[Run]:
-        """Stage 2: the chosen setting, on each seed."""
-        return [self._run(group, 2, seed, point) for seed in self.seeds.reported]
+    def reported_runs(self, variant: Variant, point: Point) -> list[RunSpec]:
+        """Stage 2: the selected point, on every reported seed."""
+        return [self._run(variant, 2, seed, point) for seed in self.seeds.reported]
 
-    def all_runs(self) -> list[Run]:
-        """As many runs as the sweep will have; in stage 2 the first setting stands for the one to be chosen."""
+    def all_runs(self) -> list[RunSpec]:
+        """As many runs as the sweep will have; in stage 2 the first point stands for the selected one."""
         return [
             run
-            for group in self.groups
-            for run in (*self.tuning_runs(group), *self.reported_runs(group, group.grid[0]))
+            for variant in self.variants
+            for run in (*self.tuning_runs(variant), *self.reported_runs(variant, variant.grid[0]))
         ]
 
-    def count(self, group: Group) -> tuple[int, int]:
-        """Runs of the two stages."""
-        return len(group.grid) if len(group.grid) > 1 else 0, len(self.seeds.reported)
+    def count(self, variant: Variant) -> tuple[int, int]:
+        """The number of runs in stage 1 and in stage 2."""
+        return len(variant.grid) if len(variant.grid) > 1 else 0, len(self.seeds.reported)
 
-    def score(self, run: Run) -> float | None:
-        """What settings are chosen by; None of a run that has no result."""
-        result = run.result
-        return None if result is None else result["val"][self.select]
+    @property
+    def total(self) -> int:
+        return sum(sum(self.count(variant)) for variant in self.variants)
 
-    def _run(self, group: Group, stage: int, seed: int, point: Point) -> Run:
-        key = (group.study, group.label, stage, seed, json.dumps(point))
-        if key not in self._known:
-            point = {**point, **self.seeds.overrides(seed)}
-            self._known[key] = Run(self.root, group, stage, seed, point, self.given, self.rule)
-        return self._known[key]
+    def best(self, variant: Variant, tuning: Sequence[RunSpec]) -> Point | None:
+        """The point of the highest validation score, the first of equals; None if no tuning run has a result."""
+        results = zip(variant.grid, (run.result for run in tuning), strict=True)
+        scores = [(result["val"][self.select], point) for point, result in results if result is not None]
+        return max(scores, key=lambda pair: pair[0])[1] if scores else None
 
-
-def best(plan: Plan, group: Group) -> Point | None:
-    """The group's setting of the highest score, of equals the first; None where no run has one."""
-    scored = [(plan.score(run), point) for run, point in zip(plan.tuning_runs(group), group.grid, strict=True)]
-    known = [(score, point) for score, point in scored if score is not None]
-    return max(known, key=lambda pair: pair[0])[1] if known else None
+    def _run(self, variant: Variant, stage: int, seed: int, point: Point) -> RunSpec:
+        point = {**point, **self.seeds.overrides(seed)}
+        return RunSpec(self.root, variant, stage, seed, point, self.overrides, self.rule)

@@ -1,4 +1,4 @@
-"""The course of a sweep: start what is to be run, choose when a grid is complete, go on from whatever is there."""
+"""Sweep scheduler: starts runs, selects settings, retries failures, and resumes from the files of the runs."""
 
 import contextlib
 import json
@@ -10,235 +10,285 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from rgjax.config import TRACED, identity
+from rgjax.config import TRACED, Point, identity
 from rgjax.errors import UserError
-from rgjax.storage.files import digest, write_json
+from rgjax.storage.files import digest, newest_step, read_json_object, write_json
 from rgjax.sweep.launchers import Handle, Launcher
-from rgjax.sweep.plan import Group, Plan, Point, Run, best, resolve
-from rgjax.sweep.worker import failure, record_failure
+from rgjax.sweep.plan import RunSpec, SweepPlan, Variant, resolve
+from rgjax.sweep.worker import read_failure, write_failure
 
 _POLL = 0.2  # seconds
 
 
-class Record:
-    """sweep.json: how the sweep was asked for, how many runs it has, and what was chosen. A choice once made stays.
+class SweepState:
+    """sweep.json: the command, the number of runs and the selected points.
 
-    Several sweeps may share a folder: each writes what is its own under a lock.
+    Several sweeps may share a folder: each writes its own entries under a lock. A selected point never changes.
     """
 
-    def __init__(self, plan: Plan, asked: dict, command: str):
-        """Raises UserError where the folder holds runs of a sweep that was `asked` for otherwise, or whose config files
-        were others."""
+    def __init__(self, plan: SweepPlan, request: dict, command: str):
+        """Open or create the file.
+
+        Args:
+            plan: the sweep.
+            request: flags that must not change while the folder holds runs, name -> value; None if unset.
+            command: the command line, for the report.
+
+        Raises:
+            UserError: if the folder holds runs of another request, or of config files that have changed since.
+        """
         self._path = plan.root / "sweep.json"
-        begun = any(plan.root.glob("*/*/run.json"))
+        has_runs = any(plan.root.glob("*/*/run.json"))
         with self._open() as content:
-            known = content.get("asked", asked) if begun else asked
-            for name in known | asked:
-                theirs, ours = known.get(name), asked.get(name)
-                if theirs != ours:
-                    said = f"without {name}" if theirs is None else f"with {name}={theirs!r}"
-                    raise UserError(f"{plan.root} holds a sweep {said}, not {ours!r}: use another --workdir")
-            content |= {"asked": asked, "command": command, "select": plan.select}
-            for group in plan.groups:
-                method = self._method(content, group)
-                base = digest(json.dumps([identity(resolve(group, plan.given)), group.grid], sort_keys=True))
-                if begun and method.get("base", base) != base:
+            if has_runs:
+                _require_equal(plan.root, content.get("asked", request), request)
+            content |= {"asked": request, "command": command, "select": plan.select}
+            for variant in plan.variants:
+                entry = self._entry(content, variant)
+                # What a run of the variant inherits: a change of the config file or of the grid shows here.
+                base = digest(json.dumps([identity(resolve(variant, plan.overrides)), variant.grid], sort_keys=True))
+                if has_runs and entry.get("base", base) != base:
                     raise UserError(
-                        f"{group.file}: the settings or the grid of {group.label} have changed since the sweep in "
-                        f"{plan.root} began: use another --workdir"
+                        f"--workdir={plan.root}: holds a sweep with other settings or another grid of "
+                        f"{variant.label}: {variant.file} has changed since; use another --workdir"
                     )
-                tuning, reported = plan.count(group)
-                method |= {"variant": group.variant, "base": base, "tuning": tuning, "reported": reported}
-                method.setdefault("chosen", None)
+                tuning, reported = plan.count(variant)
+                entry |= {"variant": variant.name, "base": base, "tuning": tuning, "reported": reported}
+                entry.setdefault("chosen", None)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[dict]:
-        """The content, written back when the block ends well."""
+        """The content under a lock, written back if the block raises nothing."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._path.with_suffix(".lock")):
-            content = json_object(self._path, "remove it, and the choices are made anew")
+            content = self._read()
             yield content
             write_json(self._path, content)
 
-    def _method(self, content: dict, group: Group) -> dict:
-        study = content.setdefault("studies", {}).setdefault(group.study, {"config": group.file, "methods": {}})
-        return study["methods"].setdefault(group.label, {})
+    def _read(self) -> dict:
+        try:
+            return read_json_object(self._path) if self._path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{self._path} is corrupted ({error}); remove it: the sweep then selects again") from error
 
-    def chosen(self, group: Group) -> Point | None:
-        """The group's setting; None where the choice is still to be made."""
-        if len(group.grid) == 1:
-            return group.grid[0]
-        return self._method(json_object(self._path, "remove it"), group).get("chosen")
+    def _entry(self, content: dict, variant: Variant) -> dict:
+        study = content.setdefault("studies", {}).setdefault(variant.study, {"config": variant.file, "methods": {}})
+        return study["methods"].setdefault(variant.label, {})
 
-    def choose(self, group: Group, point: Point) -> None:
+    def selected(self, variant: Variant) -> Point | None:
+        """The variant's selected point; None before the selection."""
+        return variant.grid[0] if len(variant.grid) == 1 else self._entry(self._read(), variant).get("chosen")
+
+    def select(self, variant: Variant, point: Point) -> Point:
+        """Record a selection; return the recorded one, which may be an earlier one of another process."""
         with self._open() as content:
-            method = self._method(content, group)
-            method["chosen"] = method["chosen"] or point
+            entry = self._entry(content, variant)
+            entry["chosen"] = entry["chosen"] or point
+            return entry["chosen"]
 
 
-def json_object(path: Path, way_out: str) -> dict:
-    """The object in a JSON file, empty where there is no file. Raises UserError where it is damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: {way_out}")
-    return content
+def _require_equal(root: Path, before: dict, now: dict) -> None:
+    for name in before | now:
+        if before.get(name) != now.get(name):
+            old, new = ("unset" if value is None else repr(value) for value in (before.get(name), now.get(name)))
+            raise UserError(f"--workdir={root}: holds a sweep with {name}={old}, not {new}; use another --workdir")
+
+
+@dataclass(frozen=True)
+class SchedulerOptions:
+    """How the scheduler treats runs.
+
+    Attributes:
+        retries: how often a failed run is started again; a run that fails because of its settings is not.
+        population: up to this many runs that differ in traced settings alone train as one program.
+        accept_failures: select although runs of the grid failed for reasons that may pass.
+        keeps: whether the checkpoints of a finished run stay.
+    """
+
+    retries: int
+    population: int
+    accept_failures: bool
+    keeps: Callable[[RunSpec], bool]
+
+
+@dataclass
+class VariantRuns:
+    """The runs of a variant; `point` and the `reported` runs exist once a point is selected."""
+
+    variant: Variant
+    tuning: list[RunSpec]
+    point: Point | None = None
+    reported: list[RunSpec] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many runs are done, the errors of those that are not, and the groups that nothing was chosen for."""
+    """What a call of the scheduler leaves: the number of finished runs, errors by workdir, runs by variant."""
 
     done: int
     failed: dict[Path, str]
-    undecided: list[str]
+    variants: list[VariantRuns]
+
+    @property
+    def undecided(self) -> list[str]:
+        """Labels of the variants without a selected point."""
+        return [runs.variant.label for runs in self.variants if runs.point is None]
+
+
+class Job(NamedTuple):
+    """Runs that were submitted as one job, at `started` (seconds since the epoch)."""
+
+    handle: Handle
+    runs: list[RunSpec]
+    started: float
 
 
 @dataclass
-class Course:
-    """A sweep under way. A run that fails is tried `retries` times more, unless its settings are to blame; up to
-    `population` runs that allow it are trained as one program; of the finished runs that are not to `keep` the
-    checkpoints are removed. A setting is chosen when each of the grid has a result or is to blame for having none, or,
-    with `accept_failures`, none at all."""
+class _Progress:
+    """What happened since the command was started; everything older is read from the workdirs."""
 
-    plan: Plan
-    record: Record
-    retries: int
-    population: int
-    keep: Callable[[Run], bool]
-    accept_failures: bool
-    bar: tqdm
-    _failures: Counter[Path] = field(default_factory=Counter)
-    _lasting: set[Path] = field(default_factory=set)  # settings that fail whenever they are tried
-    _reached: dict[Path, int] = field(default_factory=dict)  # checkpoints when their jobs began
-    _done: set[Path] = field(default_factory=set)
-    _jobs: list[tuple[Handle, list[Run], float]] = field(default_factory=list)  # since when, in seconds of the clock
+    jobs: list[Job] = field(default_factory=list)
+    done: set[Path] = field(default_factory=set)
+    failures: Counter[Path] = field(default_factory=Counter)
+    permanent: set[Path] = field(default_factory=set)  # failures that the settings cause: a retry is pointless
+    steps_before: dict[Path, int] = field(default_factory=dict)  # the newest checkpoint when the job started
 
-    def carry_out(self, make_launcher: Callable[[], Launcher]) -> Outcome:
-        """Run all that is not done; a launcher is made when there is something to do."""
-        launcher = None
+
+class Scheduler:
+    """Runs a sweep to its end, from whatever state its folder is in."""
+
+    def __init__(self, plan: SweepPlan, state: SweepState, options: SchedulerOptions, bar: tqdm):
+        self._plan, self._state, self._options, self._bar = plan, state, options, bar
+        self._variants = [VariantRuns(variant, plan.tuning_runs(variant)) for variant in plan.variants]
+        self._progress = _Progress()
+
+    def run(self, make_launcher: Callable[[], Launcher]) -> Outcome:
+        """Run everything that is not done. A launcher is made only if there is something to do."""
+        progress, launcher = self._progress, None
         try:
             while True:
-                if todo := self._todo():
+                self._select_points()
+                if ready := self._ready_runs():
                     launcher = launcher or make_launcher()
-                    self._start(launcher, todo)
-                if not self._jobs:
+                    self._start(launcher, ready)
+                if not progress.jobs:
                     break
-                self._wait()
+                for job in self._wait():
+                    self._record(job)
         finally:
             if launcher is not None:
                 launcher.close()
-        failed = {path: failure(path)["error"] for path in self._failures if path not in self._done}
-        undecided = [group.label for group in self.plan.groups if self.record.chosen(group) is None]
-        return Outcome(len(self._done), failed, undecided)
+        failed = {path: read_failure(path)["error"] for path in progress.failures if path not in progress.done}
+        return Outcome(len(progress.done), failed, self._variants)
 
-    def _todo(self) -> list[Run]:
-        """The runs to be started now; those that have ended are taken note of."""
-        busy = {run.workdir for _, job, _ in self._jobs for run in job}
-        todo = []
-        for run in self._wanted():
-            if run.workdir in self._done or run.workdir in busy:
+    def _select_points(self) -> None:
+        """Select a point for each variant whose grid is complete, and plan its reported runs."""
+        for runs in self._variants:
+            if runs.point is not None:
+                continue
+            point = self._state.selected(runs.variant)
+            if point is None and all(run.done or self._excluded(run) for run in runs.tuning):
+                best = self._plan.best(runs.variant, runs.tuning)
+                point = None if best is None else self._state.select(runs.variant, best)
+            if point is not None:
+                runs.point, runs.reported = point, self._plan.reported_runs(runs.variant, point)
+
+    def _ready_runs(self) -> list[RunSpec]:
+        """The runs to start now. Runs with a result are counted as done, and their checkpoints removed or kept."""
+        progress, ready = self._progress, []
+        busy = {run.workdir for job in progress.jobs for run in job.runs}
+        for run in (run for runs in self._variants for run in (*runs.tuning, *runs.reported)):
+            if run.workdir in progress.done or run.workdir in busy:
                 continue
             if run.done:
-                self._done.add(run.workdir)
-                self.bar.update()
-                if not self.keep(run):
+                progress.done.add(run.workdir)
+                self._bar.update()
+                if not self._options.keeps(run):
                     shutil.rmtree(run.workdir / "checkpoints", ignore_errors=True)
-            elif not self._given_up(run):
-                todo.append(run)
-        return todo
+            elif not self._exhausted(run):
+                ready.append(run)
+        return ready
 
-    def _wanted(self) -> list[Run]:
-        """The runs that are known by now to belong to the sweep."""
-        wanted = []
-        for group in self.plan.groups:
-            tuning = self.plan.tuning_runs(group)
-            point = self.record.chosen(group)
-            if point is None and all(run.done or self._is_out(run) for run in tuning):
-                point = best(self.plan, group)
-                if point is not None:
-                    self.record.choose(group, point)
-            wanted += tuning
-            if point is not None:
-                wanted += self.plan.reported_runs(group, point)
-        return wanted
+    def _exhausted(self, run: RunSpec) -> bool:
+        """Whether a run is not tried again."""
+        progress = self._progress
+        return run.workdir in progress.permanent or progress.failures[run.workdir] > self._options.retries
 
-    def _given_up(self, run: Run) -> bool:
-        return run.workdir in self._lasting or self._failures[run.workdir] > self.retries
+    def _excluded(self, run: RunSpec) -> bool:
+        """Whether the selection does not wait for a run's result."""
+        return self._exhausted(run) and (run.workdir in self._progress.permanent or self._options.accept_failures)
 
-    def _is_out(self, run: Run) -> bool:
-        """Whether the grid is complete without the run."""
-        return self._given_up(run) and (run.workdir in self._lasting or self.accept_failures)
-
-    def _start(self, launcher: Launcher, runs: Sequence[Run]) -> None:
+    def _start(self, launcher: Launcher, runs: Sequence[RunSpec]) -> None:
         for run in runs:
             run.write()
-            self._reached[run.workdir] = newest_checkpoint(run.workdir)
-        jobs = as_jobs(runs, self.population)
+            self._progress.steps_before[run.workdir] = _newest_step(run)
+        jobs = as_jobs(runs, self._options.population)
         now = time.time()
         handles = launcher.submit([[str(run.workdir.absolute()) for run in job] for job in jobs])
-        self._jobs += [(handle, job, now) for handle, job in zip(handles, jobs, strict=True)]
+        self._progress.jobs += [Job(handle, job, now) for handle, job in zip(handles, jobs, strict=True)]
 
-    def _wait(self) -> None:
-        """Until a job has ended."""
-        ended = []
+    def _wait(self) -> list[Job]:
+        """Wait until a job has ended; return all that have."""
+        progress, ended = self._progress, []
         while not ended:
             self._show()
             time.sleep(_POLL)
-            ended = [entry for entry in self._jobs if entry[0].done()]
-        self._jobs = [entry for entry in self._jobs if entry not in ended]
-        for handle, job, _ in ended:
-            cut_short = handle.exception()
-            for run in job:
-                os.listdir(run.workdir)  # a network's file system looks again whether there is a result
-                if run.done:
-                    continue
-                if newest_checkpoint(run.workdir) == self._reached[run.workdir]:  # else its time was up: it goes on
-                    self._failures[run.workdir] += 1
-                if cut_short is not None:
-                    record_failure(run.workdir, str(cut_short) or type(cut_short).__name__, lasting=False)
-                if failure(run.workdir)["lasting"]:
-                    self._failures[run.workdir] += 1
-                    self._lasting.add(run.workdir)
+            ended = [job for job in progress.jobs if job.handle.done()]
+        progress.jobs = [job for job in progress.jobs if job not in ended]
+        return ended
+
+    def _record(self, job: Job) -> None:
+        """Count the failures of a job that has ended."""
+        error = job.handle.exception()
+        for run in job.runs:
+            os.listdir(run.workdir)  # makes a network file system look again for the result
+            if run.done:
+                continue
+            if error is not None:
+                write_failure(run.workdir, str(error) or type(error).__name__, lasting=False)
+            permanent = read_failure(run.workdir)["lasting"]
+            # A run that left a new checkpoint reached its time limit: it resumes without a retry.
+            if permanent or _newest_step(run) == self._progress.steps_before[run.workdir]:
+                self._progress.failures[run.workdir] += 1
+            if permanent:
+                self._progress.permanent.add(run.workdir)
 
     def _show(self) -> None:
-        running = sum(len(job) for _, job, since in self._jobs if begun(job[0].workdir, since))
-        failed = sum(path not in self._done for path in self._failures)
-        self.bar.set_postfix_str(f"{running} running" + (f", {failed} failed" if failed else ""), refresh=False)
-        self.bar.update(0)
+        """Update the progress bar."""
+        progress = self._progress
+        running = sum(len(job.runs) for job in progress.jobs if _has_started(job))
+        failed = sum(path not in progress.done for path in progress.failures)
+        self._bar.set_postfix_str(f"{running} running" + (f", {failed} failed" if failed else ""), refresh=False)
+        self._bar.update(0)
 
 
-def newest_checkpoint(workdir: Path) -> int:
-    """Its step, 0 where there is none."""
-    return max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()), default=0)
+def _newest_step(run: RunSpec) -> int:
+    return newest_step(run.workdir / "checkpoints")
 
 
-def begun(workdir: Path, since: float) -> bool:
-    """Whether a worker, wherever it is, has taken a run in hand since then (seconds of the clock)."""
+def _has_started(job: Job) -> bool:
+    """Whether a worker on any machine has written to the job's log since it was submitted."""
     try:
-        return (workdir / "log.txt").stat().st_mtime >= since - 1
+        return (job.runs[0].workdir / "log.txt").stat().st_mtime >= job.started - 1
     except OSError:
         return False
 
 
-def as_jobs(runs: Sequence[Run], population: int) -> list[list[Run]]:
-    """Runs as jobs: those that differ in traced settings alone together, up to `population`."""
+def as_jobs(runs: Sequence[RunSpec], population: int) -> list[list[RunSpec]]:
+    """Group runs that differ in traced settings alone into jobs of up to `population` runs."""
 
-    def program(run: Run) -> str:
+    def program(run: RunSpec) -> str:
         return json.dumps({name: value for name, value in identity(run.config).items() if name not in TRACED})
 
     if population == 1:
         return [[run] for run in runs]
     jobs = []
-    for _, alike in groupby(sorted(runs, key=program), program):
-        members = list(alike)
+    for _, equal in groupby(sorted(runs, key=program), program):
+        members = list(equal)
         jobs += [members[i : i + population] for i in range(0, len(members), population)]
     return jobs

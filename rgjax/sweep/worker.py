@@ -1,8 +1,8 @@
-"""The work of a sweep: train the runs of some workdirs, wherever this is called.
+"""Sweep worker: trains the runs of given workdirs.
 
-`python -m rgjax.sweep.worker` works through lines of its standard input, each a JSON list of workdirs, and answers
-each with a line. It ends with its input, in the middle of a run too, which it saves: no worker outlives the sweep that
-started it.
+`python -m rgjax.sweep.worker` reads jobs from standard input and answers each with the line "done" on standard output.
+A job is a line of JSON: [workdirs, working directory]. When its input ends, the worker saves the run it is training and
+exits: no worker outlives its sweep.
 """
 
 import contextlib
@@ -19,37 +19,42 @@ from queue import SimpleQueue
 
 from rgjax import console
 from rgjax.errors import Preempted, UserError
-from rgjax.storage.files import cache_dir, lock_run_dir, write_json
+from rgjax.storage.files import cache_dir, lock_run_dir, read_json_object, write_json
 
 
-def work(workdirs: Sequence[str], cwd: str) -> None:
-    """Train the runs that the workdirs' config.json describe, as one program if there are several.
+def train_runs(workdirs: Sequence[str], cwd: str) -> None:
+    """Train the runs whose config.json files are in `workdirs`, several of them as one program.
 
-    What they say goes to the log.txt of the first; an error to each one's failure.json. A workdir that another process
-    has in hand is waited for. `cwd` is where relative paths in the settings begin.
+    Messages go to log.txt of the first workdir, errors to failure.json of each. Waits for workdirs that another process
+    has locked.
+
+    Args:
+        workdirs: absolute paths.
+        cwd: the directory that relative paths in the settings refer to.
     """
+    console.configure_logging()
     if os.path.isdir(cwd):
         os.chdir(cwd)
     folders = [Path(name) for name in workdirs]
-    with contextlib.ExitStack() as hands:
+    with contextlib.ExitStack() as stack:
         for folder in sorted(folders):
-            hands.enter_context(lock_run_dir(folder, blocking=True))
-        log = hands.enter_context(open(folders[0] / "log.txt", "a", buffering=1, encoding="utf-8"))
-        hands.enter_context(contextlib.redirect_stderr(log))
-        print(f"begun on {platform.node()}, process {os.getpid()}", file=log)
+            stack.enter_context(lock_run_dir(folder, blocking=True))
+        log = stack.enter_context(open(folders[0] / "log.txt", "a", buffering=1, encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stderr(log))
+        print(f"started on {platform.node()}, process {os.getpid()}", file=log)
         for folder in folders:
             (folder / "failure.json").unlink(missing_ok=True)
         try:
             _train(folders)
         except UserError as error:
-            _fail(folders, str(error), lasting=True)
-        except Exception as error:  # one run's fault must not end the others
+            _write_failures(folders, str(error), lasting=True)
+        except Exception as error:  # other jobs of this worker go on
             traceback.print_exc()
-            _fail(folders, f"{type(error).__name__}: {error}", lasting=False)
+            _write_failures(folders, f"{type(error).__name__}: {error}", lasting=False)
 
 
 def _train(folders: Sequence[Path]) -> None:
-    # Imported here: the sweep itself, and a worker that waits, need no jax.
+    # Imported here: the sweep itself, which imports this module, starts without JAX, and an idle worker needs none.
     import jax
     from ml_collections import ConfigDict
 
@@ -61,42 +66,42 @@ def _train(folders: Sequence[Path]) -> None:
     experiment.run_population(trials)
 
 
-def _fail(folders: Sequence[Path], error: str, *, lasting: bool) -> None:
+def _write_failures(folders: Sequence[Path], error: str, *, lasting: bool) -> None:
     for folder in folders:
         if not (folder / "result.json").exists():
-            record_failure(folder, error, lasting=lasting)
+            write_failure(folder, error, lasting=lasting)
 
 
-def record_failure(workdir: Path, error: str, *, lasting: bool) -> None:
+def write_failure(workdir: Path, error: str, *, lasting: bool) -> None:
     """Write failure.json: the error in one line, and whether the same settings will fail again."""
     write_json(workdir / "failure.json", {"error": " ".join(error.split()), "lasting": lasting})
 
 
-def failure(workdir: Path) -> dict:
-    """What `record_failure` left of a run that has no result."""
-    nothing = {"error": "it left neither a result nor an error", "lasting": False}
+def read_failure(workdir: Path) -> dict:
+    """The content of failure.json of a run without a result. Raises UserError if the file is corrupted."""
+    failure = {"error": "the run left neither a result nor an error", "lasting": False}
     path = workdir / "failure.json"
     try:
-        return nothing | (json.loads(path.read_text()) if path.exists() else {})
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: remove it") from error
+        return failure | (read_json_object(path) if path.exists() else {})
+    except ValueError as error:
+        raise UserError(f"{path} is corrupted ({error}); remove it") from error
 
 
 def serve() -> None:
     console.listen_for_sigterm()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # what libraries print must not read as an answer
     jobs: SimpleQueue[str] = SimpleQueue()
 
-    def feed() -> None:
+    def read_jobs() -> None:
         for line in sys.stdin:
             jobs.put(line)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=feed, daemon=True).start()
+    threading.Thread(target=read_jobs, daemon=True).start()
     with contextlib.suppress(Preempted):
         while True:
-            work(*json.loads(jobs.get()))
+            train_runs(*json.loads(jobs.get()))
             print("done", file=answers, flush=True)
 
 

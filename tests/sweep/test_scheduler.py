@@ -1,39 +1,42 @@
-"""The course of a sweep, with a launcher that trains nothing."""
+"""Sweep scheduler, with a launcher that trains nothing."""
 
 import json
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from study import FILE, group_of, plan_of
 from tqdm import tqdm
 
 from rgjax.errors import UserError
 from rgjax.storage import manifest
 from rgjax.storage.files import write_json
 from rgjax.sweep import scheduler
-from rgjax.sweep.scheduler import Course, Record, as_jobs
-from rgjax.sweep.worker import record_failure
+from rgjax.sweep.scheduler import Scheduler, SchedulerOptions, SweepState, as_jobs
+from rgjax.sweep.worker import write_failure
+from tests.support.studies import FILE, plan_of, variant_of
+
+OPTIONS = SchedulerOptions(retries=1, population=1, accept_failures=False, keeps=lambda run: run.stage == 2)
 
 
 class Launcher:
-    """Ends every job at once: with a score that falls with gamma, or with the error that `fails` finds for a run."""
+    """Ends every job at once: with a score that falls with gamma, or with the error that `fails` returns for a run."""
 
     def __init__(self, fails=lambda config: None, *, lasting=False):
         self.fails, self.lasting, self.trained, self.closed = fails, lasting, [], False
 
     def submit(self, jobs):
-        return [self._end(job) for job in jobs]
+        return [self.end(job) for job in jobs]
 
-    def _end(self, job):
+    def end(self, job):
         handle = Future()
         handle.set_result(None)
-        for workdir in map(scheduler.Path, job):
+        for workdir in map(Path, job):
             config = json.loads((workdir / "config.json").read_text())
             self.trained.append(workdir)
             (workdir / "checkpoints").mkdir(exist_ok=True)
             if error := self.fails(config):
-                record_failure(workdir, error, lasting=self.lasting)
+                write_failure(workdir, error, lasting=self.lasting)
             else:
                 score = {"ba": 1 / config["loss"]["gamma"], "macro_ap": 0.5}
                 write_json(workdir / "result.json", {"val": score, "test": score})
@@ -56,155 +59,157 @@ def plan(tmp_path):
     return plan_of(str(path), tmp_path / "sweep")
 
 
-def carry_out(plan, launcher, *, asked=None, **options):
-    record = Record(plan, asked or {}, command="")
-    options = {"retries": 1, "population": 1, "keep": lambda run: run.stage == 2, "accept_failures": False} | options
-    course = Course(plan, record, **options, bar=tqdm(disable=True))
-    return course.carry_out(lambda: launcher), record
+def run(plan, launcher, *, request=None, **options):
+    state = SweepState(plan, request or {}, command="")
+    outcome = Scheduler(plan, state, replace(OPTIONS, **options), tqdm(disable=True)).run(lambda: launcher)
+    return outcome, state
 
 
-def one_setting_fails(config):
-    return "no luck" if config["loss"]["gamma"] == 0.5 else None
+def one_point_fails(config):
+    return "bad luck" if config["loss"]["gamma"] == 0.5 else None
 
 
-def test_each_method_is_tuned_and_its_best_setting_trained_on_all_seeds(plan):
+def test_best_point_of_each_method_is_trained_on_all_seeds(plan):
     launcher = Launcher()
-    outcome, record = carry_out(plan, launcher)
-    assert (outcome.done, outcome.failed) == (len(plan.all_runs()), {})
+    outcome, state = run(plan, launcher)
+    assert (outcome.done, outcome.failed) == (plan.total, {})
     assert len(launcher.trained) == len(set(launcher.trained)) == outcome.done
     assert launcher.closed
-    focal = group_of(plan, "focal")
-    assert record.chosen(focal) == {"loss.gamma": 0.5}
-    assert all(run.done for run in plan.reported_runs(focal, {"loss.gamma": 0.5}))
-    kept = [run for run in plan.tuning_runs(focal) if (run.workdir / "checkpoints").exists()]
-    assert not kept
-    assert (plan.reported_runs(focal, {"loss.gamma": 0.5})[0].workdir / "checkpoints").exists()
+    focal = variant_of(plan, "focal")
+    assert state.selected(focal) == {"loss.gamma": 0.5}
+    (runs,) = (runs for runs in outcome.variants if runs.variant == focal)
+    assert runs.point == {"loss.gamma": 0.5}
+    assert [run.workdir for run in runs.reported] == [
+        run.workdir for run in plan.reported_runs(focal, {"loss.gamma": 0.5})
+    ]
+    assert all(run.done and (run.workdir / "checkpoints").exists() for run in runs.reported)
+    assert not any((run.workdir / "checkpoints").exists() for run in runs.tuning)
 
 
-def test_a_second_call_starts_nothing_and_more_seeds_start_those_alone(plan):
-    carry_out(plan, Launcher())
-    outcome, _ = carry_out(plan, None)  # to start a job would fail
-    assert outcome.done == len(plan.all_runs())
-    more = replace(plan, seeds=replace(plan.seeds, reported=range(4)))
+def test_second_call_starts_nothing_and_another_seed_starts_its_runs_alone(plan):
+    run(plan, Launcher())
+    outcome, _ = run(plan, None)  # would raise if a job were started
+    assert outcome.done == plan.total
+    more_seeds = replace(plan, seeds=replace(plan.seeds, reported=range(4)))
     launcher = Launcher()
-    carry_out(more, launcher)
-    assert len(launcher.trained) == len(plan.groups)
+    run(more_seeds, launcher)
+    assert len(launcher.trained) == len(plan.variants)
 
 
-def test_a_failing_run_is_tried_again_and_then_listed_while_the_others_go_on(plan):
-    launcher = Launcher(one_setting_fails)
-    outcome, record = carry_out(plan, launcher, retries=2)
-    assert list(outcome.failed.values()) == ["no luck"]
-    (lost,) = outcome.failed
-    assert launcher.trained.count(lost.absolute()) == 3
-    assert record.chosen(group_of(plan, "focal")) is None  # the failed one may come right, and be the best
+def test_failing_run_is_retried_then_listed_while_the_others_go_on(plan):
+    launcher = Launcher(one_point_fails)
+    outcome, state = run(plan, launcher, retries=2)
+    assert list(outcome.failed.values()) == ["bad luck"]
+    (failed,) = outcome.failed
+    assert launcher.trained.count(failed.absolute()) == 3
+    assert state.selected(variant_of(plan, "focal")) is None  # the failed run may succeed later, and be the best
     assert outcome.undecided == ["focal"]
-    assert outcome.done == len(plan.all_runs()) - 1 - 3
+    assert outcome.done == plan.total - 1 - 3
 
     launcher = Launcher()
-    outcome, record = carry_out(plan, launcher)
+    outcome, state = run(plan, launcher)
     assert (outcome.failed, outcome.undecided) == ({}, [])
-    assert record.chosen(group_of(plan, "focal")) == {"loss.gamma": 0.5}
+    assert state.selected(variant_of(plan, "focal")) == {"loss.gamma": 0.5}
     assert len(launcher.trained) == 1 + 3
 
 
-def test_a_setting_that_is_to_blame_is_tried_once_and_left_out(plan):
-    launcher = Launcher(one_setting_fails, lasting=True)
-    outcome, record = carry_out(plan, launcher)
+def test_point_that_fails_by_its_settings_is_tried_once_and_excluded(plan):
+    launcher = Launcher(one_point_fails, lasting=True)
+    outcome, state = run(plan, launcher)
     assert len(launcher.trained) == len(set(launcher.trained))
-    assert record.chosen(group_of(plan, "focal")) == {"loss.gamma": 1.0}
-    assert list(outcome.failed.values()) == ["no luck"]
+    assert state.selected(variant_of(plan, "focal")) == {"loss.gamma": 1.0}
+    assert list(outcome.failed.values()) == ["bad luck"]
 
 
-def test_failures_can_be_accepted_and_the_choice_then_stays(plan):
-    _, record = carry_out(plan, Launcher(one_setting_fails), accept_failures=True)
-    assert record.chosen(group_of(plan, "focal")) == {"loss.gamma": 1.0}
+def test_accepted_failures_are_excluded_and_the_selection_stays(plan):
+    _, state = run(plan, Launcher(one_point_fails), accept_failures=True)
+    assert state.selected(variant_of(plan, "focal")) == {"loss.gamma": 1.0}
     launcher = Launcher()
-    _, record = carry_out(plan, launcher)
+    _, state = run(plan, launcher)
     assert len(launcher.trained) == 1
-    assert record.chosen(group_of(plan, "focal")) == {"loss.gamma": 1.0}
+    assert state.selected(variant_of(plan, "focal")) == {"loss.gamma": 1.0}
 
 
-def test_a_job_whose_time_was_up_goes_on(plan):
+def test_job_that_reached_its_time_limit_resumes_without_a_retry(plan):
     class Slow(Launcher):
-        def _end(self, job):
-            (folder,) = map(scheduler.Path, job)
+        def end(self, job):
+            (folder,) = map(Path, job)
             steps = len(list(folder.glob("checkpoints/*")))
             if steps < 5:
                 (folder / "checkpoints" / str(steps + 1)).mkdir(parents=True)
                 handle = Future()
-                handle.set_exception(TimeoutError("time is up"))
+                handle.set_exception(TimeoutError("time limit"))
                 return handle
-            return super()._end(job)
+            return super().end(job)
 
-    outcome, _ = carry_out(plan, Slow(), retries=0)
-    assert outcome.done == len(plan.all_runs())
+    outcome, _ = run(plan, Slow(), retries=0)
+    assert outcome.done == plan.total
 
 
-def test_sweeps_that_share_a_folder_keep_each_others_choices(plan):
-    """Both have opened the folder before either chooses."""
-    focal, rg = group_of(plan, "focal"), group_of(plan, "rg")
-    ours, theirs = (Record(replace(plan, groups=(group,)), {}, "") for group in (focal, rg))
-    ours.choose(focal, {"loss.gamma": 2.0})
-    theirs.choose(rg, {"regroup.threshold": 100})
-    theirs.choose(focal, {"loss.gamma": 0.5})
-    for record in (ours, theirs, Record(plan, {}, "")):
-        assert record.chosen(focal) == {"loss.gamma": 2.0}
-        assert record.chosen(rg) == {"regroup.threshold": 100}
+def test_sweeps_that_share_a_folder_keep_each_others_selections(plan):
+    """Both open the folder before either selects."""
+    focal, rg = variant_of(plan, "focal"), variant_of(plan, "rg")
+    first, second = (SweepState(replace(plan, variants=(variant,)), {}, "") for variant in (focal, rg))
+    assert first.select(focal, {"loss.gamma": 2.0}) == {"loss.gamma": 2.0}
+    second.select(rg, {"regroup.threshold": 100})
+    assert second.select(focal, {"loss.gamma": 0.5}) == {"loss.gamma": 2.0}
+    for state in (first, second, SweepState(plan, {}, "")):
+        assert state.selected(focal) == {"loss.gamma": 2.0}
+        assert state.selected(rg) == {"regroup.threshold": 100}
 
 
 @pytest.mark.parametrize("change", [('"train.epochs": 3', '"train.epochs": 4'), ("(0.5, 1.0,", "(0.5,")])
-def test_a_file_that_has_changed_since_is_refused(change, plan):
-    carry_out(plan, Launcher())
-    path = scheduler.Path(plan.groups[0].file)
+def test_config_file_that_has_changed_since_is_refused(change, plan):
+    run(plan, Launcher())
+    path = Path(plan.variants[0].file)
     path.write_text(FILE.replace(*change))
-    with pytest.raises(UserError, match="have changed since"):
-        Record(plan_of(str(path), plan.root), {}, "")
+    with pytest.raises(UserError, match="has changed since"):
+        SweepState(plan_of(str(path), plan.root), {}, "")
 
 
-def test_what_is_damaged_is_named(plan):
-    carry_out(plan, Launcher())
-    run = plan.tuning_runs(group_of(plan, "focal"))[0]
-    path = run.workdir / "result.json"
+def test_corrupted_result_is_no_result_and_corrupted_state_is_refused(plan):
+    run(plan, Launcher())
+    tuning = plan.tuning_runs(variant_of(plan, "focal"))[0]
+    path = tuning.workdir / "result.json"
     path.write_text(path.read_text().replace("0.5", "0.6"))
-    assert not run.done  # it is concluded again
+    assert not tuning.done
     for content in ("[]", "[" * 100_000):
         (plan.root / "sweep.json").write_text(content)
-        with pytest.raises(UserError, match=r"sweep.json is damaged: remove it"):
-            Record(plan, {}, "")
+        with pytest.raises(UserError, match=r"sweep.json is corrupted .*; remove it"):
+            SweepState(plan, {}, "")
 
 
-def test_a_method_without_any_result_costs_the_others_nothing(plan):
-    outcome, record = carry_out(plan, Launcher(lambda config: "no luck" if config["method"] == "focal" else None))
-    assert record.chosen(group_of(plan, "focal")) is None
+def test_method_without_any_result_does_not_stop_the_others(plan):
+    outcome, state = run(plan, Launcher(lambda config: "bad luck" if config["method"] == "focal" else None))
+    assert state.selected(variant_of(plan, "focal")) is None
     assert len(outcome.failed) == 4
-    assert outcome.done == len(plan.all_runs()) - 4 - 3
+    assert outcome.done == plan.total - 4 - 3
 
 
-def test_a_job_that_was_cut_short_leaves_its_reason(plan):
+def test_job_that_dies_leaves_its_error(plan):
     class Dying(Launcher):
-        def _end(self, job):
+        def end(self, job):
             handle = Future()
-            handle.set_exception(RuntimeError("its process ended with code -9"))
+            handle.set_exception(RuntimeError("the worker process ended with code -9"))
             return handle
 
-    outcome, _ = carry_out(plan, Dying(), retries=0)
+    outcome, _ = run(plan, Dying(), retries=0)
     assert outcome.done == 0
-    assert set(outcome.failed.values()) == {"its process ended with code -9"}
+    assert set(outcome.failed.values()) == {"the worker process ended with code -9"}
 
 
-def test_a_sweep_of_other_settings_is_refused(plan):
-    Record(plan, {"--quick": True, "--config.train.lr": 0.1}, "")  # nothing has begun: it may still be mended
-    carry_out(plan, Launcher(), asked={"--quick": False})
-    with pytest.raises(UserError, match="holds a sweep with --quick=False, not True"):
-        Record(plan, {"--quick": True}, "")
-    with pytest.raises(UserError, match=r"without --config.train.lr, not 0.1"):
-        Record(plan, {"--quick": False, "--config.train.lr": 0.1}, "")
+def test_sweep_with_other_flags_is_refused_once_runs_exist(plan):
+    SweepState(plan, {"--quick": True, "--config.train.lr": 0.1}, "")  # no run yet: the flags may change
+    run(plan, Launcher(), request={"--quick": False})
+    with pytest.raises(UserError, match="holds a sweep with --quick=False, not True; use another --workdir"):
+        SweepState(plan, {"--quick": True}, "")
+    with pytest.raises(UserError, match=r"with --config.train.lr=unset, not 0.1"):
+        SweepState(plan, {"--quick": False, "--config.train.lr": 0.1}, "")
 
 
 def test_runs_that_differ_in_traced_settings_share_a_job(plan):
     jobs = as_jobs(plan.all_runs(), 3)
-    assert sorted(len(job) for job in jobs if job[0].group.label == "focal") == [1, 1, 1, 1, 3]
+    assert sorted(len(job) for job in jobs if job[0].variant.label == "focal") == [1, 1, 1, 1, 3]
     for job in jobs:
-        assert len({(run.config.data.seed, run.group.label) for run in job}) == 1
+        assert len({(run.config.data.seed, run.variant.label) for run in job}) == 1
     assert all(len(job) == 1 for job in as_jobs(plan.all_runs(), 1))

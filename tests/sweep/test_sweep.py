@@ -1,4 +1,4 @@
-"""The sweep as a user meets it: killed, started again, refused, and on Ray and Slurm's stand-in."""
+"""The sweep command: killed and resumed, refused, and run by Ray and by submitit's local executor."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "--config=configs/digits.py",
     "--quick",
@@ -23,7 +23,7 @@ SMALL = [
     "--config.train.checkpoint_steps=10",
 ]
 RUNS = 4  # two to tune, two to report
-QUICK_TO_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # a sweep's course, not its numbers, is tested
+QUICK_TO_COMPILE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # the scheduling is tested, not the numbers
 
 
 def environment(**more):
@@ -38,18 +38,18 @@ def sweep(*arguments, timeout=400, **more):
 
 
 def results(root):
-    """What each run found, but for its times."""
-    found = {}
+    """The result of each run, without its times."""
+    by_run = {}
     for path in root.glob("digits/*/result.json"):
-        found[path.parent.name] = json.loads(path.read_text())
-        del found[path.parent.name]["timing"]
-    return found
+        by_run[path.parent.name] = json.loads(path.read_text())
+        del by_run[path.parent.name]["timing"]
+    return by_run
 
 
-def under_way(root):
-    """How many runs have a checkpoint and no result yet."""
-    begun = {path.parents[1] for path in root.glob("digits/*/checkpoints/[0-9]*")}
-    return sum(not (workdir / "result.json").exists() for workdir in begun)
+def in_training(root):
+    """The number of runs with a checkpoint and no result yet."""
+    started = {path.parents[1] for path in root.glob("digits/*/checkpoints/[0-9]*")}
+    return sum(not (workdir / "result.json").exists() for workdir in started)
 
 
 def wait_until(condition, process, timeout=300):
@@ -59,7 +59,7 @@ def wait_until(condition, process, timeout=300):
 
 
 @pytest.mark.soak
-def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_path):
+def test_sweep_killed_twice_gives_the_same_results_and_then_does_nothing(tmp_path):
     whole = sweep(f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     assert f"{RUNS} of {RUNS} runs done" in whole.stdout
@@ -69,7 +69,7 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
             [sys.executable, "-m", "rgjax.sweep", *SMALL, f"--workdir={cut}"],
             cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait_until(lambda done=done: len(results(cut)) >= done and under_way(cut), process)
+        wait_until(lambda done=done: len(results(cut)) >= done and in_training(cut), process)
         process.kill()
         process.wait()
     assert 0 < len(results(cut)) < RUNS
@@ -83,7 +83,7 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
     assert third.returncode == 0, third.stderr
     assert {path: path.stat().st_mtime_ns for path in cut.rglob("*") if path.name != "sweep.json"} == before
 
-    # The command that stands behind each number is that run, and prints it.
+    # The recorded command of a run prints its result.
     run = json.loads(next(cut.glob("digits/la-*/run.json")).read_text())
     command = [sys.executable, *shlex.split(run["command"])[3:]]
     printed = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100)
@@ -98,13 +98,17 @@ def test_killed_twice_it_ends_as_an_undisturbed_one_and_then_does_nothing(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods=rgg"], "did you mean 'rg'"),
-        (["--lr=fast"], "--lr=fast: give numbers"),
-        (["--config.data.name=ham10000", "--config.data.manual_dir=nowhere"], "nowhere"),
-        (["--workdir=gs://bucket/sweep"], "mount the object store"),
+        (["--lr=fast"], "--lr=fast: not numbers"),
+        pytest.param(["--methods=rgg"], "did you mean 'rg'", marks=pytest.mark.long),
+        pytest.param(["--config.data.seed=1"], "each seed has its own split", marks=pytest.mark.long),
+        pytest.param(["--tuning-seed=1"], "--tuning-seed=1: also a reported seed", marks=pytest.mark.long),
+        pytest.param(
+            ["--config.data.name=ham10000", "--config.data.manual_dir=nowhere"], "nowhere", marks=pytest.mark.long
+        ),
+        pytest.param(["--workdir=gs://bucket/sweep"], "mount the bucket", marks=pytest.mark.long),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
+def test_mistake_on_the_command_line_is_one_line_and_exit_code_2(arguments, message, tmp_path):
     process = sweep(f"--workdir={tmp_path / 'sweep'}", *arguments)
     assert process.returncode == 2, process.stderr
     assert message in process.stderr.splitlines()[-1]
@@ -112,7 +116,7 @@ def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
 
 
 @pytest.mark.soak
-def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
+def test_dry_run_prints_the_cost_and_leaves_no_file(tmp_path):
     process = sweep(f"--workdir={tmp_path / 'sweep'}", "--dry-run")
     assert process.returncode == 0, process.stderr
     runs, seconds, hours, _, disk = process.stdout.splitlines()[-2].split()[1:]
@@ -123,7 +127,7 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.soak
-def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
+def test_ray_restarts_runs_of_a_lost_node(tmp_path):
     cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: uv sync --extra ray")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
@@ -133,7 +137,7 @@ def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
             [sys.executable, "-m", "rgjax.sweep", *SMALL, "--launcher=ray", "--retries=0", f"--workdir={tmp_path}"],
             cwd=ROOT, env=environment(RAY_ADDRESS=cluster.address), stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        wait_until(lambda: under_way(tmp_path) == 2, process)  # each node has a run in hand
+        wait_until(lambda: in_training(tmp_path) == 2, process)  # each node trains a run
         assert len(results(tmp_path)) < RUNS
         cluster.remove_node(second, allow_graceful=False)
         output, _ = process.communicate(timeout=400)
@@ -142,12 +146,12 @@ def test_ray_loses_a_node_and_the_sweep_no_run(tmp_path):
     assert process.returncode == 0
     assert f"{RUNS} of {RUNS} runs done" in output
     assert len(results(tmp_path)) == RUNS
-    begun = [path.read_text().count("begun on") for path in tmp_path.glob("digits/*/log.txt")]
-    assert max(begun) == 2  # Ray itself has started the lost one again: the sweep had no retries
+    starts = [path.read_text().count("started on") for path in tmp_path.glob("digits/*/log.txt")]
+    assert max(starts) == 2  # Ray itself restarted the run: the sweep has no retries
 
 
 @pytest.mark.soak
-def test_submitits_local_executor_runs_a_sweep_too(tmp_path):
+def test_submitit_runs_a_sweep_with_its_local_executor(tmp_path):
     pytest.importorskip("submitit", reason="needs submitit: uv sync --extra slurm")
     process = sweep(f"--workdir={tmp_path}", "--launcher=slurm", "--resources=cluster=local,timeout_min=10")
     assert process.returncode == 0, process.stderr

@@ -1,6 +1,6 @@
-"""A config file with grids, for tests of its sweep."""
+"""A config file with grids, and sweep plans made from it."""
 
-from rgjax.sweep.plan import Plan, Seeds, read_groups
+from rgjax.sweep.plan import Seeds, SweepPlan, read_variants
 
 SEEDS = Seeds(tuning=1000, reported=range(3), fixed_split=False)
 
@@ -22,10 +22,10 @@ def sweep():
 """
 
 
-def plan_of(file, root, given=None, **options):
-    groups = read_groups(file, given or {}, **({"common": {}, "quick": False} | options))
-    return Plan(root, tuple(groups), given or {}, SEEDS, "ba")
+def plan_of(file, root, overrides=None, **options):
+    variants = read_variants(file, overrides or {}, **({"common": {}, "quick": False} | options))
+    return SweepPlan(root, tuple(variants), overrides or {}, SEEDS, "ba")
 
 
-def group_of(plan, label):
-    return next(group for group in plan.groups if group.label == label)
+def variant_of(plan, label):
+    return next(variant for variant in plan.variants if variant.label == label)
