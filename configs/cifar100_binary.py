@@ -1,4 +1,4 @@
-"""CIFAR-100, one fine class (apple) against the 99 others, on the official test set (the paper's Table 1).
+"""CIFAR-100, apple against the 99 other classes (the paper's Table 1).
 
 Command:     python -m rgjax.main --config=configs/cifar100_binary.py[:METHOD]
 Hardware:    not measured with these settings

@@ -1,4 +1,4 @@
-"""One digit (8) against the rest, on scikit-learn's 1,797 bundled images; needs no download.
+"""scikit-learn's 1,797 digits, the 8 against the rest; needs no download.
 
 Command:     python -m rgjax.main --config=configs/digits.py[:METHOD]
 Hardware:    two CPU cores

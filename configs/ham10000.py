@@ -1,4 +1,4 @@
-"""HAM10000, seven kinds of skin lesion (Tschandl et al. 2018), with the paper's settings (its Table 2).
+"""HAM10000, seven kinds of skin lesion, with the paper's settings (its Table 2).
 
 Command:     python -m rgjax.main --config=configs/ham10000.py[:METHOD] --config.data.manual_dir=DOWNLOAD
 Hardware:    not measured with these settings

@@ -1,8 +1,10 @@
-"""Custom images: a folder with one subfolder per class, or a table path,label[,group][,split].
+"""Custom images: a folder with one subfolder per class, or a table of paths.
 
 Command:     python -m rgjax.data.inspect DIR
              python -m rgjax.main --config=configs/images.py[:METHOD] --config.data.manual_dir=DIR
 Hardware, wall-clock, score: depend on the data
+
+A table has the columns path,label[,group][,split].
 
 Folders train/ and test/ (and val/), or a column split, define the split; otherwise the examples of a group stay
 together; otherwise images are split at random within each class. --config.data.split=stratified and the like override

@@ -1,12 +1,13 @@
-"""The whole paper: Table 1 (two classes), Table 2 (HAM10000), Table 3 (Financial PhraseBank) and the ablations.
+"""The whole paper: Tables 1 to 3 and the ablations.
 
 Command:     python -m rgjax.sweep --config=configs/paper.py --config.data.manual_dir=DOWNLOAD --workdir=DIR
 Hardware:    not measured; --dry-run estimates the cost on one of this machine's devices
 Wall-clock:  not measured (554 runs)
 Score:       not measured
 
-DOWNLOAD holds HAM10000; the other two data sets are downloaded unless they are there too. The ablations are part of the
-two binary studies: other groups (figure 8 a, b), each loss with and without RG (c), max against sum (d).
+Table 1 is on two classes, Table 2 on HAM10000, Table 3 on Financial PhraseBank. DOWNLOAD holds HAM10000; the other two
+data sets are downloaded unless they are there too. The ablations are part of the two binary studies: other groups
+(figure 8 a, b), each loss with and without RG (c), max against sum (d).
 """
 
 from pathlib import Path
@@ -22,7 +23,10 @@ STUDIES = {
 
 
 def get_config(method: str = "rg"):
-    """The config to which each study adds its settings; for a single run, pass the config file of its study."""
+    """The config to which each study adds its settings.
+
+    For a single run, pass the config file of its study instead.
+    """
     return method_config(method, {})
 
 

@@ -1,9 +1,9 @@
-"""Financial PhraseBank (Malo et al. 2014), three sentiments, by fine-tuning BERT (the paper's Table 3).
+"""Financial PhraseBank, three sentiments, fine-tuning BERT (the paper's Table 3).
 
 Command:     python -m rgjax.main --config=configs/phrasebank.py[:METHOD] [--config.data.manual_dir=DOWNLOAD]
-Hardware:    not measured with bert-base-uncased; with MiniLM-L6 in its place (model.checkpoint, encoder.checkpoint):
-Wall-clock:  329 s on two AVX-512 CPU cores (:rg_wce, n = 1)
-Score:       BA 70.2 % (the same run)
+Hardware:    two AVX-512 CPU cores, with MiniLM-L6 in the place of bert-base-uncased
+Wall-clock:  329 s (:rg_wce, n = 1)
+Score:       BA 70.2 % (the same run); not measured with bert-base-uncased
 """
 
 from rgjax.config import BERT_FINETUNING, TEXT_METHODS, method_config, points

@@ -1,8 +1,10 @@
-"""Custom text: a table text,label[,group][,split][,id] (.csv, .tsv, .jsonl), by fine-tuning BERT.
+"""Custom text: a table of sentences (.csv, .tsv, .jsonl), by fine-tuning BERT.
 
 Command:     python -m rgjax.data.inspect TABLE
              python -m rgjax.main --config=configs/text.py[:METHOD] --config.data.manual_dir=TABLE
 Hardware, wall-clock, score: depend on the data
+
+The table has the columns text,label[,group][,split][,id].
 
 A column split defines the split; otherwise the examples of a group, or equal sentences, stay together.
 --config.data.split=stratified and the like override this. Sentences are truncated to data.max_length tokens.

@@ -12,7 +12,7 @@ LANES = 128  # TPUs pad the last axis of an array to a multiple of this
 
 
 def in_lanes(images: np.ndarray) -> tuple[np.ndarray, Callable]:
-    """Pack images for the devices; return them with a `prepare_images` that unpacks its input.
+    """Pack images for the devices, with a `prepare_images` that unpacks them.
 
     A TPU gathers examples from an array [N, R, 128] in place; from any other shape it first copies the whole data set.
 
@@ -33,7 +33,10 @@ def in_lanes(images: np.ndarray) -> tuple[np.ndarray, Callable]:
 
 
 def to_lanes(images: np.ndarray) -> np.ndarray:
-    """Reshape images uint8 [N, H, W, 3] to [N, R, 128]; zero-padded (a copy) unless H * W * 3 is a multiple of 128."""
+    """Reshape images uint8 [N, H, W, 3] to [N, R, 128].
+
+    A view if H * W * 3 is a multiple of 128, else a zero-padded copy.
+    """
     flat = images.reshape(len(images), int(np.prod(images.shape[1:])))
     if flat.shape[1] % LANES:
         flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % LANES)))
@@ -41,7 +44,10 @@ def to_lanes(images: np.ndarray) -> np.ndarray:
 
 
 def prepare_images(images: jax.Array, keys: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:
-    """Network input from uint8 images [B, H, W, 3]: normalized and, if `keys` are given, augmented by `strengths`."""
+    """Network input from uint8 images [B, H, W, 3]: normalized, augmented if `keys`.
+
+    `strengths` are the rotation and flip of `augment`.
+    """
     return normalize(images.astype(jnp.float32) if keys is None else augment(keys, images, **strengths))
 
 
@@ -53,7 +59,9 @@ def normalize(images: jax.Array) -> jax.Array:
 
 
 def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.Array) -> jax.Array:
-    """Flip and rotate images at random, bilinearly; pixels beyond the border repeat the nearest pixel.
+    """Flip and rotate images at random.
+
+    Interpolation is bilinear; pixels beyond the border repeat the nearest pixel.
 
     Args:
         keys: one random key per image [B]. An image's result depends on its own key only, not on its position.

@@ -1,4 +1,4 @@
-"""Prepare a TFDS builder, decode its images with Pillow, and cache the arrays by content."""
+"""Decode the images of a TFDS builder with Pillow and cache them by content."""
 
 import contextlib
 import io
@@ -37,9 +37,9 @@ def decode_and_cache(
     file_of: Callable[[str], str] = str,
     manual_dir: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """All examples of a prepared builder, ordered by split (train first), decoded once and then read from the cache.
+    """All examples of a prepared builder, decoded once and then read from the cache.
 
-    Damaged records are moved aside and prepared again.
+    Examples are ordered by split, train first. Damaged records are moved aside and prepared again.
 
     Args:
         builder: a builder whose records are prepared.

@@ -1,4 +1,4 @@
-"""CIFAR-100 (Krizhevsky 2009): 100 classes of small photographs, with an official test set."""
+"""CIFAR-100 (Krizhevsky 2009): photographs of 100 classes, official test set."""
 
 import urllib.request
 from pathlib import Path
@@ -31,7 +31,10 @@ CLASSES: tuple[str, ...] = tuple(_CLASS_NAMES.split())
 
 
 class Cifar100(cifar.Cifar100, skip_registration=True):
-    """The builder of the TFDS catalog, same name, version, keys and records, without its need for TensorFlow."""
+    """The builder of the TFDS catalog, without its need for TensorFlow.
+
+    Name, version, keys and records are the same.
+    """
 
     def _split_generators(self, dl_manager):
         info = self._cifar_info
@@ -96,6 +99,6 @@ def load(config: Config) -> Source:
 
 
 def spec(config: Config) -> Source:
-    """The published sizes, without the download: per class 500 training images and 100 test images."""
+    """The published sizes: per class 500 training images and 100 test images."""
     counts, test_counts = dict.fromkeys(CLASSES, 600), dict.fromkeys(CLASSES, 100)
     return dataset_spec(counts, blank_image(config.image_size), official_test=test_counts)

@@ -1,4 +1,4 @@
-"""List custom data before anything is decoded: the examples in a folder or table, with their classes and splits."""
+"""List the examples in a custom folder or table, before anything is decoded."""
 
 import os
 import unicodedata
@@ -85,9 +85,10 @@ class Listing(Generic[Item]):
 
 
 def locate(name: str) -> Path:
-    """The folder or table called `name`; a folder that holds one table and no class folders stands for the table.
+    """The folder or table called `name`.
 
-    Raises UserError if it does not exist or is ambiguous.
+    A folder that holds one table and no class folders stands for the table. Raises UserError if it does not exist or is
+    ambiguous.
     """
     if not name:
         raise UserError(
@@ -135,9 +136,10 @@ def list_images(name: str) -> Listing[Path]:
 
 
 def list_sentences(name: str) -> Listing[str]:
-    """List the sentences of a table with the columns text, label and optionally group, split and id.
+    """List the sentences of a table.
 
-    Without the column group, equal sentences form a group. Raises UserError.
+    It has the columns text, label and optionally group, split and id. Without the column group, equal sentences form a
+    group. Raises UserError.
     """
     where = locate(name)
     if where.is_dir():
@@ -149,7 +151,7 @@ def list_sentences(name: str) -> Listing[str]:
 
 
 def normal_form(text: str) -> str:
-    """The sentence without differences of case and white space; equal sentences have equal normal forms."""
+    """The sentence without case and extra white space: equal for equal sentences."""
     return " ".join(text.casefold().split())
 
 
@@ -202,7 +204,7 @@ def _images_of_folder(root: Path) -> Listing[Path]:
 
 
 def _has_split_folders(root: Path, splits: dict[str, str | None]) -> bool:
-    """Whether the folders are train/ and test/ (and val/). Raises UserError if only some of them are."""
+    """Whether the folders are splits. Raises UserError if only some of them are."""
     known = {split for split in splits.values() if split}
     if known == {"train", "val"} and all(splits.values()):
         raise UserError(
@@ -220,8 +222,10 @@ def _has_split_folders(root: Path, splits: dict[str, str | None]) -> bool:
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """The folders and the files in a folder, sorted, without litter and hidden files. A hidden folder may be a class,
-    such as .net."""
+    """The folders and the files in a folder, sorted, without litter and hidden files.
+
+    Hidden folders are kept: one may be a class, such as .net.
+    """
     with os.scandir(folder) as entries:
         paths = sorted((entry.path, _is_folder(entry)) for entry in entries if entry.name.lower() not in LITTER)
     folders = [path for path, is_folder in paths if is_folder]
@@ -237,7 +241,10 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _images_below(folder: str, root: Path) -> tuple[list[str], list[str]]:
-    """Images and other files at any depth. Links are followed, but each folder is read once and no parent of `root`."""
+    """Images and other files at any depth.
+
+    Links are followed, but each folder is read once, and no parent of `root`.
+    """
     images, non_images, seen, queue = [], [], set(), [folder]
     real_root = os.path.realpath(root)
     while queue:
@@ -265,7 +272,7 @@ def _class_name(folder: str) -> str:
 
 
 def _normal_label(name: str) -> str:
-    """The class name in Unicode's form NFC: file systems and editors write the same name in different forms."""
+    """The class name in Unicode's form NFC: file systems and editors differ in theirs."""
     return unicodedata.normalize("NFC", name.strip())
 
 
@@ -273,7 +280,10 @@ def _normal_label(name: str) -> str:
 
 
 def _read_listing(table: Path, content: str, id_of: Callable[[dict[str, str]], str]) -> Listing[str]:
-    """The examples of a table; `content` is the column of their paths or sentences, `id_of(row)` an id or ""."""
+    """The examples of a table.
+
+    `content` is the column of their paths or sentences; `id_of` returns the id of a row, or "".
+    """
     rows = read_table(table, (content, "label"))
     ids = [id_of(row) or str(number) for number, row in enumerate(rows, start=1)]
     first: dict[str, int] = {}
@@ -299,7 +309,10 @@ def _read_listing(table: Path, content: str, id_of: Callable[[dict[str, str]], s
 
 
 def _read_splits(table: Path, names: list[str]) -> list[str] | None:
-    """The split of each row; None if all are empty. Raises UserError for unknown names, or without train or test."""
+    """The split of each row; None if all are empty.
+
+    Raises UserError if a name is unknown, or if train or test is missing.
+    """
     if not any(names):
         return None
     if unknown := [

@@ -37,7 +37,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A source with its split: `train`, `val` and `test` index `inputs`, `labels` and `ids`."""
+    """A source with its split: `train`, `val` and `test` are indices of examples."""
 
     name: str
     inputs: np.ndarray

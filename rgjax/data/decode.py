@@ -26,10 +26,10 @@ class Unreadable(ValueError):
 
 
 def decode(image: bytes | Path, size: int) -> np.ndarray:
-    """Decode an image file, or its content, to RGB uint8 [size, size, 3], resized bilinearly.
+    """Decode an image file, or its content, to RGB uint8 [size, size, 3].
 
-    The EXIF orientation is applied, 16-bit gray values are scaled to 8 bits, and transparent pixels are blended with
-    white. Raises Unreadable if the file is not an image, is damaged, or has more than MAX_PIXELS.
+    Resized bilinearly. The EXIF orientation is applied, 16-bit gray values are scaled to 8 bits, and transparent pixels
+    are blended with white. Raises Unreadable if the file is not an image, is damaged, or has more than MAX_PIXELS.
     """
     with _open(image) as opened:
         upright = ImageOps.exif_transpose(opened)
@@ -37,7 +37,10 @@ def decode(image: bytes | Path, size: int) -> np.ndarray:
 
 
 def examine(image: bytes | Path) -> tuple[str, int, int]:
-    """Pillow's mode, width and height of an image. Reads all of it, faster than `decode`. Raises Unreadable."""
+    """Pillow's mode, the width and the height of an image.
+
+    Reads all of it, faster than `decode`, and raises Unreadable like it.
+    """
     with _open(image) as opened:
         mode, (width, height) = opened.mode, opened.size
         opened.draft(None, (1, 1))  # decodes a JPEG at an eighth of its size

@@ -1,4 +1,4 @@
-"""scikit-learn's bundled 1,797 handwritten digits, enlarged: real images without a download."""
+"""scikit-learn's 1,797 handwritten digits, enlarged; they need no download."""
 
 import numpy as np
 from PIL import Image

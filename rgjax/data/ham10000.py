@@ -1,4 +1,4 @@
-"""HAM10000: 10,015 dermatoscopic images of seven kinds of pigmented skin lesion (Tschandl et al. 2018)."""
+"""HAM10000: 10,015 images of seven kinds of skin lesion (Tschandl et al. 2018)."""
 
 import csv
 from collections import Counter
@@ -75,10 +75,10 @@ class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def load(config: Config) -> Source:
-    """All images, grouped by lesion, from the download in `config.manual_dir` (default: TFDS's manual folder).
+    """All images of a download, grouped by lesion.
 
-    The official test images are included if `config.split` is "official". Raises UserError if the download is missing,
-    incomplete or damaged.
+    `config.manual_dir` is the folder of the download (default: TFDS's manual folder). The official test images are
+    included if `config.split` is "official". Raises UserError if the download is missing, incomplete or damaged.
     """
     root = local_path(str(config.data_dir or constants.DATA_DIR))
     folder = local_path(config.manual_dir) if config.manual_dir else root / "downloads" / "manual"
@@ -117,7 +117,9 @@ def spec(config: Config) -> Source:
 def read_download(
     folder: Path, *, official_test: bool = False
 ) -> tuple[dict[str, list[dict[str, str]]], dict[str, Path]]:
-    """Read the metadata of a download; images may lie in its folder or one level below.
+    """Read the metadata of a download and find its images.
+
+    Images lie in the same folder or one level below.
 
     Returns:
         The metadata rows of "train" and, if asked for, of "test"; and the file of each image, by its id.
@@ -157,7 +159,7 @@ def _read_official_test(folder: Path, images: dict[str, Path]) -> list[dict[str,
 
 
 def _require_images(rows, images: dict[str, Path], table: Path, fix: str) -> None:
-    """Raise UserError, which suggests `fix`, if the `table` has rows without an image file."""
+    """Raise UserError, with `fix`, if rows of the `table` have no image file."""
     if missing := [row["image_id"] for row in rows if row["image_id"] not in images]:
         raise UserError(
             f"HAM10000: {len(missing)} of {len(rows)} images in {table} have no file: {first_few(missing)}; {fix}"
@@ -165,9 +167,9 @@ def _require_images(rows, images: dict[str, Path], table: Path, fix: str) -> Non
 
 
 def _read_metadata(path: Path) -> list[dict[str, str]]:
-    """The lesion_id, image_id and dx of each row, from the deposit's table or the challenge's.
+    """The lesion_id, image_id and dx of each row.
 
-    The challenge's table has a column of 0 and 1 for each class, and no lesions.
+    The challenge's table, unlike the deposit's, has a column of 0 and 1 for each class, and no lesions.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

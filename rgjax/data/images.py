@@ -24,9 +24,10 @@ _CHUNK = 512  # images that threads read ahead, or that are hashed at once
 
 
 def load(config: Config) -> Source:
-    """The images in `config.manual_dir` at `config.image_size`; `inputs` is memory-mapped from the cache.
+    """The images in the folder or table `config.manual_dir`.
 
-    Unreadable images raise UserError; with `config.unreadable` "skip" they are skipped and noted.
+    `inputs` is memory-mapped from the cache. Unreadable images raise UserError; with `config.unreadable` "skip" they
+    are skipped and noted.
     """
     listing = list_images(config.manual_dir)
     split(_blank(listing, config.image_size), config)  # raises for a class that is too small before images are decoded
@@ -59,7 +60,9 @@ def _blank(listing: Listing[Path], image_size: int) -> Source:
 
 
 def decode_files(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Decode image files into one file in the cache, once for given names, sizes and modification times.
+    """Decode image files into one file in the cache.
+
+    They are decoded once, unless a name, a size or a modification time changes.
 
     Returns:
         The n readable images, uint8 [n, S, S, 3] memory-mapped; for each of the N paths the reason why it cannot be
@@ -85,7 +88,7 @@ def decode_files(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np
 
 
 def _decode_to(target: Path, paths: Sequence[Path], image_size: int) -> dict[str, np.ndarray]:
-    """Write the readable images to the .npy file `target`, one after the other, so that they need not fit in memory."""
+    """Write the readable images to the .npy file `target`, one at a time."""
     faults, sha = [""] * len(paths), hashlib.sha256()
     shape = (len(paths), image_size, image_size, 3)
     with atomic_path(target) as temporary, open(temporary, "wb") as file:
@@ -104,7 +107,10 @@ def _decode_to(target: Path, paths: Sequence[Path], image_size: int) -> dict[str
 
 
 def map_in_threads(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterator[Result | Unreadable]:
-    """`function(path)` of each path, in order, or the Unreadable that it raised; a bounded number is read ahead."""
+    """`function(path)` of each path, in order, or the Unreadable that it raised.
+
+    A bounded number of paths is read ahead.
+    """
 
     def call(path: Path) -> Result | Unreadable:
         try:
@@ -118,7 +124,7 @@ def map_in_threads(function: Callable[[Path], Result], paths: Sequence[Path]) ->
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Size and modification time of a file; (-1, -1) for a broken link, which decoding reports."""
+    """Size and modification time of a file; (-1, -1) for a broken link."""
     try:
         state = path.stat()
     except OSError:

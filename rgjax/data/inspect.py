@@ -72,7 +72,10 @@ def main(argv: list[str]) -> None:
 
 
 def inspect(name: str, rule: str = _RULE.default, threshold: int = _THRESHOLD.default) -> dict[str, Any]:
-    """The report on the folder or table `name`, ready for JSON. Raises UserError if it holds no examples."""
+    """The report on a folder or table, ready for JSON.
+
+    Raises UserError if `name` holds no examples.
+    """
     kind = kind_of(name)
     if kind == "images":
         listing, hashes, properties = _examine_images(list_images(name))
@@ -114,7 +117,7 @@ def kind_of(name: str) -> str:
 
 
 def _examine_images(listing: Listing[Path]) -> tuple[Listing, list[str], dict[str, Any]]:
-    """The readable images, their hashes, and the properties of all images for the report."""
+    """The readable images, their hashes, and the properties that are reported."""
 
     def hash_and_examine(path: Path) -> tuple[str, str, int, int]:
         try:
@@ -155,7 +158,7 @@ def _range(values: Sequence[int]) -> dict[str, float]:
 
 
 def _split_names(source: Source) -> list[str]:
-    """The split of each example under the default config. Raises UserError if a class is too small."""
+    """The split of each example under the default config."""
     names = np.empty(len(source.labels), "U5")
     for name, indices in zip(SPLITS, split(source, method_config("ce", {"data.split": "auto"}).data), strict=True):
         names[indices] = name
@@ -163,7 +166,7 @@ def _split_names(source: Source) -> list[str]:
 
 
 def _class_counts(listing: Listing, splits: list[str] | None, rule: str, threshold: int) -> dict[str, dict[str, int]]:
-    """Examples of each class, in all and in each split, and the pseudo-classes of its training examples.
+    """Count the examples of each class, in all and by split, and its pseudo-classes.
 
     Args:
         listing: the examples.
@@ -185,7 +188,7 @@ def _class_counts(listing: Listing, splits: list[str] | None, rule: str, thresho
 
 
 def _duplicates(listing: Listing, hashes: Iterable[str], splits: list[str] | None) -> dict[str, list[list[str]]]:
-    """Sets of ids with equal content: within one class, across classes, and (any of them) across splits."""
+    """Sets of ids with equal content: in one class, across classes, across splits."""
     indices_of: dict[str, list[int]] = defaultdict(list)
     for index, content in enumerate(hashes):
         indices_of[content].append(index)
@@ -202,7 +205,7 @@ def _duplicates(listing: Listing, hashes: Iterable[str], splits: list[str] | Non
 
 
 def _training_command(name: str, kind: str, num_train: int, rule: str, threshold: int) -> str:
-    """The command that trains on the data, with a batch size that fits `num_train` examples.
+    """The command that trains on the data, with a batch that fits.
 
     Args:
         name: the folder or table.

@@ -12,7 +12,7 @@ from rgjax.data.tables import is_table
 
 
 def display_name(name: str, manual_dir: str) -> str:
-    """The name of the data set in messages and reports: custom data are called after their folder or table."""
+    """The name of a data set in messages: custom data are named after their folder."""
     if name not in CUSTOM or not manual_dir:
         return name
     path = Path(os.path.abspath(local_path(manual_dir)))

@@ -1,4 +1,4 @@
-"""Financial PhraseBank: financial news labeled neutral, positive or negative (Malo et al. 2014)."""
+"""Financial PhraseBank: the sentiment of financial news (Malo et al. 2014)."""
 
 import re
 import zipfile
@@ -39,7 +39,7 @@ _WAY_OUT = (
 
 
 def load(config: Config) -> Source:
-    """The sentences whose label at least half (66 %, 75 %, all) of the annotators chose, by `config.agreement`.
+    """The sentences on whose label enough annotators agree, by `config.agreement`.
 
     Read from the file in `config.manual_dir`, or from the hub's archive. Equal sentences form a group. Raises
     UserError if neither can be read.
@@ -60,12 +60,15 @@ def load(config: Config) -> Source:
 
 
 def spec(config: Config) -> Source:
-    """The published class counts, without the sentences; each sentence is its own group."""
+    """The published class counts; each sentence is its own group."""
     return dataset_spec(COUNTS[config.agreement], np.array(""))
 
 
 def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
-    """Sentences and labels of lines SENTENCE@LABEL in UTF-8 or, like the original, Latin-1; blank lines are skipped."""
+    """Sentences and labels of lines SENTENCE@LABEL.
+
+    The text is UTF-8 or, like the original, Latin-1. Blank lines are skipped.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

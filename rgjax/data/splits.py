@@ -57,21 +57,27 @@ def split(source: Source, config: Config) -> tuple[np.ndarray, np.ndarray, np.nd
     for label, name in enumerate(source.class_names):
         members = rng.permutation(np.flatnonzero(unit_labels == label))
         if len(members) < num_drawn:
-            too_small.append(f"class '{name}' has {len(members)} {'groups' if by_group else 'examples'}")
+            too_small.append(f"class '{name}' has {len(members)}")
             continue
         num_train, num_train_val = _cut(sizes[members], num_drawn, test_fraction, val_fraction)
         assigned[members[:num_train_val]] = _VAL
         assigned[members[:num_train]] = _TRAIN
     if too_small:
-        beside = " outside the official splits" if strategy == "official" else ""
-        raise UserError(f"{first_few(too_small)}{beside}: at least {num_drawn} needed; add some, or remove the class")
+        kind = ("groups" if by_group else "examples") + (" outside the official splits" if num_drawn < 3 else "")
+        names = first_few(too_small)
+        raise UserError(
+            f"too few {kind}: {names}, and each class needs at least {num_drawn}; add some, or remove the class"
+        )
     splits[rest] = assigned[unit_of]
     train, val, test = (np.flatnonzero(splits == number).astype(np.int32) for number in (_TRAIN, _VAL, _TEST))
     return train, val, test
 
 
 def split_strategy(source: Source) -> str:
-    """The strategy of "auto": official if there is a test set, grouped if examples share groups, else stratified."""
+    """The strategy of "auto".
+
+    official if there is a test set, grouped if examples share groups, else stratified.
+    """
     if source.official_test is not None:
         return "official"
     return "grouped" if len(np.unique(source.group_ids)) < len(source.group_ids) else "stratified"
@@ -88,7 +94,9 @@ def _official_test(source: Source) -> np.ndarray:
 
 
 def _cut(sizes: np.ndarray, num_drawn: int, test_fraction: float, val_fraction: float) -> tuple[int, int]:
-    """The number of a class's units in train, and in train and val together; each drawn split gets at least one.
+    """The number of a class's units in train, and in train and val together.
+
+    Each drawn split gets at least one unit.
 
     Args:
         sizes: number of examples in each unit, in random order.

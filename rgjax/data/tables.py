@@ -98,7 +98,7 @@ def _fields(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[s
 
 
 def _fit(text: str, delimiter: str, required: Sequence[str]) -> tuple[int, int]:
-    """How well a delimiter fits the header: the number of required columns, then of all columns."""
+    """How well a delimiter fits: the number of required columns, then of all."""
     header = text.lstrip().partition("\n")[0]
     names = [name.strip().strip('"') for name in header.split(delimiter)]
     return sum(name in names for name in required), len(names)

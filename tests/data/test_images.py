@@ -112,7 +112,9 @@ def test_too_small_a_class_is_reported_before_decoding(folder, monkeypatch):
     (folder / "bee").mkdir()
     Image.new("RGB", (4, 4)).save(folder / "bee" / "0.png")
     monkeypatch.setattr(images, "decode_files", None)
-    with pytest.raises(UserError, match="class 'bee' has 1 examples: at least 3 needed; add some, or"):
+    with pytest.raises(
+        UserError, match="too few examples: class 'bee' has 1, and each class needs at least 3; add some, or"
+    ):
         dataset_of(folder)
 
 

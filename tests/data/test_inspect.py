@@ -111,10 +111,10 @@ def test_too_small_a_class_is_reported_with_all_counts(tmp_path, capsys):
     main([str(tmp_path), "--json"])
     report = json.loads(capsys.readouterr().out)
     assert report["classes"] == {"cat": {"all": 5}, "dog": {"all": 1}}
-    assert report["problem"].startswith("class 'dog' has 1 examples: at least 3 needed")
+    assert report["problem"].startswith("too few examples: class 'dog' has 1, and each")
     assert report["next"] is None
     main([str(tmp_path)])
-    assert "cannot train on this yet: class 'dog' has 1 examples" in capsys.readouterr().out
+    assert "cannot train on this yet: too few examples: class 'dog' has 1" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -70,7 +70,10 @@ def test_the_official_validation_set_is_kept():
     expected = indices[:120], indices[120:160], indices[160:]
     for actual, indices_of_split in zip(split_of("official", labels, **official), expected, strict=True):
         np.testing.assert_array_equal(actual, indices_of_split)
-    with pytest.raises(UserError, match="class 'b' has 0 examples outside the official splits: at least 1 needed"):
+    with pytest.raises(
+        UserError,
+        match="too few examples outside the official splits: class 'b' has 0, and each class needs at least 1",
+    ):
         split_of("official", np.where(indices < 120, 0, labels), **official)
 
 
@@ -101,7 +104,9 @@ def test_seeds_give_different_splits():
 
 
 def test_too_small_a_class_is_named():
-    with pytest.raises(UserError, match="class 'a' has 1 examples, class 'c' has 2 examples: at least 3 needed; add"):
+    with pytest.raises(
+        UserError, match="too few examples: class 'a' has 1, class 'c' has 2, and each class needs at least 3; add"
+    ):
         split_of("stratified", np.repeat([0, 1, 2], [1, 9, 2]))
-    with pytest.raises(UserError, match="class 'b' has 1 groups"):
+    with pytest.raises(UserError, match="too few groups: class 'b' has 1"):
         split_of("grouped", np.repeat([0, 1], [9, 4]), group_ids=np.array([*range(9), 9, 9, 9, 9]))
