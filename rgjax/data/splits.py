@@ -33,8 +33,7 @@ def split(source: Source, config: Config) -> tuple[np.ndarray, np.ndarray, np.nd
     """
     strategy = split_strategy(source) if config.split == "auto" else config.split
     group_ids = np.unique(source.group_ids, return_inverse=True)[1]
-    has_groups = group_ids.max() + 1 < len(group_ids)
-    by_group = strategy == "grouped" or (strategy == "official" and has_groups)
+    by_group = strategy == "grouped" or (strategy == "official" and group_ids.max() + 1 < len(group_ids))
 
     # Official splits are kept.
     splits, num_drawn = np.full(len(group_ids), _TRAIN, np.int8), 3
