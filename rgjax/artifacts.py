@@ -1,4 +1,4 @@
-"""The files of a run: written at its start and at its end, checked, and refused to another run."""
+"""The files of a run: what is written at its start and its end, and checks of a workdir before it is used."""
 
 import contextlib
 import json
@@ -17,16 +17,15 @@ from rgjax.regroup import AGGREGATIONS, Regrouping
 from rgjax.report.pictures import draw_groups, draw_synthetic
 from rgjax.sharding import is_first_process
 from rgjax.storage import manifest, provenance
-from rgjax.storage.files import digest, set_aside, write_json, write_npz
+from rgjax.storage.files import digest, read_json_object, set_aside, write_json, write_npz
 from rgjax.training.trainer import Outcome, Task, Trial
 
 START_FILES = ("config.json", "provenance.json", "split.npz", "regrouping.npz")
 RESULT_FILES = (*START_FILES, "metrics.jsonl", "predictions.npz", "result.json")
 
-finished = manifest.finished
-
 
 def read_result(workdir: Path) -> dict:
+    """The content of result.json of a finished run."""
     return json.loads((workdir / "result.json").read_text())
 
 
@@ -39,32 +38,30 @@ def set_damaged_aside(workdir: Path) -> None:
 
 
 def refuse_another(workdir: Path, config: Config) -> None:
-    """Raise UserError where a run with other settings has begun in the workdir."""
-    ours, theirs = identity(config), begun(workdir)
-    if theirs and (name := next((name for name in ours if ours[name] != theirs[name]), None)):
+    """Raise UserError if a run with other settings began in the workdir."""
+    expected, recorded = identity(config), recorded_identity(workdir)
+    if recorded and (name := next((name for name in expected if expected[name] != recorded[name]), None)):
         raise UserError(
-            f"--workdir={workdir}: holds a run with config.{name}={theirs[name]!r}, not {ours[name]!r}; use another "
-            "--workdir"
+            f"--workdir={workdir}: holds a run with config.{name}={recorded[name]!r}, not {expected[name]!r}; use "
+            "another --workdir"
         )
 
 
-def begun(workdir: Path) -> dict[str, Any] | None:
-    """The identity of the run that began in a workdir, by config.json, or by provenance.json where that is damaged.
+def recorded_identity(workdir: Path) -> dict[str, Any] | None:
+    """The identity of the run in a workdir, None if there is none.
 
-    Raises UserError where both are damaged.
+    It is read from config.json, or from provenance.json if that is damaged. Raises UserError if both are.
     """
-    recorded = workdir / "provenance.json"
+    provenance_file = workdir / "provenance.json"
     try:
-        if not recorded.exists():
+        if not provenance_file.exists():
             return None
-        damaged = manifest.damages(workdir)
-        for path, key in ((workdir / "config.json", None), (recorded, "config")):
+        damaged = manifest.damages(workdir, "config.json", "provenance.json")
+        for path, key in ((workdir / "config.json", None), (provenance_file, "config")):
             if path.name in damaged:
                 continue
-            with contextlib.suppress(
-                FileNotFoundError, ValueError, TypeError, AttributeError, KeyError, RecursionError
-            ):
-                content = json.loads(path.read_text())
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError, KeyError):
+                content = read_json_object(path)
                 return identity(recorded_config(content[key] if key else content))
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be used: {error.strerror}") from error
@@ -72,7 +69,7 @@ def begun(workdir: Path) -> dict[str, Any] | None:
 
 
 def write_start(task: Task, trial: Trial) -> None:
-    """Write the files known before training: settings, provenance, split, label map and their pictures."""
+    """Write the files that are known before training: settings, provenance, split, pseudo-classes and pictures."""
     (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
     if not is_first_process():
         return
@@ -101,10 +98,10 @@ def write_start(task: Task, trial: Trial) -> None:
 
 
 def write_result(task: Task, trial: Trial, outcome: Outcome, timing: dict) -> None:
-    """Write a trial's predictions, and the result that they amount to under both aggregations."""
-    (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
+    """Write the predictions of a trial, and its result."""
     if not is_first_process():
         return
+    (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
     splits = {name: dataset.splits[name] for name in outcome.logits}
     write_npz(
         workdir / "predictions.npz",
@@ -114,42 +111,54 @@ def write_result(task: Task, trial: Trial, outcome: Outcome, timing: dict) -> No
         **{f"{name}_labels": dataset.labels[indices] for name, indices in splits.items()},
         **{f"{name}_ids": dataset.ids[indices] for name, indices in splits.items()},
     )
-
-    def score(split: str, how: str) -> dict:
-        logits = regrouping.class_logits(outcome.logits[split], how)
-        return metrics.evaluate(logits, dataset.labels[splits[split]], dataset.class_names, seed=config.seed)
-
-    chosen = config.regroup.aggregate
-    test = {chosen: score("test", chosen)}
-    # Where no class is split, the aggregations are equal.
-    others = [how for how in AGGREGATIONS if how != chosen]
-    split_up = regrouping.num_pseudo_classes > regrouping.num_classes
-    test |= {how: score("test", how) if split_up else test[chosen] for how in others}
+    val, test = evaluate(task, config, outcome.logits)
     result = {
         "dataset": dataset.name,
         "method": config.method,
         "seed": config.seed,
         "num_classes": len(dataset.class_names),
         "num_pseudo_classes": regrouping.num_pseudo_classes,
-        "aggregate": chosen,
+        "aggregate": config.regroup.aggregate,
         "train_counts": counts_by_name(dataset),
-        "val": score("val", chosen),
-        "test": test[chosen],
-        "test_by_aggregation": {how: test[how] for how in AGGREGATIONS},
+        "val": val,
+        "test": test[config.regroup.aggregate],
+        "test_by_aggregation": test,
         "timing": timing,
     } | ({"skipped_steps": outcome.skipped} if outcome.skipped else {})
     write_json(workdir / "result.json", result)
     manifest.write(workdir, RESULT_FILES)
 
 
+def evaluate(task: Task, config: Config, logits: dict[str, np.ndarray]) -> tuple[dict, dict[str, dict]]:
+    """Scores on the validation split under the run's aggregation, and on the test split under each aggregation.
+
+    Args:
+        task: the dataset and its pseudo-classes.
+        config: the run's settings.
+        logits: split -> pseudo-class logits [n, K].
+    """
+    dataset, regrouping = task.dataset, task.regrouping
+
+    def score(split: str, how: str) -> dict:
+        labels = dataset.labels[dataset.splits[split]]
+        class_logits = regrouping.class_logits(logits[split], how)
+        return metrics.evaluate(class_logits, labels, dataset.class_names, seed=config.seed)
+
+    if regrouping.num_pseudo_classes > regrouping.num_classes:
+        test: dict[str, dict] = {how: score("test", how) for how in AGGREGATIONS}
+    else:  # without pseudo-classes all aggregations are equal
+        test = dict.fromkeys(AGGREGATIONS, score("test", config.regroup.aggregate))
+    return score("val", config.regroup.aggregate), test
+
+
 def counts_by_name(dataset: Dataset) -> dict[str, int]:
-    """Training examples of each class."""
+    """The number of training examples of each class."""
     counts = np.bincount(dataset.labels[dataset.train], minlength=len(dataset.class_names))
     return dict(zip(dataset.class_names, counts.tolist(), strict=True))
 
 
 def describe_groups(regrouping: Regrouping, dataset: Dataset) -> str:
-    """Training examples and groups of each class, in one line."""
+    """The number of training examples and of groups of each class, in one line."""
     groups = np.bincount(regrouping.parent, minlength=len(dataset.class_names))
     classes = zip(counts_by_name(dataset).items(), groups, strict=True)
     text = ", ".join(f"{name} {n}" + (f" in {k} groups" if k > 1 else "") for (name, n), k in classes)

@@ -21,6 +21,7 @@ from rgjax.predict.run import encoder_of_run
 from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, regroup
 from rgjax.sampling import SAMPLERS, Synthetic, deepsmote
 from rgjax.sharding import make_mesh, wait_for_all
+from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
 from rgjax.training.setup import require_trainable
 from rgjax.training.trackers import require_trackers
@@ -48,7 +49,7 @@ def run_population(trials: Sequence[Trial]) -> list[dict]:
     fixed = [{k: v for k, v in identity(trial.config).items() if k not in TRACED} for trial in trials]
     if any(settings != fixed[0] for settings in fixed):
         raise ValueError("trials of a population differ in settings that are not traced")
-    if unfinished := [trial for trial in trials if not artifacts.finished(trial.workdir)]:
+    if unfinished := [trial for trial in trials if not manifest.finished(trial.workdir)]:
         for trial in unfinished:
             artifacts.set_damaged_aside(trial.workdir)
         complete(unfinished)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and caches keyed by content."""
+"""Atomic file writes, content-addressed caches and locks of run directories."""
 
 import contextlib
 import hashlib
@@ -23,8 +23,11 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well: no reader sees half a file, whenever the
-    process or the machine stops. Raises UserError where the folder cannot be written."""
+    """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
+
+    No reader ever sees half a file, even if the process or the machine stops. Raises UserError if the folder cannot be
+    written.
+    """
     temporary = path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,15 +38,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.chmod(0o644)
         os.replace(temporary, path)
-        _sync(path.parent)  # else the name may be lost with the machine's power
+        _sync(path.parent)  # else a power failure may undo the renaming
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
             raise
-        reason = error.strerror or f"the disk may be full: {error}"
-        way_out = "mend that"
+        reason = error.strerror or f"the disk may be full ({error})"
+        fix = "fix this"
         if cache_dir() in path.parents:
-            way_out += ", or name a folder with more space by RGJAX_CACHE=FOLDER"
-        raise UserError(f"{path} cannot be written: {reason}; {way_out}, and the same command goes on") from error
+            fix += ", or set RGJAX_CACHE to a folder with more space,"
+        raise UserError(f"{path}: cannot be written: {reason}; {fix} and rerun the same command to resume") from error
     finally:
         if temporary != path:
             temporary.unlink(missing_ok=True)
@@ -58,7 +61,7 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write strict JSON (no NaN: callers turn an undefined figure into None)."""
+    """Write strict JSON: None stands for an undefined number, NaN raises ValueError."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -75,6 +78,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays that `read_npz` checks for completeness."""
     with atomic_path(path) as temporary:
         np.savez(temporary, allow_pickle=False, **arrays)
         with zipfile.ZipFile(temporary, "a") as file:
@@ -82,7 +86,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _complete(arrays: int) -> bytes:
-    """ZIP's directory has no checksum: one that has lost an entry is told by this comment."""
+    """A comment that reveals a missing array: ZIP's directory of entries has no checksum."""
     return f"{arrays} arrays".encode()
 
 
@@ -91,10 +95,7 @@ def digest(*parts: str | bytes | np.ndarray | int | float | None) -> str:
     sha = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
-            head, body = (
-                f"array:{part.dtype.str}{part.shape}",
-                part.tobytes(),
-            )
+            head, body = f"array:{part.dtype.str}{part.shape}", part.tobytes()
         elif isinstance(part, bytes):
             head, body = f"bytes:{len(part)}", part
         else:
@@ -105,10 +106,16 @@ def digest(*parts: str | bytes | np.ndarray | int | float | None) -> str:
     return sha.hexdigest()[:16]
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays in a file; None where there is none, or a damaged one, which is set aside.
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    ZIP's checksums cover every array; they are compared before anything is believed that the arrays' headers say.
+
+def read_npz(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays in a file; None if there is no file or a corrupted one, which is set aside.
+
+    ZIP's checksums cover every array; they are compared before the headers of the arrays are parsed.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -121,45 +128,51 @@ def read_npz(path: Path) -> dict[str, np.ndarray] | None:
         if path.exists():
             raise
         return None
-    except Exception as error:  # a damaged archive fails in many ways
+    except Exception as error:  # a corrupted archive fails in many ways
         set_aside(path, error)
         return None
 
 
-def set_aside(path: Path, why: object) -> None:
-    """Rename a damaged file or folder, so that it is made anew, and say so in one line."""
+def set_aside(path: Path, reason: object) -> None:
+    """Rename a corrupted file or folder to NAME.damaged, so that it is recomputed, with a warning."""
     names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in count())
     kept = next(name for name in names if not name.exists())
     os.replace(path, kept)
-    _log.warning(f"{path} is damaged ({why}): it is now {kept.name}, and made anew")
+    _log.warning(f"{path} is corrupted ({reason}); moved to {kept.name} and recomputed")
 
 
 def cached_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays stored at `path` (.npz), computed and stored if they are not there. Name `path` by content.
+    """The arrays stored at `path`, an .npz file named by its content; computed and stored if they are not there yet.
 
-    Of several processes that ask at once one computes, and the others wait for it. What cannot be stored, because the
-    disk is full, is not lost to this process.
+    If several processes ask at the same time, one computes and the others wait. If the disk is full, the arrays are
+    returned without being stored.
     """
-    if (found := read_npz(path)) is not None:
-        return found
+    if (arrays := read_npz(path)) is not None:
+        return arrays
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if (found := read_npz(path)) is not None:
-            return found
+        if (arrays := read_npz(path)) is not None:
+            return arrays
         arrays = compute()
         try:
             write_npz(path, **arrays)
         except UserError as error:
-            _log.warning(f"{error}; it is not kept")
+            _log.warning(f"not cached: {error}")
         return arrays
 
 
 @contextlib.contextmanager
 def lock_run_dir(folder: Path, *, blocking: bool = False) -> Iterator[None]:
-    """A folder that no other process has in hand. The lock is the operating system's and ends with the process;
-    holder.json beside it says who that is.
+    """Hold the exclusive lock of a run directory.
 
-    Raises UserError, naming the other's host and process, where it is taken and this one is not to wait.
+    The operating system releases the lock when the process ends; holder.json tells other processes who holds it.
+
+    Args:
+        folder: the directory, made if it does not exist.
+        blocking: wait for the lock instead of raising.
+
+    Raises:
+        UserError: if another process holds the lock.
     """
     record = folder / "holder.json"
     try:
@@ -168,13 +181,13 @@ def lock_run_dir(folder: Path, *, blocking: bool = False) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"{folder} is in the hands of {_holder(record)}: wait until it ends, or use another --workdir"
+            f"{folder}: locked by {_holder(record)}; wait for it to finish, or use another --workdir"
         ) from error
     except OSError as error:
-        raise UserError(f"{folder} cannot be used: {error.strerror or error}") from error
+        raise UserError(f"{folder}: cannot be used: {error.strerror or error}") from error
     try:
         if record.exists():
-            _log.warning(f"{folder} was left behind by {_holder(record)}, which was killed: resuming")
+            _log.warning(f"{folder}: resuming the run of {_holder(record)}, which was killed")
         write_json(record, {"host": platform.node(), "process": os.getpid()})
         yield
     finally:
@@ -184,9 +197,9 @@ def lock_run_dir(folder: Path, *, blocking: bool = False) -> Iterator[None]:
 
 def _holder(record: Path) -> str:
     try:
-        known = json.loads(record.read_text())
-        return f"process {known['process']} on {known['host']}"
-    except (OSError, ValueError, TypeError, KeyError):
+        holder = read_json_object(record)
+        return f"process {holder['process']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
         return "another process"
 
 
@@ -196,7 +209,7 @@ def newest_step(checkpoints: Path) -> int:
 
 
 def cache_dir() -> Path:
-    """Where decoded images, features and compiled programs are kept: $RGJAX_CACHE, else the user's cache folder."""
+    """The folder of decoded images, features and compiled programs: $RGJAX_CACHE, or one in the user's cache."""
     if root := os.environ.get("RGJAX_CACHE"):
         return Path(root)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rgjax"

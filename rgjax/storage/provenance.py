@@ -1,6 +1,5 @@
-"""Where a run comes from: code, versions, devices and the fingerprints of what went in."""
+"""provenance.json records the code, versions, devices and input fingerprints of a run."""
 
-import json
 import platform
 import subprocess
 from importlib.metadata import version
@@ -10,25 +9,32 @@ from typing import Any
 import jax
 
 from rgjax.errors import UserError
-from rgjax.storage.files import set_aside, write_json
+from rgjax.storage.files import read_json_object, set_aside, write_json
 
 _PACKAGES = ("rgjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "pillow")
 
 
 def write(path: Path, config: dict[str, Any], **fingerprints: str) -> None:
-    """Write the provenance of this process and of its inputs, named by `fingerprints`, with a copy of the config.
+    """Write the provenance of this process and its inputs, with a copy of the config.
 
-    Raises UserError where the run was begun with other inputs, as it could not go on with these.
+    Args:
+        path: of provenance.json.
+        config: the settings of the run.
+        fingerprints: input -> the fingerprint of its content.
+
+    Raises:
+        UserError: if the run began with other inputs, because it cannot resume with these.
     """
     if path.exists():
         try:
-            before = dict(json.loads(path.read_text())["fingerprints"])
+            before = dict(read_json_object(path)["fingerprints"])
         except (ValueError, TypeError, KeyError) as error:
             set_aside(path, error)
             before = fingerprints
-        changed = [name for name, value in fingerprints.items() if before.get(name) != value]
-        if changed:
-            raise UserError(f"{path.parent} was begun with another {' and '.join(changed)}: use another --workdir")
+        if changed := [name for name, value in fingerprints.items() if before.get(name) != value]:
+            raise UserError(
+                f"--workdir={path.parent}: its run began with different {' and '.join(changed)}; use another --workdir"
+            )
     write_json(
         path,
         {
@@ -44,6 +50,8 @@ def write(path: Path, config: dict[str, Any], **fingerprints: str) -> None:
 
 
 def _git_state() -> dict[str, str | bool] | None:
+    """The commit of the checkout and whether files differ from it; None outside a checkout."""
+
     def git(*command: str) -> str:
         root = Path(__file__).parent
         return subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

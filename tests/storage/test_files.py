@@ -20,7 +20,7 @@ from rgjax.storage.files import (
 )
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError), atomic_path(path) as temporary:
@@ -45,7 +45,7 @@ def test_npz_round_trip_without_pickle(tmp_path):
         assert file["names"].tolist() == ["x", "yy"]
 
 
-def test_digest_tells_apart_what_differs():
+def test_digest_differs_by_value_type_and_length():
     a = np.arange(6, dtype=np.int32)
     parts = [
         (a,),
@@ -85,37 +85,37 @@ def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
 ARRAYS = {"a": np.arange(100, dtype=np.int32), "names": np.array(["x", "yyy"]), "none": np.zeros((0, 3))}
 
 
-def test_no_flipped_bit_goes_unnoticed_into_an_array(tmp_path):
+def test_a_flipped_bit_never_changes_an_array(tmp_path):
     path = tmp_path / "a.npz"
     write_npz(path, **ARRAYS)
     content = path.read_bytes()
-    noticed = 0
+    detected = 0
     for bit in range(0, 8 * len(content), 7):  # every bit in a byte is flipped somewhere, every byte once or twice
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        found = read_npz(path)
-        if found is None:
-            noticed += 1
+        arrays = read_npz(path)
+        if arrays is None:
+            detected += 1
             assert not path.exists()
-        else:  # a date in ZIP's directory, say
-            assert found.keys() == ARRAYS.keys()
+        else:  # the bit was part of a date in ZIP's directory, for example
+            assert arrays.keys() == ARRAYS.keys()
             for name, array in ARRAYS.items():
-                assert found[name].dtype == array.dtype
-                np.testing.assert_array_equal(found[name], array)
-    assert noticed > len(content) / 2
+                assert arrays[name].dtype == array.dtype
+                np.testing.assert_array_equal(arrays[name], array)
+    assert detected > len(content) / 2
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -1])
-def test_half_a_cached_file_is_set_aside_and_made_anew(kept, tmp_path, capsys):
+def test_a_truncated_cache_file_is_set_aside_and_recomputed(kept, tmp_path, capsys):
     path = tmp_path / "k.npz"
     write_npz(path, **ARRAYS)
     path.write_bytes(path.read_bytes()[:kept])
-    found = cached_arrays(path, lambda: dict(ARRAYS))
-    assert found.keys() == ARRAYS.keys()
-    says = capsys.readouterr().err
-    assert says.startswith(f"rgjax: {path} is damaged")
-    assert says.count("\n") == 1
+    assert cached_arrays(path, lambda: dict(ARRAYS)).keys() == ARRAYS.keys()
+    message = capsys.readouterr().err
+    assert message.startswith(f"rgjax: {path} is corrupted (")
+    assert message.endswith("moved to k.npz.damaged and recomputed\n")
+    assert message.count("\n") == 1
     assert (tmp_path / "k.npz.damaged").stat().st_size == len((tmp_path / "k.npz.damaged").read_bytes())
     assert read_npz(path) is not None
 
@@ -124,7 +124,9 @@ FULL = """
 import resource, sys
 import numpy as np
 from pathlib import Path
+from rgjax.console import configure_logging
 from rgjax.storage.files import cached_arrays, write_json
+configure_logging()
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 path = Path(sys.argv[1])
 write_json(path / "a.json", [1])
@@ -133,25 +135,27 @@ write_json(path / "a.json", list(range(10_000)))
 """
 
 
-def test_what_a_full_disk_does_not_take_is_told_and_nothing_is_lost(tmp_path):
+def test_a_full_disk_keeps_old_files_and_computed_arrays(tmp_path):
     process = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
-    assert "100000.0" in process.stdout  # computed, if not kept
-    assert "big.npz cannot be written: File too large; mend that" in process.stderr
+    assert "100000.0" in process.stdout  # computed, but not cached
+    assert "not cached: " in process.stderr and "big.npz: cannot be written: File too large; fix this" in process.stderr
     assert "UserError" in process.stderr.splitlines()[-1]
-    assert "a.json cannot be written: File too large" in process.stderr.splitlines()[-1]
+    assert "a.json: cannot be written: File too large" in process.stderr.splitlines()[-1]
     assert json.loads((tmp_path / "a.json").read_text()) == [1]
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "big.lock"}
 
 
-def test_a_folder_in_hand_is_refused_by_host_and_process(tmp_path):
+def test_a_locked_folder_is_refused_with_host_and_process(tmp_path):
     with lock_run_dir(tmp_path):
         with (
-            pytest.raises(UserError, match=f"in the hands of process {os.getpid()} on {platform.node()}: wait"),
+            pytest.raises(
+                UserError, match=f"locked by process {os.getpid()} on {platform.node()}; wait for it to finish"
+            ),
             lock_run_dir(tmp_path),
         ):
             pass
-        # The attempt has not cost the first one its lock.
-        with pytest.raises(UserError, match="in the hands"), lock_run_dir(tmp_path):
+        # The failed attempt did not release the lock.
+        with pytest.raises(UserError, match="locked by"), lock_run_dir(tmp_path):
             pass
     with lock_run_dir(tmp_path):
         pass
@@ -166,12 +170,14 @@ with lock_run_dir(Path(sys.argv[1])):
 """
 
 
-def test_the_lock_of_a_process_that_was_killed_is_stale(tmp_path, capsys):
+def test_the_lock_of_a_killed_process_is_released(tmp_path, capsys):
     process = subprocess.Popen([sys.executable, "-c", DIES, str(tmp_path)])
     process.wait()
     with lock_run_dir(tmp_path):
         pass
-    assert f"was left by process {process.pid} on {platform.node()}" in capsys.readouterr().err
+    assert (
+        f"resuming the run of process {process.pid} on {platform.node()}, which was killed" in capsys.readouterr().err
+    )
     with lock_run_dir(tmp_path):
         pass
     assert not capsys.readouterr().err

@@ -19,7 +19,7 @@ def folder(tmp_path):
     return run
 
 
-def test_it_lists_what_exists_by_size_and_checksum(folder):
+def test_existing_files_are_listed_with_size_and_checksum(folder):
     files = json.loads((folder / "manifest.json").read_text())["files"]
     assert files.keys() == {"result.json", "groups/sizes.png"}
     assert files["result.json"] == {"sha256": hashlib.sha256(b'{"ba": 1}').hexdigest(), "bytes": 9}
@@ -27,7 +27,7 @@ def test_it_lists_what_exists_by_size_and_checksum(folder):
 
 
 @pytest.mark.parametrize("place", [0, 40_000, -1])
-def test_a_flipped_bit_is_found(folder, place):
+def test_a_flipped_bit_is_detected(folder, place):
     path = folder / "groups" / "sizes.png"
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -36,7 +36,7 @@ def test_a_flipped_bit_is_found(folder, place):
     assert manifest.damages(folder, "result.json") == {}
 
 
-def test_lost_bytes_and_files_are_found(folder):
+def test_missing_bytes_and_files_are_detected(folder):
     (folder / "result.json").write_bytes(b"{")
     (folder / "groups" / "sizes.png").unlink()
     assert manifest.damages(folder) == {
@@ -45,7 +45,7 @@ def test_lost_bytes_and_files_are_found(folder):
     }
 
 
-def test_a_run_is_finished_when_its_result_is_listed_and_nothing_has_changed(folder):
+def test_finished_means_result_listed_and_files_unchanged(folder):
     assert manifest.finished(folder)
     assert manifest.result(folder) == {"ba": 1}
     (folder / "groups" / "sizes.png").write_bytes(b"")
@@ -66,31 +66,31 @@ MALFORMED = [b"", HALF, b"[]", b"{}", b"null", b"\xff", b'{"files": []}', b'{"fi
 
 
 @pytest.mark.parametrize("content", MALFORMED, ids=lambda content: repr(content[:30]))
-def test_a_malformed_manifest_is_told(folder, content):
+def test_a_malformed_manifest_is_reported(folder, content):
     (folder / "manifest.json").write_bytes(content)
     assert manifest.damages(folder)["manifest.json"].startswith("malformed: ")
     assert not manifest.finished(folder)
 
 
-def listed(folder, name, content=b"secret"):
+def damages_of(folder, name, content=b"secret"):
     state = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     (folder / "manifest.json").write_text(json.dumps({"files": {name: state}}))
     return list(manifest.damages(folder).values())
 
 
-def test_names_that_leave_the_folder_are_refused(folder):
+def test_names_outside_of_the_folder_are_reported(folder):
     (folder.parent / "outside").write_bytes(b"secret")
     (folder / "link").symlink_to(folder.parent / "outside")
     for name in ("../outside", str(folder.parent / "outside"), "groups/../../outside", "link"):
-        (damage,) = listed(folder, name)
+        (damage,) = damages_of(folder, name)
         assert "outside of the folder" in damage
 
 
-def test_what_is_no_file_is_not_opened(folder):
+def test_names_that_are_not_files_are_reported(folder):
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to("loop")
     for name in ("pipe", "groups", ".", "", "loop", "a\0b", "\ud800", "x" * 5000):
-        (damage,) = listed(folder, name, b"")
+        (damage,) = damages_of(folder, name, b"")
         assert len(damage.splitlines()) == 1
 
 
@@ -103,7 +103,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=50, deadline=None)
 @given(value=VALUES | st.dictionaries(st.just("files"), st.dictionaries(st.text(max_size=5), VALUES)))
-def test_no_content_of_a_manifest_raises(tmp_path_factory, value):
+def test_malformed_content_never_raises(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("run")
     (folder / "manifest.json").write_text(json.dumps(value))
     assert manifest.damages(folder)

@@ -6,12 +6,12 @@ import pytest
 
 from rgjax.config import method_config
 from rgjax.errors import UserError
-from rgjax.storage.files import provenance
+from rgjax.storage import provenance
 
-CONFIG = method_config("ce", {})
+CONFIG = json.loads(method_config("ce", {}).to_json())
 
 
-def test_provenance_names_code_versions_and_inputs(tmp_path):
+def test_provenance_records_versions_devices_and_fingerprints(tmp_path):
     provenance.write(tmp_path / "p.json", CONFIG, data="abc")
     written = json.loads((tmp_path / "p.json").read_text())
     assert written["packages"]["jax"] == jax.__version__
@@ -20,7 +20,7 @@ def test_provenance_names_code_versions_and_inputs(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError("no git"), subprocess.CalledProcessError(128, "git")])
-def test_provenance_outside_a_checkout(tmp_path, monkeypatch, error):
+def test_without_git_the_commit_is_null(tmp_path, monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
@@ -29,9 +29,9 @@ def test_provenance_outside_a_checkout(tmp_path, monkeypatch, error):
     assert json.loads((tmp_path / "p.json").read_text())["git"] is None
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path):
+def test_other_inputs_are_refused(tmp_path):
     path = tmp_path / "w" / "provenance.json"
     provenance.write(path, CONFIG, data="abc", regrouping="d")
     provenance.write(path, CONFIG, data="abc", regrouping="d")
-    with pytest.raises(UserError, match="was begun with another data: use another --workdir"):
+    with pytest.raises(UserError, match="its run began with different data; use another --workdir"):
         provenance.write(path, CONFIG, data="xyz", regrouping="d")

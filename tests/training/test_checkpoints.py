@@ -70,7 +70,7 @@ def test_of_a_damaged_checkpoint_no_number_is_used(file, damage, three_saved, tm
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(state(step)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     if step == 2:
-        assert "3 is damaged" in capsys.readouterr().err
+        assert "3 is corrupted" in capsys.readouterr().err
         assert (folder / "3.damaged").is_dir()
         assert newest_step(folder) == 2
 
