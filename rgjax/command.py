@@ -1,74 +1,62 @@
-"""What the commands that take a config share: the config on the command line, and how they end."""
+"""The command line of all six commands: one form of help, options, mistakes and exit codes.
 
-import difflib
+Commands with a config (main, sweep, preflight) take absl flags and ml_collections' `--config.NAME=VALUE`, through
+`run`. The others (report, predict, data.inspect) use `Parser`. In both, `--help` prints the command's docstring,
+hyphens and underscores are equal, `--no-NAME` negates a switch, and a mistake is a UserError of one line.
+"""
+
+import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from rgjax import config as settings
-from rgjax.console import configure_logging, exit_codes, listen_for_sigterm
-from rgjax.errors import UserError, first_line
+from rgjax.console import configure_logging, exit_codes, listen_for_sigterm, table
+from rgjax.errors import UserError, did_you_mean, first_line, nearest
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optionally with :METHOD")
+_words: list[str] = []  # the command line that ml_collections searches for fields of the config
+CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optionally with :METHOD", sys_argv=_words)
 
-
-def parse(argv: list[str], doc: str) -> list[str]:
-    """Parse the command line of the command that `doc` describes; every mistake in it becomes a UserError that names
-    the way out."""
-    if any(word in ("-h", "--help", "-help", "--helpfull") for word in argv):
-        print(doc, describe(), sep="\n")
-        sys.exit(0)
-    config_file = None
-    argv = [argv[0], *map(with_underscores, argv[1:])]
-    for word in argv[1:]:
-        name, _, value = word.partition("=")
-        if name.lstrip("-").startswith("config."):
-            field = name.lstrip("-").removeprefix("config.")
-            if field not in settings.FIELDS:
-                raise unknown_field(field)
-        elif name.lstrip("-") == "config":
-            config_file = value.partition(":")[0]
-    if not config_file:
-        raise UserError("--config=FILE is missing, e.g. --config=configs/digits.py; --help lists everything")
-    if not Path(config_file).is_file():
-        raise UserError(f"--config: there is no file {config_file}")
-    try:
-        rest = flags.FLAGS(argv)
-    except UserError:
-        raise
-    except flags.Error as error:
-        raise UserError(first_line(error)) from error
-    except Exception as error:  # the file is the user's own program
-        raise UserError(f"{config_file} cannot be read: {type(error).__name__}: {error}") from error
-    if rest[1:]:
-        raise UserError(f"unexpected argument '{rest[1]}'; --help lists what is understood")
-    return rest
+_HELP = ("-h", "--help", "-help", "--helpfull")
+_SEE_HELP = "--help lists all options"
 
 
-def with_underscores(word: str) -> str:
-    """A flag as absl knows it: `--dry-run` is `--dry_run`."""
-    name, sign, value = word.partition("=")
-    return f"--{name[2:].replace('-', '_')}{sign}{value}" if name.startswith("--") else word
+class Parser(argparse.ArgumentParser):
+    """The parser of a command without a config; its docstring `doc` is the help."""
+
+    def __init__(self, doc: str | None):
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.doc = doc
+
+    def switch(self, name: str) -> None:
+        """Add an option `--NAME`, off by default, that `--no-NAME` negates."""
+        self.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse the words behind the command's name. Raises UserError for a mistake in them."""
+        print_help_if_asked(argv, self.doc)
+        options, rest = self.parse_known_intermixed_args([_with(word, "-") for word in argv])
+        if rest and rest[0].startswith("-"):
+            raise _unknown_option(rest[0], self._option_string_actions)
+        if rest:
+            raise _surplus(rest[0])
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}; {_SEE_HELP}")
 
 
-def unknown_field(field: str) -> UserError:
-    """The nearest field is looked for by the whole name and by its last part."""
-    leaves = {name.rpartition(".")[2]: name for name in settings.FIELDS}
-    near = difflib.get_close_matches(field, list(settings.FIELDS), n=1)
-    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(field.rpartition(".")[2], list(leaves), n=1)]
-    guess = f" (did you mean '{near[0]}'?)" if near else ""
-    siblings = [n for n in settings.FIELDS if n.partition(".")[0] == field.partition(".")[0]] or settings.FIELDS
-    return UserError(f"unknown field 'config.{field}'{guess}; valid: {', '.join(siblings)}")
+def run(main: Callable[[list[str]], None], doc: str | None, *, interrupted: str) -> None:
+    """Run `main` as the command with a config that `doc` describes.
 
-
-def run(main: Callable[[list[str]], None], doc: str, *, interrupted: str) -> None:
-    """Run `main` as the command that `doc` describes; exit 2 with one line for what the user can mend, 130 for an
-    interruption, 143 for SIGTERM."""
+    Exits with 2 and one line for a user's error, 130 after an interruption, 143 after SIGTERM.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     configure_logging()
     listen_for_sigterm()
@@ -76,16 +64,129 @@ def run(main: Callable[[list[str]], None], doc: str, *, interrupted: str) -> Non
         app.run(main, flags_parser=partial(parse, doc=doc))
 
 
+def parse(argv: list[str], doc: str | None = None) -> list[str]:
+    """Parse the flags of a command with a config; return the command's name. Raises UserError for a mistake."""
+    print_help_if_asked(argv, doc, describe)
+    words = [_negated(_with(word, "_")) for word in _joined(argv[1:])]
+    config_file, method = _config_file(words)
+    for word in words:
+        _require_known_field(word)
+    others = [word for word in words if not _is_config(word)]
+    # ml_collections reads the fields that the command line sets from a list of its own.
+    _words[:] = [argv[0], f"--config={config_file}{method}", *others]
+    try:
+        rest = flags.FLAGS(_words)
+    except UserError:
+        raise
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown_option(f"--{error.flagname}", _options()) from error
+    except flags.Error as error:
+        raise UserError(first_line(error).removeprefix("flag ")) from error
+    except Exception as error:  # the file is the user's own program
+        raise UserError(f"--config={config_file}: cannot be read: {type(error).__name__}: {error}") from error
+    if rest[1:]:
+        raise _surplus(rest[1])
+    return rest
+
+
+def print_help_if_asked(argv: Sequence[str], doc: str | None, more: Callable[[], str] | None = None) -> None:
+    """Print the help and exit if the command line asks for it."""
+    if any(word in _HELP for word in argv):
+        print((doc or "").strip(), *([more()] if more else []), sep="\n\n")
+        sys.exit(0)
+
+
 def describe() -> str:
     """All methods and settings, for `--help`."""
-    lines = [
-        "Methods: " + " ".join(settings.METHODS),
-        "",
-        "Settings (--config.NAME=VALUE; a config file changes some defaults):",
-        "",
-    ]
+    rows = []
     for name, field in settings.FIELDS.items():
         default = "unset" if field.default is None else repr(field.default)
         choices = f" [{', '.join(field.choices)}]" if field.choices is not None else ""
-        lines.append(f"  {name:<26} {default:<12} {field.help}{choices}")
-    return "\n".join(lines)
+        rows.append((name, default, field.help + choices))
+    return "\n".join(
+        [
+            "Methods: " + " ".join(settings.METHODS),
+            "",
+            "Settings (--config.NAME=VALUE; a config file changes some defaults):",
+            "",
+            table(rows, "<<<"),
+        ]
+    )
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--config FILE` as one word, `--config=FILE`."""
+    words = list(words)
+    if "--config" in words[:-1]:
+        i = words.index("--config")
+        words[i : i + 2] = [f"--config={words[i + 1]}"]
+    return words
+
+
+def _is_config(word: str) -> bool:
+    return word.startswith(("--config=", "-config="))
+
+
+def _config_file(words: Sequence[str]) -> tuple[str, str]:
+    """The path of the config file, and ":METHOD" if it is given. Raises UserError if there is no such file."""
+    name, colon, method = next((word.partition("=")[2] for word in words if _is_config(word)), "").partition(":")
+    if not name:
+        raise UserError(f"--config=FILE is missing, e.g. --config=configs/digits.py; {_SEE_HELP}")
+    return find_config_file(name), colon + method
+
+
+def find_config_file(name: str) -> str:
+    """The path `name` if it is a file, else that of the config file in rgjax's own `configs/` with the same name.
+
+    So `configs/digits.py` and `digits.py` work in any folder. Raises UserError if there is neither.
+    """
+    if Path(name).is_file():
+        return name
+    root = Path(__file__).parent
+    # A wheel has them inside of the package, a checkout beside it.
+    ours = next((folder for folder in (root / "configs", root.parent / "configs") if folder.is_dir()), root)
+    if Path(name).parent in (Path(), Path("configs")) and (ours / Path(name).name).is_file():
+        return str(ours / Path(name).name)
+    names = sorted(path.name for path in ours.glob("*.py"))
+    near = did_you_mean(nearest(Path(name).name, names))
+    raise UserError(f"--config={name}: no such file{near}; give a path, or one of {', '.join(names)}")
+
+
+def _with(word: str, separator: str) -> str:
+    """An option spelled with one separator of words, "-" or "_"; any other word is unchanged."""
+    name, sign, value = word.partition("=")
+    return f"--{name[2:].replace('-', separator).replace('_', separator)}{sign}{value}" if name[:2] == "--" else word
+
+
+def _negated(word: str) -> str:
+    """`--no_NAME` as absl spells it, `--noNAME`, if NAME is a switch or a field of the config."""
+    name = word.removeprefix("--no_")
+    known = name in flags.FLAGS and flags.FLAGS[name].boolean
+    return f"--no{name}" if name != word and (known or name.startswith("config.")) else word
+
+
+def _require_known_field(word: str) -> None:
+    """Raise UserError if the word sets a field that the config does not have."""
+    _, is_field, field = word.partition("=")[0].lstrip("-").removeprefix("no").rpartition("config.")
+    if not is_field or field in settings.FIELDS:
+        return
+    leaves = {name.rpartition(".")[2]: name for name in settings.FIELDS}
+    near = nearest(field, settings.FIELDS) or leaves.get(nearest(field.rpartition(".")[2], leaves), "")
+    siblings = [n for n in settings.FIELDS if n.partition(".")[0] == field.partition(".")[0]] or settings.FIELDS
+    raise UserError(f"unknown field 'config.{field}'{did_you_mean(near)}; valid: {', '.join(siblings)}")
+
+
+def _options() -> list[str]:
+    """The options of the commands that are loaded, without those of absl itself."""
+    modules = flags.FLAGS.flags_by_module_dict()
+    ours: list[Any] = [flag for module, defined in modules.items() if not module.startswith("absl") for flag in defined]
+    return [f"--{flag.name.replace('_', '-')}" for flag in ours]
+
+
+def _unknown_option(word: str, known: Any) -> UserError:
+    name = _with(word.partition("=")[0], "-")
+    return UserError(f"unknown option '{word}'{did_you_mean(nearest(name, known))}; {_SEE_HELP}")
+
+
+def _surplus(word: str) -> UserError:
+    return UserError(f"unexpected argument '{word}'; {_SEE_HELP}")

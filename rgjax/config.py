@@ -1,7 +1,7 @@
-"""All settings of a run, all methods and their grids: what a run is, before anything is imported that runs it.
+"""All settings of a run with their defaults and limits, all methods, and their grids.
 
-The files in `configs/` name what differs from these defaults; the command line overrides both. Choices are literals
-here, so that this module imports no other room; tests/test_config.py holds them to the rooms' registries.
+The files in `configs/` change some defaults; the command line overrides both. Choices are literals here, so that this
+module imports no networks or data; tests/test_config.py compares them with the registries.
 """
 
 import importlib.util
@@ -19,11 +19,11 @@ from ml_collections.config_dict import placeholder
 from rgjax.console import local_path
 from rgjax.errors import UserError, unknown
 
-MAX_INT32 = 2**31 - 1  # of a count or a seed: devices count in 32 bits
-CUSTOM = ("images", "text")  # data sets of the user's own, which only their place tells apart
+MAX_INT32 = 2**31 - 1  # limit of counts and seeds, because devices count in 32 bits
+CUSTOM = ("images", "text")  # custom data sets, which are identified by their path
 
-Config: TypeAlias = Any  # a ConfigDict, whose fields are known at run time alone
-Point: TypeAlias = dict[str, Any]  # of a grid: the `method`, perhaps its `variant`, and the fields that the grid sets
+Config: TypeAlias = Any  # a ConfigDict, whose fields are known only at run time
+Point: TypeAlias = dict[str, Any]  # of a grid: the `method`, optionally its `variant`, and the fields that it sets
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,13 @@ class Field:
     """One setting.
 
     Attributes:
-        default: None means unset; `kind` is then the type of what may be given.
+        default: the default value; None means unset, and `kind` is then the type of a value.
         help: one line for `--help`.
-        low, high: the limits of a number, both included.
-        choices: the valid texts; `several` of them by commas.
-        traced: a compiled program reads the value as it runs, so that trials which differ in it share one program.
-        identity: it is part of what a run is; paths, trackers and failure policy are not.
+        low, high: the limits of a number, inclusive.
+        choices: the valid strings.
+        several: the value is a comma-separated list of choices.
+        traced: a compiled program takes the value as an argument, so that trials with different values share it.
+        identity: runs with different values are different runs; not so for paths, trackers and failure policy.
     """
 
     default: Any
@@ -54,7 +55,7 @@ class Field:
             object.__setattr__(self, "kind", type(self.default))
 
     def accepts(self, value: Any) -> bool:
-        """Whether the value is of the field's type; an integer may stand for a float."""
+        """Whether the value has the field's type; an integer is a valid float."""
         if value is None:
             return self.default is None
         if isinstance(value, bool):
@@ -71,7 +72,7 @@ def _choice(default: str, help: str, *choices: str, **flags: Any) -> Field:
 
 
 def _duration(name: str, help: str, *, percent: float | None = None) -> dict[str, Field]:
-    """A length of training in steps, in epochs or as a percentage of all steps: one of the three."""
+    """A duration in steps, in epochs or as a percentage of all steps: three fields, of which one is set."""
     return {
         f"{name}_steps": _count(None, f"{help}, in steps"),
         f"{name}_epochs": Field(None, f"{help}, in epochs", float, low=0, high=1_000_000),
@@ -152,7 +153,7 @@ FIELDS: dict[str, Field] = {
     "deepsmote.penalty": Field(
         0.1, "weight of decoding an image from the code of another of its class; 1 halves the contrast", low=0, high=100
     ),
-    # Spelled as the config.json files of earlier versions have it.
+    # British spelling, as in the config.json files of earlier versions.
     "deepsmote.neighbours": _count(5, "nearest neighbors that SMOTE interpolates to", high=1000),
     "loss.name": _choice("ce", "loss", "ce", "wce", "focal", "ldam", "la"),
     "loss.gamma": Field(2.0, "focal: focusing exponent", low=0, high=20, traced=True),
@@ -204,15 +205,15 @@ FIELDS: dict[str, Field] = {
     ),
 }
 
-# Runs that differ in these alone train as one program.
+# Runs that differ only in these train as one program.
 TRACED = tuple(name for name, setting in FIELDS.items() if setting.traced)
-# Excluded from a run's identity: paths, trackers, failure policy (a run that a fault stops has no result to differ).
+# Excluded from the identity of a run: paths, trackers, failure policy (a run stopped by a fault has no result).
 NON_IDENTITY_FIELDS = tuple(name for name, setting in FIELDS.items() if not setting.identity)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A composition of a regrouping, a sampler and a loss: the fields that it sets, its label and its own grid."""
+    """A composition of regrouping, sampler and loss: its label, the fields that it sets, and its grid."""
 
     label: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -226,7 +227,7 @@ class Method:
 
 _RG = {"regroup.clustering": "kmeans"}
 
-# The grids are those of the paper's appendix A. Methods that regroup search their groups, with the losses' defaults.
+# Grids of the paper's appendix A. Methods that regroup search the number of groups instead, with the default loss.
 METHODS: dict[str, Method] = {
     "ce": Method("CE"),
     "wce": Method("WCE", {"loss.name": "wce"}),
@@ -245,11 +246,11 @@ METHODS: dict[str, Method] = {
 }
 TEXT_METHODS = tuple(name for name, method in METHODS.items() if not method.images_only)
 
-# What a variant of a method fixes, over the command line. Its name stands in tables and in the folders of sweeps.
+# Fields that a variant of a method sets, which the command line cannot override. Tables and folders show its name.
 VARIANTS: dict[str, Point] = {
     "random groups": {"regroup.clustering": "random"},
     "balanced K-means": {"regroup.clustering": "balanced"},
-    "normalised cut": {"regroup.clustering": "spectral"},  # spelled as the folders of earlier sweeps have it
+    "normalised cut": {"regroup.clustering": "spectral"},  # British spelling, as in the folders of earlier sweeps
     "random projection": {"encoder.name": "projection"},
 }
 
@@ -268,7 +269,7 @@ BERT_FINETUNING: Mapping[str, Any] = {
 
 
 def method_config(method: str, changes: Mapping[str, Any]) -> Config:
-    """The defaults with `changes` (field -> value) and then the method's own settings, locked."""
+    """The defaults, overridden by `changes` (field -> value) and then by the method's settings; locked."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     values = {name: setting.default for name, setting in FIELDS.items()}
@@ -286,7 +287,7 @@ def method_config(method: str, changes: Mapping[str, Any]) -> Config:
 
 
 def recorded_config(values: Mapping[str, Any]) -> Config:
-    """The config of a config.json; a field that an older version did not have gets its default."""
+    """The config in a config.json; fields that an older version did not have get their defaults."""
     config = method_config("ce", {})
     with config.unlocked(), config.ignore_type():
         config.update(values)
@@ -298,9 +299,9 @@ def value_of(config: Config, name: str) -> Any:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The fields that identify a run: all but paths, trackers and failure policy. Custom data adds its path.
+    """The fields that identify a run: all but paths, trackers and failure policy. Custom data add their path.
 
-    `config` may also be the content of a config.json of an older version: a field that it lacks is None.
+    `config` may also be the content of a config.json of an older version: fields that it lacks are None.
     """
 
     def recorded(name: str) -> Any:
@@ -313,7 +314,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def validate(config: Config) -> None:
-    """Raise UserError at the first setting of a wrong type, not among its choices or out of range."""
+    """Raise UserError for the first field with a value of a wrong type, out of range or not among its choices."""
     for name, setting in FIELDS.items():
         try:
             value = value_of(config, name)
@@ -322,8 +323,8 @@ def validate(config: Config) -> None:
         _validate_field(name, setting, value)
     if config.regroup.rule == "target" and config.regroup.threshold < 1:
         raise UserError(
-            f"config.regroup.threshold={config.regroup.threshold}: config.regroup.rule=target needs at least 1, the "
-            "size of a group"
+            f"config.regroup.threshold={config.regroup.threshold}: config.regroup.rule=target needs a group size of at "
+            "least 1"
         )
 
 
@@ -345,25 +346,25 @@ def _validate_field(name: str, setting: Field, value: Any) -> None:
 
 
 def comma_list(names: str) -> list[str]:
-    """The names of a list by commas, each once."""
+    """The names in a comma-separated list, without duplicates."""
     return list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
 
 
-# The grids that `sweep()` of a config file yields.
+# Grids for `sweep()` of a config file
 
 
 def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple(METHODS)) -> Iterator[Point]:
-    """The grid of each method: `regrouping` for those that regroup, else the method's own; a lone point without."""
+    """The grid of each method: `regrouping` for methods that regroup, else its own; a single point without a grid."""
     for name in methods:
-        for chosen in combinations(regrouping if METHODS[name].regroups else METHODS[name].grid):
-            yield {"method": name} | chosen
+        for fields in combinations(regrouping if METHODS[name].regroups else METHODS[name].grid):
+            yield {"method": name} | fields
 
 
 def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
-    """RG with other groups (the paper's figures 8 a and b), each with the same search."""
+    """The variants of RG, with other groups or features (the paper's figures 8 a and b), each with the same grid."""
     for variant in variants:
-        for chosen in combinations(regrouping):
-            yield {"method": "rg", "variant": variant} | chosen
+        for fields in combinations(regrouping):
+            yield {"method": "rg", "variant": variant} | fields
 
 
 def binary_sweep(thresholds: Sequence[int], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
@@ -374,21 +375,21 @@ def binary_sweep(thresholds: Sequence[int], *, variants: Sequence[str] = tuple(V
 
 
 def combinations(grid: Mapping[str, Sequence]) -> Iterator[Point]:
-    """Every way to take one value for each field."""
+    """All combinations of one value for each field."""
     for values in product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
 
 
 def load_file(path: str) -> Any:
-    """The module of a config file. Raises UserError where it cannot be loaded or has no `get_config`."""
+    """The module of a config file. Raises UserError if it cannot be loaded or has no `get_config`."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None or not Path(path).is_file():
-        raise UserError(f"--config={path}: there is no Python file of this name")
+        raise UserError(f"--config={path}: no such Python file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the file is the user's own program
-        raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        raise UserError(f"--config={path}: cannot be read: {type(error).__name__}: {error}") from error
     if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no get_config(method)")
+        raise UserError(f"--config={path}: it has no get_config(method)")
     return module

@@ -1,10 +1,10 @@
-"""What every command shares with its terminal: messages, progress bars, exit codes and signals.
+"""Messages, tables, progress bars, exit codes and signals of all commands.
 
 Modules log to `logging.getLogger(__name__)`. A command shows INFO as it is and WARNING behind "rgjax: ", one line each,
 on standard error.
 
-SIGTERM is how a scheduler announces that it takes the machine away: training saves and ends, everything else ends at
-once. Files are whole or absent at any moment, so nothing is lost but the work since the last of them.
+A scheduler sends SIGTERM before it takes the machine away: training saves a checkpoint and ends, everything else ends
+at once. All files are written atomically, so only the work since the last file is lost.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ _LOGGER = logging.getLogger("rgjax")
 _requested, _deferred = threading.Event(), threading.Event()
 
 
-# Messages
+# Messages and tables
 
 
 class _Console(logging.Handler):
-    """Writes to the standard error of the moment, above any progress bar; INFO of the first process alone."""
+    """Writes to the current standard error, above any progress bar; only the first process shows INFO."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
@@ -50,9 +50,16 @@ def configure_logging() -> None:
 
 
 def progress(steps=None, what: str = "", total: int | None = None, *, unit: str, done: int = 0) -> tqdm:
-    """A progress bar over the iterable `steps`, or one that its `update` moves, with `done` of `total` behind it.
+    """Show a progress bar, in the first process only.
 
-    It moves every second on a terminal and leaves a line every ten seconds elsewhere. The first process shows it.
+    It moves every second on a terminal and prints a line every ten seconds elsewhere.
+
+    Args:
+        steps: the iterable to wrap; None for a bar that the caller's `update` moves.
+        what: the label.
+        total: the number of steps, unless `len(steps)` tells it.
+        unit: the noun of a step.
+        done: steps completed earlier.
     """
     interval = 1.0 if sys.stderr.isatty() else 10.0
     return tqdm(
@@ -87,12 +94,12 @@ def table(rows: Iterable[Sequence[object]], align: str, *, indent: str = "  ") -
 
 
 def local_path(name: str) -> Path:
-    """The path that a user means by `name`, with `~` expanded. Raises UserError for the address of an object store."""
+    """The path called `name`, with `~` expanded. Raises UserError for a URL, such as that of a bucket."""
     if "://" in name:
         raise UserError(f"{name}: not a local path; mount the bucket (gcsfuse, rclone mount) and pass the mount point")
     try:
         return Path(name).expanduser()
-    except RuntimeError:  # ~someone who is not known here
+    except RuntimeError:  # the home of an unknown user
         return Path(name)
 
 
@@ -133,12 +140,12 @@ def _exit_2(reason: str) -> None:
 def listen_for_sigterm() -> None:
     """Make SIGTERM raise Preempted in the main thread, except inside `deferring_sigterm`.
 
-    Where the main thread does not react in time, because it waits for a compiler or a device, the process ends.
+    The process is forced to end after GRACE seconds, in case the main thread waits for a compiler or a device.
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
-    # A thread of its own, because Python's handlers wait until the main thread returns from native code.
+    # A separate thread, because Python runs signal handlers only after the main thread returns from native code.
     def watch(ours: socket.socket, _: socket.socket) -> None:
         while signal.SIGTERM not in ours.recv(1):
             pass
@@ -174,5 +181,5 @@ def sigterm_requested() -> bool:
 
 
 def request_sigterm() -> None:
-    """Do what SIGTERM does inside `deferring_sigterm`."""
+    """Request the end of a `deferring_sigterm` block, as SIGTERM does."""
     _requested.set()

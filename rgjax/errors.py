@@ -14,29 +14,36 @@ class UserError(Exception):
 
 
 class Preempted(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt, it is no error that code may handle."""
+    """SIGTERM arrived. Like KeyboardInterrupt, it is not an error that code may handle."""
 
 
 def one_line(text: str) -> str:
-    """Escape unprintable characters and cut the middle out of a very long text, so that a terminal can show it."""
+    """Join lines, escape unprintable characters and cut the middle out of a very long text."""
     text = " ".join(text.splitlines())
-    text = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return (
-        text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS // 2]} ... {text[-_MAX_CHARACTERS // 2 :]}"
-    )
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    half = _MAX_CHARACTERS // 2
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type where it has none."""
+    """The first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
-    """The error for a name that is not valid; it suggests the nearest valid one and lists them all."""
+    """The error for an invalid name: it suggests the nearest valid one and lists them all."""
     valid = list(valid)
-    near = difflib.get_close_matches(name, valid, n=1)
-    guess = f" (did you mean '{near[0]}'?)" if near else ""
-    return UserError(f"unknown {kind} '{name}'{guess}; valid: {', '.join(valid)}")
+    return UserError(f"unknown {kind} '{name}'{did_you_mean(nearest(name, valid))}; valid: {', '.join(valid)}")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The valid name that is most like `name`, or "" if none is close."""
+    return next(iter(difflib.get_close_matches(name, list(valid), n=1)), "")
+
+
+def did_you_mean(name: str) -> str:
+    return f" (did you mean '{name}'?)" if name else ""
 
 
 def first_few(names: Iterable[object], limit: int = 5) -> str:

@@ -1,13 +1,18 @@
-"""Train and judge one method on one data set.
+"""Train and evaluate one method on one data set.
 
     python -m rgjax.main --config=configs/FILE.py[:METHOD] [--config.NAME=VALUE ...] [--workdir=DIR]
 
-The same command goes on with an interrupted run, and prints the result of a finished one.
-Without --workdir the run goes to runs/DATASET-METHOD-HASH; with --config.population=N the runs of N seeds go to folders
-seed-S in it.
+The same command resumes an interrupted run from its last checkpoint, and prints the result of a finished one.
 
---distributed makes the same command on several hosts, which share the workdir, one run. Slurm, Open MPI, Kubernetes and
-TPU pods tell the hosts of each other; elsewhere --coordinator=HOST:PORT --processes=N --process=I, from 0, does.
+Options:
+
+    --workdir=DIR            folder of the run (runs/DATASET-METHOD-HASH); with --config.population=N it has a subfolder
+                             seed-S for each of N seeds
+    --distributed            one run of several processes: start the same command, with the same workdir, on every host;
+                             Slurm, Open MPI, Kubernetes and TPU pods connect the processes, elsewhere the next three do
+    --coordinator=HOST:PORT  address of the first process
+    --processes=N            number of processes
+    --process=I              number of this process, from 0
 """
 
 import contextlib
@@ -36,86 +41,100 @@ from rgjax.training.trainer import Trial
 
 _log = python_logging.getLogger(__name__)
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "where the run is kept")
+_WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one run of several processes")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process")
-_PROCESSES = flags.DEFINE_integer("processes", None, "how many processes there are", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process", None, "which of them this is, from 0", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("processes", None, "number of processes", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "number of this process, from 0", lower_bound=0)
 
-_MISSED = 30  # seconds without a sign of life of another process, after which a run ends
+_HEARTBEAT_TIMEOUT = 30  # seconds without a sign of life from another process, after which a run ends
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.FATAL)  # Orbax tells its settings, and errors that are raised as well, at length
+    logging.set_verbosity(logging.FATAL)  # Orbax logs its settings, and logs errors that it raises as well
     config = CONFIG.value
     settings.validate(config)
-    connect()
+    connect_processes()
     workdir = local_path(_WORKDIR.value) if _WORKDIR.value else default_workdir(config)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
-    trials = members(config, workdir)
-    with contextlib.ExitStack() as hands:
-        for folder, own in ({workdir: config} | {trial.workdir: trial.config for trial in trials}).items():
-            if is_first_process() and not manifest.finished(folder):
-                hands.enter_context(lock_run_dir(folder))
-            artifacts.refuse_another(folder, own)
-        results = together(lambda: experiment.run_population(trials))
+    results = run_trials(config, workdir)
     if is_first_process():
         print(readable(results[0]) if len(results) == 1 else readable_population(results))
         print(f"\nall files: {workdir}")
 
 
-def connect() -> None:
-    """Find the other processes of the run. Raises UserError where that fails."""
-    named = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+def run_trials(config: Config, workdir: Path) -> list[dict]:
+    """Run what is not finished, with its folders locked; return all results."""
+    trials = make_trials(config, workdir)
+    configs = {workdir: config} | {trial.workdir: trial.config for trial in trials}
+    finished = {folder for folder in configs if manifest.finished(folder)}
+    with contextlib.ExitStack() as locks:
+        for folder, folder_config in configs.items():
+            if is_first_process() and folder not in finished:
+                locks.enter_context(lock_run_dir(folder))
+            artifacts.refuse_another(folder, folder_config)
+        if all(trial.workdir in finished for trial in trials):
+            return [artifacts.read_result(trial.workdir) for trial in trials]
+        return exit_if_disconnected(lambda: experiment.run_population(trials))
+
+
+def connect_processes() -> None:
+    """Connect the processes of a distributed run. Raises UserError if that fails."""
+    address = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if not _DISTRIBUTED.value:
-        if named != (None, None, None):
-            raise UserError("--coordinator, --processes and --process go with --distributed")
+        if address != (None, None, None):
+            raise UserError("--coordinator, --processes and --process: need --distributed; add it")
         return
-    # It would keep SIGTERM to itself; ours is asked for at every call of the devices.
+    # JAX's service would keep SIGTERM to itself; console.listen_for_sigterm handles it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(*named, heartbeat_timeout_seconds=_MISSED, shutdown_timeout_seconds=_MISSED)
+        jax.distributed.initialize(
+            *address,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
+        )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed: {first_line(error)}: give --coordinator=HOST:PORT --processes=N --process=0..N-1"
+            f"--distributed: {first_line(error)}; give --coordinator=HOST:PORT --processes=N --process=0..N-1"
         ) from error
 
 
-def together(run: Callable[[], list[dict]]) -> list[dict]:
-    """The results of `run`. Of a run of several processes, one that loses another ends, and does not wait for it."""
+def exit_if_disconnected(train: Callable[[], list[dict]]) -> list[dict]:
+    """The results of `train`. If the connection to another process is lost, exit at once instead of waiting for it."""
     try:
-        return run()
+        return train()
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
         _log.warning(
-            f"another process of this run has ended, or is out of reach ({first_line(error)}): start all of "
-            "them again, and they go on from the last checkpoint"
+            f"lost connection to another process ({first_line(error)}); rerun the same command on every host to resume "
+            "from the last checkpoint"
         )
         sys.stdout.flush()
-        os._exit(1)  # to leave in peace, JAX would wait for the other
+        os._exit(1)  # a regular exit of JAX would wait for the other process
 
 
-def members(config: Config, workdir: Path) -> list[Trial]:
-    """The runs that the config asks for: itself, or as many seeds as its population has."""
+def make_trials(config: Config, workdir: Path) -> list[Trial]:
+    """The run itself, or a run per seed of the population, in subfolders."""
     if config.population == 1:
         return [Trial(config, workdir)]
-    found = []
+    trials = []
     for seed in range(config.seed, config.seed + config.population):
-        member = config.copy_and_resolve_references()
-        member.update({"seed": seed, "population": 1})
-        found.append(Trial(member, workdir / f"seed-{seed}"))
-    return found
+        trial_config = config.copy_and_resolve_references()
+        trial_config.update({"seed": seed, "population": 1})
+        trials.append(Trial(trial_config, workdir / f"seed-{seed}"))
+    return trials
 
 
 def default_workdir(config: Config) -> Path:
+    """runs/DATASET-METHOD-HASH, the hash over all fields that identify the run."""
     dataset = display_name(config.data.name, config.data.manual_dir)
     name = "_".join(filter(None, (dataset, config.data.positive))).replace("/", "_")
     return Path("runs") / f"{name}-{config.method}-{digest(json.dumps(settings.identity(config)))[:8]}"
 
 
 def cli() -> None:
-    run(main, __doc__ or "", interrupted="; the same command goes on from the last checkpoint")
+    run(main, __doc__, interrupted="; rerun the same command to resume from the last checkpoint")
 
 
 if __name__ == "__main__":

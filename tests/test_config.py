@@ -52,19 +52,19 @@ def test_the_paper_defaults():
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("train.epochs", 0, "config.train.epochs=0 is out of range: it must be at least 1"),
-        ("train.lr", float("nan"), "config.train.lr=nan is out of range"),
-        ("regroup.threshold", -1, "config.regroup.threshold=-1 is out of range"),
+        ("train.epochs", 0, "config.train.epochs=0: out of range; must be at least 1"),
+        ("train.lr", float("nan"), "config.train.lr=nan: out of range"),
+        ("regroup.threshold", -1, "config.regroup.threshold=-1: out of range"),
         ("encoder.name", "projektion", "did you mean 'projection'"),
         ("sampler", "smote", "valid: none, ros, rus, rusc, deepsmote"),
         ("regroup.rule", "target", "config.regroup.threshold"),
-        ("seed", 2**31, "config.seed=2147483648 is out of range: it must be at least 0 and at most 2147483647"),
-        ("train.eval_epochs", float("inf"), "config.train.eval_epochs=inf is out of range"),
-        ("train.lr", "0.1", "config.train.lr='0.1' must be of type float"),
-        ("train.epochs", 1.5, "config.train.epochs=1.5 must be of type int"),
-        ("train.epochs", True, "config.train.epochs=True must be of type int"),
+        ("seed", 2**31, "config.seed=2147483648: out of range; must be at least 0 and at most 2147483647"),
+        ("train.eval_epochs", float("inf"), "config.train.eval_epochs=inf: out of range"),
+        ("train.lr", "0.1", "config.train.lr='0.1': must be of type float"),
+        ("train.epochs", 1.5, "config.train.epochs=1.5: must be of type int"),
+        ("train.epochs", True, "config.train.epochs=True: must be of type int"),
         ("sampler", ["ros"], "must be of type str"),
-        ("train.lr", None, "config.train.lr=None must be of type float"),
+        ("train.lr", None, "config.train.lr=None: must be of type float"),
     ],
 )
 def test_bad_values_are_named(field, value, says):

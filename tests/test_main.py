@@ -1,4 +1,4 @@
-"""The command as a user meets it: its own process, its exit code, its one line."""
+"""The main command: its result, its messages and its exit codes; one run in a process of its own, the rest here."""
 
 import json
 import os
@@ -7,58 +7,82 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from absl.testing import flagsaver
 
+from rgjax import main
+from rgjax.artifacts import refuse_another
+from rgjax.command import CONFIG, find_config_file, parse
 from rgjax.config import method_config
 from rgjax.errors import UserError
-from rgjax.main import refuse_another
 from rgjax.storage.files import lock_run_dir
 from tests.crashes import PHASES, crash
 
 ROOT = Path(__file__).parents[1]
+DIGITS = "--config=configs/digits.py"
 SMALL = [
     "--config.data.image_size=16",
     "--config.model.name=resnet10",
     "--config.model.width=8",
-    "--config.train.epochs=2",
+    "--config.train.steps=2",
     "--config.train.batch_size=64",
     "--config.regroup.n_init=1",
 ]
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "rgjax.main", *arguments]
-
-
 def run(*arguments, cwd=ROOT):
+    """Run the command in a process of its own."""
+    words = [sys.executable, "-m", "rgjax.main", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def run_here(*arguments):
+    """Run the command in this process."""
+    with flagsaver.flagsaver():
+        parse(["main", *arguments])
+        main.main([])
 
 
 def refused(*arguments):
-    """Standard error of a command that must end with exit code 2 and one line."""
-    process = run(*arguments)
-    assert process.returncode == 2, process.stderr
-    lines = [line for line in process.stderr.splitlines() if line.startswith("rgjax: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in process.stderr
-    return lines[0]
+    """The message of a command that fails with a UserError."""
+    with pytest.raises(UserError) as error:
+        run_here(*arguments)
+    return str(error.value)
 
 
-def test_a_run_prints_a_readable_result_and_a_second_call_does_nothing(tmp_path):
-    first = run("--config=configs/digits.py:rg", *SMALL, f"--workdir={tmp_path / 'w'}")
+def parsed(*arguments):
+    """The config that the command line gives."""
+    with flagsaver.flagsaver():
+        parse(["main", *arguments])
+        return CONFIG.value
+
+
+def test_a_run_prints_its_result_and_a_finished_one_is_not_run_again(tmp_path, capsys):
+    workdir = f"--workdir={tmp_path / 'w'}"
+    first = run(f"{DIGITS}:rg", *SMALL, workdir)
     assert first.returncode == 0, first.stderr
     for word in ("balanced accuracy", "chance", "macro AP", "rest", "max: BA"):
         assert word in first.stdout
-    modified = (tmp_path / "w" / "result.json").stat().st_mtime_ns
-    again = run("--config=configs/digits.py:rg", *SMALL, f"--workdir={tmp_path / 'w'}")
-    assert again.stdout == first.stdout
-    assert (tmp_path / "w" / "result.json").stat().st_mtime_ns == modified
     result = json.loads((tmp_path / "w" / "result.json").read_text())
     assert {"dataset", "method", "seed", "num_classes", "num_pseudo_classes", "val", "test", "timing"} <= set(result)
 
-    other = refused("--config=configs/digits.py:rg", *SMALL, "--config.seed=7", f"--workdir={tmp_path / 'w'}")
-    assert "holds a run with config.seed=0, not 7" in other
+    modified = (tmp_path / "w" / "result.json").stat().st_mtime_ns
+    capsys.readouterr()
+    run_here(f"{DIGITS}:rg", *SMALL, workdir)
+    assert capsys.readouterr().out == first.stdout
+    assert (tmp_path / "w" / "result.json").stat().st_mtime_ns == modified
+    other_seed = refused(f"{DIGITS}:rg", *SMALL, "--config.seed=7", workdir)
+    assert "holds a run with config.seed=0, not 7" in other_seed
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
+    process = run(DIGITS, "--config.train.batch_size=4000", f"--workdir={tmp_path / 'w'}")
+    assert process.returncode == 2
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith("rgjax: ")]
+    assert "config.train.batch_size=4000: larger than the training set" in line
+    assert "Traceback" not in process.stderr
 
 
 @pytest.mark.long
@@ -72,61 +96,90 @@ def test_fifty_kills(tmp_path):
     assert {phase for phase, _ in survived} == set(PHASES)
 
 
-def test_a_workdir_in_hand_is_refused(tmp_path):
+def test_a_locked_workdir_is_refused(tmp_path):
     with lock_run_dir(tmp_path):
-        says = refused("--config=configs/digits.py:ce", f"--workdir={tmp_path}")
-    assert f"{tmp_path} is in the hands of process {os.getpid()} on {platform.node()}: wait until it ends" in says
+        message = refused(f"{DIGITS}:ce", f"--workdir={tmp_path}")
+    assert f"{tmp_path}: locked by process {os.getpid()} on {platform.node()}; wait for it to finish" in message
 
 
 @pytest.mark.soak
-def test_a_population_is_a_table_of_its_seeds(tmp_path):
-    arguments = ["--config=configs/digits.py:ce", *SMALL, "--config.train.steps=2", f"--workdir={tmp_path}"]
+def test_a_population_prints_a_table_of_its_seeds(tmp_path):
+    arguments = [f"{DIGITS}:ce", *SMALL, f"--workdir={tmp_path}"]
     process = run(*arguments, "--config.population=2", "--config.seed=5")
     assert process.returncode == 0, process.stderr
     for word in ("2 seeds", "macro AP", "mean", "standard dev.", "2 seeds as one program"):
         assert word in process.stdout
-    alone = run("--config=configs/digits.py:ce", *SMALL, "--config.train.steps=2", "--config.seed=6",
-                f"--workdir={tmp_path / 'seed-6'}")  # fmt: skip
+    alone = run(f"{DIGITS}:ce", *SMALL, "--config.seed=6", f"--workdir={tmp_path / 'seed-6'}")
     assert "seed 6" in alone.stdout
     assert "train:" not in alone.stderr
 
 
-def test_help_lists_methods_and_fields():
-    process = run("--help")
-    assert process.returncode == 0
-    for word in ("configs/FILE.py", "rg_ldam", "train.batch_size", "regroup.threshold"):
-        assert word in process.stdout
+def test_help_lists_options_methods_and_fields(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        parse(["main", "--help"], main.__doc__)
+    text = capsys.readouterr().out
+    for word in ("configs/FILE.py", "--coordinator", "rg_ldam", "train.batch_size", "regroup.threshold"):
+        assert word in text
 
 
-@pytest.mark.long
+def test_options_take_hyphens_underscores_and_negation():
+    assert parsed(DIGITS, "--config.train.batch-size=32").train.batch_size == 32
+    assert parsed("--config", "configs/digits.py:ce", "--config.train.batch_size=32").method == "ce"
+    for word in ("--config.model.unroll", "--config.model.unroll=true"):
+        assert parsed(DIGITS, word).model.unroll
+    for word in ("--no-config.data.flip", "--noconfig.data.flip", "--config.data.flip=false"):
+        assert not parsed("--config=configs/images.py", word).data.flip
+    assert parsed("--config.train.epochs=3", DIGITS).train.epochs == 3  # in any order
+
+
+def test_config_files_are_found_by_name_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits.py", "configs/digits.py"):
+        assert find_config_file(name) == str(ROOT / "configs" / "digits.py")
+    (tmp_path / "digits.py").write_text("")
+    assert find_config_file("digits.py") == "digits.py"
+    for name in ("configs/digit.py", "elsewhere/digits.py"):
+        with pytest.raises(
+            UserError, match=rf"--config={name}: no such file \(did you mean 'digits.py'\?\); give a path"
+        ):
+            find_config_file(name)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "--config=FILE is missing"),
-        (["--config=configs/nothing.py"], "there is no file configs/nothing.py"),
-        (["--config=configs/digits.py:rgg"], "unknown method 'rgg' (did you mean 'rg'?); valid: ce, wce"),
-        (["--config=configs/digits.py", "--config.train.epochz=3"], "did you mean 'train.epochs'"),
-        (["--config=configs/digits.py", "--config.train.epochs=many"], "config.train.epochs"),
-        (["--config=configs/digits.py", "--config.train.epochs=0"], "must be at least 1"),
-        (
-            ["--config=configs/digits.py", "--config.regroup.threshold=-3"],
-            "config.regroup.threshold=-3 is out of range",
-        ),
-        (["--config=configs/digits.py", "--config.encoder.name=projecton"], "did you mean 'projection'"),
-        (["--config=configs/digits.py", "--config.data.positive=eight"], "eight"),
-        (["--config=configs/digits.py", "--config.train.batch_size=4000"], "larger than the training set"),
-        (["--config=configs/digits.py", "--process=1"], "go with --distributed"),
-        (["--config=configs/digits.py", "--distributed"], "--distributed: coordinator_address should be defined"),
-        (["--config=configs/digits.py", "surplus"], "unexpected argument 'surplus'"),
+        (["--config=configs/nothing.py"], "--config=configs/nothing.py: no such file"),
+        ([f"{DIGITS}:rgg"], "unknown method 'rgg' (did you mean 'rg'?); valid: ce, wce"),
+        ([DIGITS, "--config.train.epochz=3"], "did you mean 'train.epochs'"),
+        ([DIGITS, "--config.train.epochs=many"], "config.train.epochs"),
+        ([DIGITS, "--config.train.epochs=0"], "config.train.epochs=0: out of range; must be at least 1"),
+        ([DIGITS, "--config.regroup.threshold=-3"], "config.regroup.threshold=-3: out of range"),
+        ([DIGITS, "--config.encoder.name=projecton"], "did you mean 'projection'"),
+        ([DIGITS, "--config.data.positive=eight"], "eight"),
+        ([DIGITS, "--process=1"], "need --distributed"),
+        ([DIGITS, "--process=first"], "--process=first"),
+        ([DIGITS, "--workdirr=x"], "unknown option '--workdirr' (did you mean '--workdir'?); --help lists all options"),
+        ([DIGITS, "surplus"], "unexpected argument 'surplus'; --help lists all options"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path):
-    assert says in refused(*arguments, f"--workdir={tmp_path / 'w'}")
+def test_mistakes_are_user_errors(arguments, message, tmp_path):
+    assert message in refused(*arguments, f"--workdir={tmp_path / 'w'}")
 
 
-def test_a_download_that_is_missing_or_damaged_is_one_line(ham_download, tmp_path):
-    def says(folder):
+def test_processes_that_cannot_connect_are_a_user_error(monkeypatch):
+    def initialize(*args, **kwargs):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    assert "--distributed: coordinator_address should be defined.; give --coordinator" in refused(
+        DIGITS, "--distributed"
+    )
+
+
+def test_a_missing_or_damaged_download_is_a_user_error(ham_download, tmp_path):
+    def message(folder):
         return refused(
             "--config=configs/ham10000.py",
             "--config.encoder.name=projection",
@@ -135,36 +188,39 @@ def test_a_download_that_is_missing_or_damaged_is_one_line(ham_download, tmp_pat
             f"--workdir={tmp_path / 'w'}",
         )
 
-    assert "--config.data.manual_dir=FOLDER" in says(tmp_path / "nowhere")
+    assert "config.data.manual_dir" in message(tmp_path / "nowhere")
     image = next(ham_download.glob("*/ISIC_0000003.jpg"))
     image.write_bytes(image.read_bytes()[:300])
-    assert f"1 of 84 images cannot be read: {image}" in says(ham_download)
+    assert str(image) in message(ham_download)
     image.unlink()
-    assert "1 of 84 images of the metadata are not in" in says(ham_download)
+    assert "1 of 84 images" in message(ham_download)
 
 
-def test_a_config_file_of_ones_own_that_is_broken_is_named(tmp_path):
-    own = tmp_path / "own.py"
-    for text, says in (
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("x = 1", "no attribute 'get_config'"),
         ("def get_config(:", "SyntaxError"),
         (
             "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'seed': 1})",
-            "the config has no field 'method'",
+            "config.method: missing",
         ),
-    ):
-        own.write_text(text)
-        assert says in refused(f"--config={own}")
+    ],
+)
+def test_a_broken_config_file_is_a_user_error(text, message, tmp_path):
+    file = tmp_path / "custom.py"
+    file.write_text(text)
+    assert message in refused(f"--config={file}", f"--workdir={tmp_path / 'w'}")
 
 
-def test_a_damaged_workdir_is_named(tmp_path):
+def test_a_workdir_with_damaged_settings_is_refused(tmp_path):
     (tmp_path / "provenance.json").write_text("{}")
     (tmp_path / "config.json").write_text("[" * 100_000)
-    says = refused("--config=configs/digits.py", f"--workdir={tmp_path}")
-    assert f"{tmp_path} holds a run whose settings are damaged: use another --workdir" in says
+    message = refused(DIGITS, f"--workdir={tmp_path}")
+    assert f"--workdir={tmp_path}: holds a run whose settings are damaged; use another --workdir" in message
 
 
-def test_a_run_of_an_older_version_is_itself_and_not_another(tmp_path):
+def test_a_run_of_an_older_version_keeps_its_identity(tmp_path):
     config = method_config("ce", {})
     recorded = json.loads(config.to_json())
     del recorded["deepsmote"], recorded["data"]["unreadable"], recorded["regroup"]["min_size"]
@@ -175,22 +231,21 @@ def test_a_run_of_an_older_version_is_itself_and_not_another(tmp_path):
         refuse_another(tmp_path, method_config("ce", {"seed": 1}))
 
 
-def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
+def test_a_workdir_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be used" in refused("--config=configs/digits.py", f"--workdir={tmp_path / 'file' / 'w'}")
+    assert "cannot be used" in refused(DIGITS, f"--workdir={tmp_path / 'file' / 'w'}")
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_exits_with_2(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "file"))
-    says = refused("--config=configs/digits.py:rg", *SMALL, f"--workdir={tmp_path / 'w'}")
-    assert f"{tmp_path / 'file'}" in says
-
-
-def test_data_of_ones_own_that_are_missing_are_one_line_and_the_run_is_called_by_them(tmp_path):
-    arguments = [f"--config={ROOT / 'configs' / 'images.py'}", "--config.data.positive=tits/jays"]
-    process = run(*arguments, "--config.data.manual_dir=birds", cwd=tmp_path)
+    process = run(f"{DIGITS}:rg", *SMALL, f"--workdir={tmp_path / 'w'}")
     assert process.returncode == 2
-    assert "rgjax: birds: no such folder or table" in process.stderr
-    assert "Traceback" not in process.stderr
+    assert f"{tmp_path / 'file'}" in process.stderr and "Traceback" not in process.stderr
+
+
+def test_missing_custom_data_are_a_user_error_and_name_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refused("--config=images.py", "--config.data.positive=tits/jays", "--config.data.manual_dir=birds")
+    assert "birds: no such folder or table" in message
     assert next((tmp_path / "runs").iterdir()).name.startswith("birds_tits_jays-rg-")

@@ -16,7 +16,6 @@ Options:
     --json                     print the report as JSON
 """
 
-import argparse
 import hashlib
 import json
 import shlex
@@ -24,10 +23,11 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from rgjax.command import Parser
 from rgjax.config import BERT_FINETUNING, FIELDS, method_config
 from rgjax.console import exit_codes, progress
 from rgjax.data.custom import Listing, list_images, list_sentences, locate, normal_form
@@ -47,22 +47,13 @@ _DUPLICATES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; python -m rgjax.data.inspect --help lists all options")
-
-
-def main(argv: list[str]) -> None:
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("data", nargs="?")
+def main(argv: Sequence[str]) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("data", nargs="?", metavar="DIR_OR_TABLE")
     parser.add_argument("--rule", choices=_RULE.choices, default=_RULE.default)
     parser.add_argument("--threshold", type=int, default=_THRESHOLD.default)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("-h", "--help", action="store_true")
-    options = parser.parse_args(argv)
-    if options.help:
-        print(__doc__)
-        return
+    parser.switch("json")
+    options = parser.parse(argv)
     if not options.data:
         parser.error("DIR_OR_TABLE is missing")
     if options.threshold < (options.rule == "target"):

@@ -22,35 +22,29 @@ run has no manifest, 2 where there is nothing to verify.
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from rgjax.command import Parser
 from rgjax.console import configure_logging, exit_codes, local_path
 from rgjax.errors import UserError
 from rgjax.storage.files import atomic_path
 
 
-def main(argv: list[str]) -> int:
-    """The exit code."""
-    if any(word in ("-h", "--help", "-help") for word in argv):
-        print(__doc__)
-        return 0
-    directory = directory_of([word for word in argv if word != "--verify"])
-    if "--verify" in argv:
-        return verify(directory)
-    print(*render(directory), sep="\n")
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    parser = Parser(__doc__)
+    parser.add_argument("directory", nargs="?", type=local_path, metavar="DIR")
+    parser.switch("verify")
+    options = parser.parse(argv)
+    if options.directory is None:
+        parser.error("DIR is missing: the folder of a sweep or of runs")
+    if not options.directory.is_dir():
+        raise UserError(f"{options.directory}: there is no such folder; give that of a sweep or of runs")
+    if options.verify:
+        return verify(options.directory)
+    print(*render(options.directory), sep="\n")
     return 0
-
-
-def directory_of(argv: list[str]) -> Path:
-    """The folder that the command line names. Raises UserError where it names none."""
-    if unknown := next((word for word in argv if word.startswith("-")), None):
-        raise UserError(f"unknown option '{unknown}': python -m rgjax.report DIR understands --verify and --help")
-    if len(argv) != 1:
-        raise UserError(f"one folder is needed, not {len(argv)}: python -m rgjax.report DIR")
-    directory = local_path(argv[0])
-    if not directory.is_dir():
-        raise UserError(f"there is no folder {directory}: give that of a sweep or of runs")
-    return directory
 
 
 def verify(directory: Path) -> int:

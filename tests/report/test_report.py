@@ -33,10 +33,10 @@ def test_the_command_names_its_files_and_needs_no_jax(sweep_of):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "one folder is needed, not 0"),
-        (["a", "b"], "one folder is needed, not 2"),
+        ([], "DIR is missing: the folder of a sweep or of runs"),
+        (["a", "b"], "unexpected argument 'b'"),
         (["--config=x"], "unknown option '--config=x'"),
-        (["nowhere"], "there is no folder nowhere"),
+        (["nowhere"], "nowhere: there is no such folder"),
         (["."], "there is no run below ."),
     ],
 )
@@ -53,7 +53,8 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, monkey
 
 def test_help_is_the_docstring(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["report", "--help"])
-    __main__.cli()
+    with pytest.raises(SystemExit, match=r"^0$"):
+        __main__.cli()
     assert capsys.readouterr().out.strip() == (__main__.__doc__ or "").strip()
 
 
