@@ -1,6 +1,5 @@
-"""A finished run as files that JAX alone can run: the network's program, its parameters and what they mean."""
+"""Export a finished run to files that JAX runs without rgjax: program, parameters and their description."""
 
-import hashlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors.numpy import save_file
 from rgjax.errors import UserError
 from rgjax.models.tokenizer import Tokens
 from rgjax.predict.predictor import Predictor
-from rgjax.storage.files import atomic_path, write_json
+from rgjax.storage.files import atomic_path, file_sha256, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAM, PARAMETERS, TOKENIZER, EXAMPLE = "model.stablehlo", "parameters.safetensors", "tokenizer.json", "example.py"
@@ -32,27 +31,33 @@ print(dict(zip(json.load(open("manifest.json"))["class_names"], np.asarray(proba
 
 
 def export(predictor: Predictor, folder: Path) -> list[Path]:
-    """Write the predictor's run into a folder: a program for all of `PLATFORMS` and any number of rows, by jax.export,
-    the parameters, manifest.json and an example. Returns what was written.
+    """Write the program by jax.export for all of `PLATFORMS`, the parameters, manifest.json and an example.
 
-    Raises UserError for the folder of a run. The predictor must compute in float32: in bfloat16 a GPU's attention would
-    be a kernel that only GPUs have.
+    Args:
+        predictor: computes in float32; in bfloat16, attention on a GPU would be a kernel that only GPUs have.
+        folder: where the files go.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UserError: if the folder holds a run or a checkpoint.
     """
     if (folder / "config.json").exists():
-        raise UserError(f"--export={folder} holds a run or a checkpoint, whose files it would replace: name another")
+        raise UserError(f"--export={folder}: holds a run or a checkpoint, whose files it would replace; use another")
     if predictor.run.config.model.dtype != "float32":
-        raise ValueError("only what computes in float32 runs everywhere")
-    names, leaves, structure = _named(predictor.run.params)
+        raise ValueError("the predictor must compute in float32 to run on all platforms")
+    names, leaves, structure = _flatten(predictor.run.params)
     text = predictor.run.kind == "sentences"
 
     def call(parameters, *inputs):
         batch = Tokens(*inputs) if text else inputs[0]
-        found = predictor.forward(jax.tree.unflatten(structure, [parameters[name] for name in names]), batch)
-        return found.probabilities, found.logits
+        outputs = predictor.forward(jax.tree.unflatten(structure, [parameters[name] for name in names]), batch)
+        return outputs.probabilities, outputs.logits
 
     parameters = dict(zip(names, leaves, strict=True))
-    outline = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parameters)
-    exported = jax.export.export(jax.jit(call), platforms=PLATFORMS)(outline, *_inputs(predictor))
+    spec = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parameters)
+    exported = jax.export.export(jax.jit(call), platforms=PLATFORMS)(spec, *_inputs_spec(predictor))
     written = [folder / name for name in (PROGRAM, PARAMETERS, *([TOKENIZER] if text else []), EXAMPLE)]
     with atomic_path(folder / PROGRAM) as temporary:
         temporary.write_bytes(exported.serialize())
@@ -67,17 +72,17 @@ def export(predictor: Predictor, folder: Path) -> list[Path]:
     return [*written, folder / "manifest.json"]
 
 
-def _named(tree) -> tuple[list[str], list[np.ndarray], Any]:
-    """The names, the values and the structure of a network's parameters."""
+def _flatten(tree) -> tuple[list[str], list[np.ndarray], Any]:
+    """The names, values and tree structure of a network's parameters."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = [jax.tree_util.keystr(path[1:], simple=True, separator=".") for path, _ in paths]
     if len(set(names)) < len(names):
-        raise ValueError("parameters and batch statistics have a name in common")
+        raise ValueError("a parameter and a batch statistic have the same name")
     return names, [np.ascontiguousarray(leaf) for _, leaf in paths], structure
 
 
-def _inputs(predictor: Predictor) -> list[jax.ShapeDtypeStruct]:
-    """The shapes of what the program reads; b rows, and t tokens of the longest sentence."""
+def _inputs_spec(predictor: Predictor) -> list[jax.ShapeDtypeStruct]:
+    """The shapes of the program's inputs: a batch of any size b, with up to t tokens per sentence."""
     config = predictor.run.config
     if predictor.run.kind == "images":
         (b,) = jax.export.symbolic_shape("b")
@@ -93,7 +98,7 @@ def _manifest(predictor: Predictor, exported: jax.export.Exported, written: list
         "class_names": run.class_names,
         "parent": run.regrouping.parent.tolist(),
         "aggregate": predictor.aggregate,
-        "inputs": _described_inputs(predictor),
+        "inputs": _describe_inputs(predictor),
         "outputs": [
             {"name": "class probabilities", "shape": ["b", classes], "dtype": "float32"},
             {"name": "pseudo-class logits", "shape": ["b", groups], "dtype": "float32"},
@@ -103,24 +108,24 @@ def _manifest(predictor: Predictor, exported: jax.export.Exported, written: list
         "versions": {name: version(name) for name in ("rgjax", "jax", "jaxlib", "flax")},
         "fingerprint": run.fingerprint,
         "data": run.data,
-        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
+        "sha256": {path.name: file_sha256(path) for path in written},
     }
 
 
-def _described_inputs(predictor: Predictor) -> list[dict]:
+def _describe_inputs(predictor: Predictor) -> list[dict]:
     config = predictor.run.config
     size, longest = config.data.image_size, config.data.max_length
     if predictor.run.kind == "images":
-        how = "RGB, as example.py makes it: turned as EXIF says, transparency before white, resized bilinearly"
+        how = "RGB as in example.py: rotated by the EXIF tag, transparency over white, resized bilinearly"
         return [{"name": "images", "shape": ["b", size, size, 3], "dtype": "uint8", "preprocessing": how}]
-    how = f"{TOKENIZER}, which cuts at {longest} tokens; shorter rows end in zeros"
+    how = f"{TOKENIZER}, which cuts at {longest} tokens; pad shorter rows with zeros"
     return [
         {"name": "token ids", "shape": ["b", "t"], "dtype": "int32", "preprocessing": how},
-        {"name": "lengths", "shape": ["b"], "dtype": "int32", "preprocessing": "tokens of each row"},
+        {"name": "lengths", "shape": ["b"], "dtype": "int32", "preprocessing": "number of tokens in each row"},
     ]
 
 
-# What `rgjax.data.decode` does, and a test holds to it.
+# The same as `rgjax.data.decode`; tests/predict/test_export.py compares the two.
 _READ_IMAGE = """
 image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
 if image.mode.startswith("I"):  # 16-bit gray

@@ -1,4 +1,4 @@
-"""A finished run as a function: from images or sentences to class probabilities."""
+"""A finished run as a function from images or sentences to class probabilities."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,16 +18,22 @@ from rgjax.predict.run import FinishedRun, load_run
 from rgjax.regroup import AGGREGATIONS, aggregate
 from rgjax.sharding import in_batches, on_devices
 
-Rows: TypeAlias = np.ndarray | Sequence[Any]
+Inputs: TypeAlias = np.ndarray | Sequence[Any]  # uint8 images [n, S, S, 3], or n sentences
 
-_SENTENCES, _PIXELS = 32, 2**19  # of a batch on a CPU: a ResNet34 reads 128 digits at once in half the time of 4 x 32
-_ON_ACCELERATORS = 256  # rows a device
+# Batch per device. On a CPU, a ResNet-34 reads 128 digits in one batch in half the time of four batches of 32.
+_ACCELERATOR_BATCH = 256
+_CPU_SENTENCES, _CPU_PIXELS = 32, 2**19
 _SHORTEST = 16  # tokens that the shortest sentences are padded to
 
 
 class Outputs(NamedTuple):
-    """Of n rows the class `probabilities` [n, C], the pseudo-class `logits` [n, K] as the run's predictions.npz has
-    them, and the penultimate `features` [n, D]; float32."""
+    """Outputs of the network for n inputs, float32.
+
+    Attributes:
+        probabilities: of the classes [n, C].
+        logits: of the pseudo-classes [n, K], as in the run's predictions.npz.
+        features: penultimate ones [n, D].
+    """
 
     probabilities: np.ndarray
     logits: np.ndarray
@@ -37,14 +43,20 @@ class Outputs(NamedTuple):
 class Predictor:
     """The trained network of a run: `Predictor.from_run(workdir)(images) -> class probabilities [n, C]`.
 
-    Rows are uint8 images [n, S, S, 3] of the run's size, as `data.decode.decode` makes them, or n sentences. They go
-    through the network `batch_size` at a time, the last batch filled up; sentences by length, padded to 16, 32, 64, ...
-    tokens. `aggregate` ("max", "sum") overrules the run's.
+    Inputs are uint8 images [n, S, S, 3] of the run's size, as `data.decode.decode` makes them, or n sentences. The
+    last batch is filled up; sentences are sorted by length and padded to 16, 32, 64, ... tokens.
     """
 
     def __init__(self, run: FinishedRun, *, aggregate: str = "", batch_size: int = 0):
+        """Place the network on all local devices.
+
+        Args:
+            run: the run.
+            aggregate: "max" or "sum"; the run's if empty.
+            batch_size: inputs per call of the network, rounded up to the devices; chosen by the hardware if 0.
+        """
         devices = jax.local_device_count()
-        per_device = -(-batch_size // devices) or _rows_per_device(run)
+        per_device = -(-batch_size // devices) or _batch_per_device(run)
         self.run, self.batch_size = run, per_device * devices
         self.aggregate = aggregate or run.config.regroup.aggregate
         if self.aggregate not in AGGREGATIONS:
@@ -56,51 +68,44 @@ class Predictor:
         self._forward = on_devices(self.forward, run.params)
 
     @classmethod
-    def from_run(
-        cls,
-        workdir: Path,
-        *,
-        aggregate: str = "",
-        batch_size: int = 0,
-        dtype: str = "",
-    ) -> "Predictor":
-        """The predictor of a finished run, computing in `dtype` if given.
+    def from_run(cls, workdir: Path, *, aggregate: str = "", batch_size: int = 0, dtype: str = "") -> "Predictor":
+        """The predictor of the finished run in a workdir, computing in `dtype` if given; see `__init__`.
 
-        Raises UserError for a folder that holds none, or a damaged one.
+        Raises UserError if the workdir holds no finished run, or a damaged one.
         """
         require_finished(workdir)
         run = load_run(workdir, flag="--workdir", dtype=dtype)
         return cls(run, aggregate=aggregate, batch_size=batch_size)
 
-    def __call__(self, rows: Rows) -> np.ndarray:
-        """Class probabilities [n, C]; the classes' names are `run.class_names`."""
-        return self.outputs(rows).probabilities
+    def __call__(self, inputs: Inputs) -> np.ndarray:
+        """Class probabilities [n, C]; the names of the classes are `run.class_names`."""
+        return self.outputs(inputs).probabilities
 
-    def logits(self, rows: Rows) -> np.ndarray:
+    def logits(self, inputs: Inputs) -> np.ndarray:
         """Pseudo-class logits [n, K], with the run's post-hoc adjustment if it has one."""
-        return self.outputs(rows).logits
+        return self.outputs(inputs).logits
 
-    def outputs(self, rows: Rows) -> Outputs:
-        return self.start(rows)()
+    def outputs(self, inputs: Inputs) -> Outputs:
+        return self.start(inputs)()
 
-    def start(self, rows: Rows) -> Callable[[], Outputs]:
-        """Begin with the rows; the function that is returned waits for what comes of them."""
-        if not len(rows):
-            raise ValueError("there are no rows")
-        inputs = self.word_pieces(np.array(rows)) if self.word_pieces else self._images(rows)
-        lengths = inputs.lengths if isinstance(inputs, Tokens) else np.zeros(len(inputs), int)
+    def start(self, inputs: Inputs) -> Callable[[], Outputs]:
+        """Dispatch the computation asynchronously; call the result to block for the outputs."""
+        if not len(inputs):
+            raise ValueError("no inputs")
+        read = self.word_pieces(np.array(inputs)) if self.word_pieces else self._images(inputs)
+        lengths = read.lengths if isinstance(read, Tokens) else np.zeros(len(read), int)
         order = in_batches(np.argsort(lengths, kind="stable"), self.batch_size)
-        started = [self._forward(self._batch(inputs, batch)) for batch in order]
+        started = [self._forward(self._batch(read, indices)) for indices in order]
 
         def finish() -> Outputs:
-            found = [np.concatenate([np.asarray(batch) for batch in part]) for part in zip(*started, strict=True)]
-            places = np.argsort(order.ravel()[: len(rows)])
-            return Outputs(*(of_rows[places] for of_rows in found))
+            sorted_outputs = (np.concatenate([np.asarray(batch) for batch in x]) for x in zip(*started, strict=True))
+            back = np.argsort(order.ravel()[: len(inputs)])
+            return Outputs(*(x[back] for x in sorted_outputs))
 
         return finish
 
     def forward(self, params, batch) -> Outputs:
-        """What the network makes of uint8 images [B, S, S, 3] or of Tokens, to be traced."""
+        """The outputs for uint8 images [B, S, S, 3] or Tokens; a function that JAX traces."""
         config, regrouping = self.run.config, self.run.regrouping
         model = nnx.merge(self.run.graph, *params, copy=True)
         features = model.features(unpacked(batch) if isinstance(batch, Tokens) else prepare_images(batch))
@@ -108,16 +113,16 @@ class Predictor:
         classes = aggregate(logits, regrouping.parent, self.aggregate)
         return Outputs(jax.nn.softmax(classes), logits, features)  # type: ignore[arg-type]  # traced arrays
 
-    def _images(self, rows) -> np.ndarray:
-        images, size = np.asarray(rows), self.run.config.data.image_size
+    def _images(self, inputs) -> np.ndarray:
+        images, size = np.asarray(inputs), self.run.config.data.image_size
         if images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
-            raise ValueError(f"these are {images.dtype} {images.shape}, not uint8 images (n, {size}, {size}, 3)")
+            raise ValueError(f"inputs are {images.dtype} {images.shape}, not uint8 images (n, {size}, {size}, 3)")
         return images
 
-    def _batch(self, inputs: np.ndarray | Tokens, rows: np.ndarray):
+    def _batch(self, inputs: np.ndarray | Tokens, indices: np.ndarray):
         if not isinstance(inputs, Tokens):
-            return inputs[rows]
-        ids, lengths = inputs.ids[rows], inputs.lengths[rows]
+            return inputs[indices]
+        ids, lengths = inputs.ids[indices], inputs.lengths[indices]
         width = _SHORTEST
         while width < lengths.max():
             width *= 2
@@ -126,23 +131,23 @@ class Predictor:
         return Tokens(np.pad(ids, ((0, 0), (0, width - ids.shape[1]))), lengths)
 
 
-def _rows_per_device(run: FinishedRun) -> int:
+def _batch_per_device(run: FinishedRun) -> int:
     if jax.default_backend() != "cpu":
-        return _ON_ACCELERATORS
-    return _SENTENCES if run.kind == "sentences" else max(8, min(128, _PIXELS // run.config.data.image_size**2))
+        return _ACCELERATOR_BATCH
+    if run.kind == "sentences":
+        return _CPU_SENTENCES
+    return max(8, min(128, _CPU_PIXELS // run.config.data.image_size**2))
 
 
 def require_finished(workdir: Path) -> None:
-    """Raise UserError, with the way out, where a folder holds no finished run."""
+    """Raise UserError, with the fix, if a folder holds no finished run."""
+    flag = f"--workdir={workdir}"
     if not workdir.is_dir():
-        raise UserError(f"--workdir: there is no folder {workdir}")
+        raise UserError(f"{flag}: there is no such folder; give that of a finished run")
     if (workdir / "result.json").exists():
         return
     if seeds := sorted(path.parent for path in workdir.glob("seed-*/config.json")):
-        raise UserError(f"{workdir} holds the runs of {len(seeds)} seeds: give one of them, such as {seeds[0]}")
+        raise UserError(f"{flag}: holds the runs of {len(seeds)} seeds; give one of them, such as {seeds[0]}")
     if not (workdir / "config.json").exists():
-        raise UserError(f"{workdir} holds no run: give the --workdir of a finished one")
-    raise UserError(
-        f"the run in {workdir} is not finished: python -m rgjax.main with its --config and --workdir={workdir} goes on "
-        "with it"
-    )
+        raise UserError(f"{flag}: holds no run; give the folder of a finished run")
+    raise UserError(f"{flag}: its run is not finished; rerun python -m rgjax.main with its --config and {flag}")

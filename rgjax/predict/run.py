@@ -1,6 +1,5 @@
-"""Finished runs: their networks, read from their workdirs."""
+"""Load the trained network of a finished run from its workdir."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,23 +15,23 @@ from rgjax.models.factory import bert_checkpoint, input_kind, make_model, networ
 from rgjax.models.tokenizer import FILES, Tokens
 from rgjax.regroup import Regrouping
 from rgjax.storage import manifest
-from rgjax.storage.files import digest
+from rgjax.storage.files import digest, read_json_object
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import init_state
 
 
 class FinishedRun(NamedTuple):
-    """The trained network of a run, and what it was trained on.
+    """The trained network of a run, and its training set.
 
     Attributes:
-        config: the run's settings.
-        graph: the network's structure.
+        config: the settings of the run.
+        graph: the structure of the network.
         params: its parameters and its batch statistics, on the host.
-        regrouping: the label map of the training set.
-        indices: the training set [N_train] in the data set.
-        class_names: of the C classes.
-        data: the data set's fingerprint.
-        tokens: the fingerprint of the tokenizer and of the weights before training; "" for images.
+        regrouping: the pseudo-classes of the training set.
+        indices: the training examples [N_train] in the data set.
+        class_names: names of the C classes.
+        data: fingerprint of the data set.
+        tokens: fingerprint of the tokenizer and of the weights before training; "" for images.
     """
 
     config: Config
@@ -50,7 +49,7 @@ class FinishedRun(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the network and all that it makes of its inputs."""
+        """Identifies the network and its preprocessing of inputs."""
         weights = map(np.asarray, jax.tree.leaves(self.params))
         return digest("run-v2", self.tokens, self.config.data.max_length, *weights)
 
@@ -59,17 +58,17 @@ def load_run(workdir: Path, *, flag: str, kind: str = "", dtype: str = "") -> Fi
     """Read the network that a run left in its workdir.
 
     Args:
-        workdir: of a finished run.
-        flag: how the user named the workdir; error messages begin with it.
-        kind: the inputs that it must read, if given.
-        dtype: the precision that it computes in, if given.
+        workdir: the folder of the run.
+        flag: the flag or field by which the user named it; error messages begin with it.
+        kind: "images" or "sentences", if the network must read these.
+        dtype: the precision of its computations; the run's if empty.
 
     Raises:
-        UserError: where the run is not finished, is damaged, or reads other inputs.
+        UserError: if the run is not finished, is damaged, or reads other inputs.
     """
     try:
         return _load_run(workdir, kind, dtype)
-    except Exception as error:  # whatever is damaged in that run, the way out is the same
+    except Exception as error:  # a damaged run fails in many ways, with the same fix for the user
         raise UserError(f"{flag}={workdir}: cannot be used: {error}") from error
 
 
@@ -78,7 +77,7 @@ def _load_run(workdir: Path, kind: str, dtype: str) -> FinishedRun:
         raise UserError("not a finished run: result.json or checkpoints/ is missing")
     if damages := manifest.damages(workdir):
         raise UserError(f"{first_few(damages)} changed after the run ended; rerun its command to restore them")
-    config = recorded_config(json.loads((workdir / "config.json").read_text()))
+    config = recorded_config(read_json_object(workdir / "config.json"))
     config.model.dtype = dtype or config.model.dtype
     with np.load(workdir / "regrouping.npz", allow_pickle=False) as file:
         regrouping = Regrouping(file["pseudo_labels"], file["parent"])
@@ -95,7 +94,7 @@ def _load_run(workdir: Path, kind: str, dtype: str) -> FinishedRun:
     if not int(state.step):
         raise UserError("no checkpoint found")
     tokens = bert_checkpoint(config.model).fingerprint(*FILES) if trained_on == "sentences" else ""
-    recorded = json.loads((workdir / "provenance.json").read_text())["fingerprints"]
+    recorded = read_json_object(workdir / "provenance.json")["fingerprints"]
     if tokens != recorded.get("weights", ""):
         raise UserError(f"the checkpoint {bert_checkpoint(config.model).name} has changed since the run began")
     params = jax.device_get((state.params, state.batch_stats))
@@ -103,7 +102,7 @@ def _load_run(workdir: Path, kind: str, dtype: str) -> FinishedRun:
 
 
 def encoder_of_run(workdir: Path, kind: str) -> Encoder:
-    """The penultimate features of the network that an earlier run trained, on data of the same kind."""
+    """An encoder to the penultimate features of a finished run's network, for data of the same kind."""
     run = load_run(workdir, flag="config.encoder.checkpoint", kind=kind)
 
     def features(params, batch):

@@ -1,4 +1,4 @@
-"""What is exported gives the run's predictions, without this package."""
+"""An exported run gives the predictions of the run, without rgjax."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ from rgjax.data.decode import decode
 from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor
-from tests.support.finished import digits, finish_untrained, text_in
+from tests.support.finished import digits, digits_run, text_run
 
 SENTENCES = ["profit rose .", "w1 w2 w3 w4 w5 w6 flat", "fell"]
-WITHOUT_US = "import runpy, sys; sys.modules['rgjax'] = None; sys.argv = ['example.py', sys.argv[1]]; " \
+WITHOUT_RGJAX = "import runpy, sys; sys.modules['rgjax'] = None; sys.argv = ['example.py', sys.argv[1]]; " \
     "runpy.run_path('example.py', run_name='__main__')"  # fmt: skip
 
 
@@ -31,19 +31,17 @@ def exported(workdir, folder):
 
 @pytest.fixture(scope="module")
 def of_digits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits")
-    workdir = finish_untrained(folder / "run", "la", **{"loss.posthoc": True, "regroup.aggregate": "sum"})
-    return workdir, exported(workdir, folder / "export")
+    workdir = digits_run("la", trained=False, **{"loss.posthoc": True, "regroup.aggregate": "sum"})
+    return workdir, exported(workdir, tmp_path_factory.mktemp("digits") / "export")
 
 
 @pytest.fixture(scope="module")
 def of_text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    workdir = finish_untrained(folder / "run", "ldam", **text_in(folder))
-    return workdir, exported(workdir, folder / "export")
+    workdir = text_run("ldam", trained=False)
+    return workdir, exported(workdir, tmp_path_factory.mktemp("text") / "export")
 
 
-def test_the_folder_of_a_run_keeps_its_manifest(of_digits):
+def test_the_folder_of_a_run_is_refused(of_digits):
     workdir, _ = of_digits
     with pytest.raises(UserError, match="holds a run"):
         exported(workdir, workdir)
@@ -53,7 +51,7 @@ def program(folder):
     return jax.export.deserialize((folder / "model.stablehlo").read_bytes())
 
 
-def test_the_manifest_says_what_is_there(of_digits, of_text):
+def test_the_manifest_describes_the_files(of_digits, of_text):
     for workdir, folder in (of_digits, of_text):
         manifest = json.loads((folder / "manifest.json").read_text())
         assert set(manifest["sha256"]) == {path.name for path in folder.iterdir()} - {"manifest.json"}
@@ -68,7 +66,7 @@ def test_the_manifest_says_what_is_there(of_digits, of_text):
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_the_program_of_images_predicts_batches_of_any_size(count, of_digits):
+def test_the_program_for_images_takes_any_batch_size(count, of_digits):
     workdir, folder = of_digits
     images, predictor = digits().inputs[:count], Predictor.from_run(workdir)
     probabilities, logits = program(folder).call(load_file(folder / "parameters.safetensors"), images)
@@ -76,7 +74,7 @@ def test_the_program_of_images_predicts_batches_of_any_size(count, of_digits):
     np.testing.assert_allclose(probabilities, predictor(images), rtol=1e-4, atol=1e-6)
 
 
-def test_the_program_of_sentences_predicts_any_length(of_text):
+def test_the_program_for_sentences_takes_any_length(of_text):
     from tokenizers import Tokenizer
 
     workdir, folder = of_text
@@ -98,25 +96,25 @@ def test_one_program_runs_on_all_platforms(of_digits, of_text):
         assert written.platforms == ("cpu", "cuda", "tpu")
         assert set(re.findall(r"custom_call @(\w+)", written.mlir_module())) <= {"shape_assertion"}
         assert not written.disabled_safety_checks
-    # Accelerators have XLA's convolution, CPUs our own.
+    # Accelerators run XLA's convolution, CPUs run ours.
     assert "stablehlo.case" in program(of_digits[1]).mlir_module()
     assert "stablehlo.convolution" in program(of_digits[1]).mlir_module()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["images", "sentences"])
-def test_the_example_runs_without_this_package(kind, of_digits, of_text, tmp_path):
+def test_the_example_runs_without_rgjax(kind, of_digits, of_text, tmp_path):
     workdir, folder = of_digits if kind == "images" else of_text
     argument = SENTENCES[1]
     if kind == "images":
         argument = str(tmp_path / "image.png")
         see_through = np.dstack([digits().inputs[3], np.full((16, 16), 100, np.uint8)])
         Image.fromarray(see_through).save(argument)
-    process = subprocess.run([sys.executable, "-I", "-c", WITHOUT_US, argument], cwd=folder, capture_output=True,
+    process = subprocess.run([sys.executable, "-I", "-c", WITHOUT_RGJAX, argument], cwd=folder, capture_output=True,
                              text=True, timeout=300)  # fmt: skip
     assert process.returncode == 0, process.stderr
     rows = decode(Path(argument), 16)[None] if kind == "images" else [argument]
     predictor = Predictor.from_run(workdir)
-    found = json.loads(process.stdout.replace("'", '"'))
-    assert tuple(found) == predictor.run.class_names
-    np.testing.assert_allclose(list(found.values()), predictor(rows)[0], rtol=1e-4, atol=1e-6)
+    probabilities = json.loads(process.stdout.replace("'", '"'))
+    assert tuple(probabilities) == predictor.run.class_names
+    np.testing.assert_allclose(list(probabilities.values()), predictor(rows)[0], rtol=1e-4, atol=1e-6)

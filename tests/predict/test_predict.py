@@ -1,4 +1,4 @@
-"""The command on images, sentences and what is neither, with networks that training has not changed."""
+"""The predict command on images, sentences and unreadable inputs, with untrained networks."""
 
 import csv
 import io
@@ -16,25 +16,24 @@ from rgjax.data.decode import decode
 from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor
-from tests.support.finished import digits, finish_untrained, text_in
+from tests.support.finished import digits, digits_run, text_run
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def of_digits(tmp_path_factory):
-    return finish_untrained(tmp_path_factory.mktemp("digits"))
+def of_digits():
+    return digits_run(trained=False)
 
 
 @pytest.fixture(scope="module")
-def of_text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    return finish_untrained(folder / "run", **text_in(folder))
+def of_text():
+    return text_run(trained=False)
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three images, at two depths, and things that are none."""
+    """Three images at two depths, hidden images, a link to the folder and a file that is not an image."""
     folder = tmp_path / "photos"
     (folder / "deep" / ".hidden").mkdir(parents=True)
     (folder / "deep" / "again").symlink_to(folder)
@@ -53,7 +52,7 @@ def table(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_a_folder_of_images_is_a_table_of_their_classes(of_digits, photos, capsys):
+def test_a_folder_of_images_becomes_a_table(of_digits, photos, capsys):
     command(of_digits, photos, "--neighbors=0")
     out, err = capsys.readouterr()
     rows = table(out)
@@ -61,16 +60,16 @@ def test_a_folder_of_images_is_a_table_of_their_classes(of_digits, photos, capsy
     assert [row["id"] for row in rows] == [str(path) for path in paths]
     assert list(rows[0]) == ["id", "class", "p_rest", "p_8", "group", "group_class", "group_probability"]
     expected = Predictor.from_run(of_digits)(np.stack([decode(path, 16) for path in paths]))
-    found = np.array([[float(row["p_rest"]), float(row["p_8"])] for row in rows])
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    probabilities = np.array([[float(row["p_rest"]), float(row["p_8"])] for row in rows])
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
     assert [row["class"] for row in rows] == [("rest", "8")[top] for top in expected.argmax(axis=1)]
     assert err.splitlines()[-1] == "predicted 3 of 3"
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_predicted(of_digits, photos, tmp_path, capsys):
+def test_unreadable_images_are_reported_and_the_rest_predicted(of_digits, photos, tmp_path, capsys):
     (photos / "broken.png").write_bytes((photos / "b.png").read_bytes()[:60])
     (photos / "deep" / "empty.jpg").write_text("")
-    output = tmp_path / "found.jsonl"
+    output = tmp_path / "predictions.jsonl"
     command(of_digits, photos / "nowhere.png", f"--output={output}", photos, "--batch-size=2", "--neighbors=0",
             exit_code=2)  # fmt: skip
     out, err = capsys.readouterr()
@@ -78,14 +77,14 @@ def test_what_cannot_be_read_is_told_and_the_rest_predicted(of_digits, photos, t
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [Path(row["id"]).name for row in rows] == ["b.png", "a.jpg", "c.png"]
     assert sum(row[f"p_{name}"] for row in rows for name in ("rest", "8")) == pytest.approx(3, abs=1e-4)
-    told = [line for line in err.splitlines() if line.startswith("rgjax: ")]
-    assert [Path(line.split(": ")[1]).name for line in told] == ["nowhere.png", "broken.png", "empty.jpg"]
-    assert "No such file" in told[0] and "empty file" in told[2]
+    messages = [line for line in err.splitlines() if line.startswith("rgjax: ")]
+    assert [Path(line.split(": ")[1]).name for line in messages] == ["nowhere.png", "broken.png", "empty.jpg"]
+    assert "No such file" in messages[0] and "empty file" in messages[2]
     assert err.splitlines()[-1] == "predicted 3 of 6; 3 could not be read"
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_many_batches_keep_their_order(of_digits, tmp_path, capsys, monkeypatch):
+def test_batches_keep_the_order_of_inputs(of_digits, tmp_path, capsys, monkeypatch):
     dataset = digits()
     paths = [tmp_path / f"{row}.png" for row in range(11)]
     for row, path in enumerate(paths):
@@ -108,20 +107,20 @@ def test_a_training_image_is_its_own_nearest_neighbor(of_digits, tmp_path, capsy
         Image.fromarray(dataset.inputs[row]).save(tmp_path / f"{row}.png")
     paths = [tmp_path / f"{row}.png" for row in chosen]
     command(of_digits, *paths, "--neighbors=2")
-    found = table(capsys.readouterr().out)
-    by_row = dict(zip(rows.tolist(), groups.tolist(), strict=True))
-    own = [row for row in found if by_row[int(Path(row["id"]).stem)] == int(row["group"])]
-    assert own
-    for row in own:
+    predicted = table(capsys.readouterr().out)
+    group_of = dict(zip(rows.tolist(), groups.tolist(), strict=True))
+    correct = [row for row in predicted if group_of[int(Path(row["id"]).stem)] == int(row["group"])]
+    assert correct
+    for row in correct:
         assert row["neighbor_1"] == Path(row["id"]).stem
-    for row in found:
-        assert by_row[int(row["neighbor_1"])] == by_row[int(row["neighbor_2"])] == int(row["group"])
-    monkeypatch.setattr("rgjax.predict.neighbors.load_data", None)  # a second call finds them in the cache
+    for row in predicted:
+        assert group_of[int(row["neighbor_1"])] == group_of[int(row["neighbor_2"])] == int(row["group"])
+    monkeypatch.setattr("rgjax.predict.neighbors.load_data", None)  # a second call reads the cache
     command(of_digits, *paths, "--neighbors=2")
-    assert table(capsys.readouterr().out) == found
+    assert table(capsys.readouterr().out) == predicted
 
 
-def test_without_the_data_neighbors_are_empty(of_digits, photos, capsys, monkeypatch, tmp_path):
+def test_neighbors_are_empty_without_the_data_set(of_digits, photos, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path))
 
     def gone(config):
@@ -134,7 +133,7 @@ def test_without_the_data_neighbors_are_empty(of_digits, photos, capsys, monkeyp
     assert [table(out)[0][f"neighbor_{i}"] for i in (1, 2, 3)] == ["", "", ""]
 
 
-def test_sentences_come_from_lines_tables_and_the_command(of_text, tmp_path, capsys):
+def test_sentences_are_read_from_lines_tables_and_the_command_line(of_text, tmp_path, capsys):
     (tmp_path / "lines.txt").write_bytes("profit rose\r\n\nprofit fell .\nna\xefve".encode("latin-1"))
     (tmp_path / "table.csv").write_text("id,text\nx7,profit rose\n,flat\n")
     (tmp_path / "broken.jsonl").write_text('{"text": "w1"}\n{"other": 2}\n')
@@ -142,14 +141,14 @@ def test_sentences_come_from_lines_tables_and_the_command(of_text, tmp_path, cap
             "--neighbors=1", exit_code=2)  # fmt: skip
     out, err = capsys.readouterr()
     rows = table(out)
-    lines, own = tmp_path / "lines.txt", tmp_path / "table.csv"
-    assert [row["id"] for row in rows] == ["--text:1", f"{lines}:1", f"{lines}:3", f"{own}:x7", f"{own}:2"]
+    lines, csv_file = tmp_path / "lines.txt", tmp_path / "table.csv"
+    assert [row["id"] for row in rows] == ["--text:1", f"{lines}:1", f"{lines}:3", f"{csv_file}:x7", f"{csv_file}:2"]
     for name in ("class", "p_neutral", "group_probability", "neighbor_1"):
         assert rows[0][name] == rows[1][name] == rows[3][name] != ""
-    assert f"rgjax: {lines}:4: this is not text in UTF-8" in err
-    assert f"rgjax: {tmp_path / 'broken.jsonl'}, line 2: there is no column 'text'" in err
+    assert f"rgjax: {lines}:4: not text in UTF-8" in err
+    assert f"rgjax: {tmp_path / 'broken.jsonl'}, line 2: no column 'text'" in err
     assert err.splitlines()[-1] == "predicted 5 of 7; 2 could not be read"
-    command(of_text, own, "--neighbors=0")
+    command(of_text, csv_file, "--neighbors=0")
     assert [row["id"] for row in table(capsys.readouterr().out)] == ["x7", "2"]
 
 
@@ -158,29 +157,36 @@ def test_sentences_come_from_lines_tables_and_the_command(of_text, tmp_path, cap
     [
         ([], "--workdir=DIR of a finished run is missing"),
         (["--workdir=x"], "INPUT is missing"),
-        (["--workdir=x", "a.png", "--neighbors=3"], "unknown option '--neighbors=3' (did you mean '--neighbors'?)"),
+        (["--workdir=x", "a.png", "--neighbours=3"], "unknown option '--neighbours=3' (did you mean '--neighbors'?)"),
         (["--workdir=x", "a.png", "--neighbors=few"], "invalid int value: 'few'"),
-        (["--workdir=x", "a.png", "--neighbors=-1"], "--neighbors=-1 is negative"),
+        (["--workdir=x", "a.png", "--neighbors=-1"], "--neighbors=-1: must be at least 0"),
         (["--workdir=x", "a.png", "--aggregate=mean"], "--aggregate: invalid choice: 'mean'"),
         (["--workdir=x", "a.png", "--output=a.txt"], "ends neither in .csv nor in .jsonl"),
-        (["--workdir=x", "s3://bucket/a.png"], "mount the object store"),
-        (["--workdir=x", "a.png", "--export=y"], "--export and predicting are two calls"),
-        (["--workdir=x", "a.png"], "--workdir: there is no folder x"),
+        (["--workdir=x", "s3://bucket/a.png"], "not a local path; mount the bucket"),
+        (["--workdir=x", "-", "-"], "standard input can be read only once"),
+        (["--workdir=x", "a.png", "--export=y"], "--export: does not predict"),
+        (["--workdir=x", "a.png"], "--workdir=x: there is no such folder"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_input_is_one_line(arguments, says):
+def test_a_mistake_is_a_user_error(arguments, says):
     with pytest.raises(UserError) as error:
         __main__.main(arguments)
     assert says in str(error.value)
 
 
-def test_sentences_are_nothing_for_a_run_of_images(of_digits):
+def test_options_take_hyphens_and_underscores():
+    assert __main__.parse(["--workdir=x", "a", "--batch-size=4"]) == __main__.parse(
+        ["--workdir=x", "a", "--batch_size=4"]
+    )
+
+
+def test_a_sentence_is_refused_by_a_run_on_images(of_digits):
     with pytest.raises(UserError, match="was trained on images"):
         command(of_digits, "--text=profit")
 
 
-def test_what_was_written_outlasts_a_failure(of_digits, photos, tmp_path, monkeypatch):
+def test_rows_written_before_a_failure_are_kept(of_digits, photos, tmp_path, monkeypatch):
     nearest = []
 
     def fail(self, features, groups, count):
@@ -191,9 +197,9 @@ def test_what_was_written_outlasts_a_failure(of_digits, photos, tmp_path, monkey
 
     monkeypatch.setattr("rgjax.predict.neighbors.Neighbors.nearest", fail)
     with pytest.raises(KeyboardInterrupt):
-        command(of_digits, photos, "--batch-size=1", f"--output={tmp_path / 'found.csv'}")
-    assert len(table((tmp_path / "found.csv.part").read_text())) == 1
-    assert not (tmp_path / "found.csv").exists()
+        command(of_digits, photos, "--batch-size=1", f"--output={tmp_path / 'rows.csv'}")
+    assert len(table((tmp_path / "rows.csv.part").read_text())) == 1
+    assert not (tmp_path / "rows.csv").exists()
 
 
 @pytest.mark.long
@@ -205,7 +211,14 @@ def test_the_command_in_its_own_process(of_digits, photos, tmp_path):
     assert process.returncode == 2, process.stderr
     assert len(table(process.stdout)) == 3
     assert process.stderr.splitlines()[-1] == "predicted 3 of 4; 1 could not be read"
-    process = subprocess.run([*run, "--aggregat=max", "x"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert (process.returncode, len(process.stderr.splitlines())) == (2, 1)
-    process = subprocess.run([*run[:3], "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0 and "--neighbors=N" in process.stdout
+
+
+def test_mistakes_exit_with_2_and_help_with_0(monkeypatch, capsys):
+    for arguments, code in ((["--aggregat=max", "x"], 2), (["--help"], 0)):
+        monkeypatch.setattr(sys, "argv", ["predict", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            __main__.cli()
+        assert exit_.value.code == code
+    out, err = capsys.readouterr()
+    assert "--neighbors=N" in out
+    assert len(err.splitlines()) == 1 and err.startswith("rgjax: unknown option '--aggregat=max'")

@@ -1,7 +1,15 @@
-"""Finished runs for tests: of digits and of sentences, with the smallest of networks."""
+"""Finished runs for tests: of digits and of sentences, with the smallest of networks.
+
+`digits_run` and `text_run` are made once for all processes of a test session, in the shared cache: read them, or change
+a copy. `finish` and `finish_untrained` make a run of their own.
+"""
+
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
+from filelock import FileLock
 
 from rgjax import artifacts, experiment
 from rgjax.config import method_config
@@ -9,7 +17,7 @@ from rgjax.data import load_data
 from rgjax.losses import loss_of
 from rgjax.models.factory import make_model
 from rgjax.storage import manifest
-from rgjax.storage.files import write_json
+from rgjax.storage.files import cache_dir, digest, write_json
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import init_state
 from rgjax.training.trainer import Trial
@@ -30,6 +38,39 @@ DIGITS = {
 }
 
 
+def digits_run(method="ce", *, trained=True, **changes) -> Path:
+    """The workdir of a finished run of the digits, shared by all tests."""
+    return _shared_run(method, changes, trained)
+
+
+def text_run(method="ce", *, trained=True, **changes) -> Path:
+    """The workdir of a finished run of sentences, shared by all tests, beside the `text_sources` that it read."""
+    return _shared_run(method, text_in(text_sources()) | changes, trained)
+
+
+def text_sources() -> Path:
+    """A folder with the data and the weights of sentences, shared by all tests."""
+    folder = cache_dir() / "tests" / "text"
+    return _once(folder, lambda: text_in(folder))
+
+
+def _shared_run(method, changes, trained) -> Path:
+    key = digest(method, json.dumps(changes, sort_keys=True), trained)
+    workdir = cache_dir() / "tests" / "runs" / key
+    return _once(workdir, lambda: (finish if trained else finish_untrained)(workdir, method, **changes))
+
+
+def _once(folder, make) -> Path:
+    """The folder, made by the first process that asks for it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    done = folder.with_suffix(".done")
+    with FileLock(folder.with_suffix(".lock")):
+        if not done.exists():
+            make()
+            done.touch()
+    return folder
+
+
 def config_of(method, **changes):
     config = method_config(method, {})
     with config.unlocked():
@@ -38,12 +79,17 @@ def config_of(method, **changes):
 
 
 def text_in(folder):
-    """Settings of a run of sentences of up to 9 words, its data and weights in the folder."""
-    bert = str(write_tiny_bert(folder / "tiny-bert"))
+    """Settings of a run of sentences of up to 9 words; its data and weights are written to the folder if missing."""
+    folder.mkdir(exist_ok=True, parents=True)
+    bert, download = folder / "tiny-bert", folder / "phrasebank"
+    if not download.exists():
+        write_tiny_bert(bert)
+        write_phrasebank(download)
     return {
         "data.name": "phrasebank", "data.split": "grouped", "data.positive": "", "data.max_length": 20,
-        "data.manual_dir": str(write_phrasebank(folder / "phrasebank")), "model.name": "bert",
-        "model.checkpoint": bert, "encoder.name": "bert", "encoder.checkpoint": bert, "train.optimizer": "adamw",
+        "data.manual_dir": str(download), "model.name": "bert",
+        "model.checkpoint": str(bert), "encoder.name": "bert", "encoder.checkpoint": str(bert),
+        "train.optimizer": "adamw",
         "train.lr": 0.01, "train.batch_size": 16, "train.steps": 1, "regroup.threshold": 20,
     }  # fmt: skip
 
@@ -57,7 +103,7 @@ def finish(workdir, method, **changes):
 
 
 def finish_untrained(workdir, method="ce", **changes):
-    """What a run leaves that its training has not changed; its result is blank. It takes a second."""
+    """A run with the network before training and an empty result; it takes a second."""
     trial = Trial(config_of(method, **changes), workdir)
     task = experiment.prepare(trial.config)
     artifacts.write_start(task, trial)
