@@ -1,10 +1,10 @@
-"""Kill a run again and again in each of its phases, let it end, and compare it with an undisturbed one.
+"""Kill a run repeatedly in each of its phases, let it finish, and compare it with an undisturbed one.
 
     uv run python -m tests.crashes --kills=54 --seed=0
 
-A run of 84 images goes through all that a run can: records are prepared, images decoded, features encoded, groups
-found, synthetic images made, a network trained, saved and judged. In every phase it is killed as often, by SIGKILL or
-SIGTERM, at a random moment of it. The exit code is 1 if anything differs in the end.
+A run on 84 images goes through every phase: prepare records, decode images, encode features, cluster, synthesize images,
+train, save checkpoints, evaluate, write the result. It is killed equally often in each, by SIGKILL or SIGTERM, at a
+random moment. The exit code is 1 if anything differs in the end.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def under_way(folder: str) -> Callable[[Path], bool]:
-    """Whether something is computed that the cache's folder will hold."""
+    """Whether an entry of a cache folder is being computed."""
 
     def phase(place: Path) -> bool:
         return any(not lock.with_suffix(".npz").exists() for lock in place.glob(f"cache/{folder}/*.lock"))
@@ -42,7 +42,7 @@ def under_way(folder: str) -> Callable[[Path], bool]:
     return phase
 
 
-# By what is seen on the disk.
+# Recognized by the files on disk.
 PHASES: dict[str, Callable[[Path], bool]] = {
     "prepare": lambda place: any(place.glob("prepared/**/*incomplete*")),
     "decode": under_way("images"),
@@ -57,7 +57,7 @@ PHASES: dict[str, Callable[[Path], bool]] = {
 
 
 def start(place: Path) -> multiprocessing.process.BaseProcess:
-    """The command in a process of its own, forked from one that has imported everything."""
+    """The command in its own process, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rgjax.main"])
     arguments = ["--config=configs/ham10000.py:rg", f"--workdir={place / 'run'}"]
@@ -88,8 +88,10 @@ def end(place: Path) -> None:
 
 
 def kill(place: Path, phase: str, number: int, rng: random.Random) -> float | None:
-    """Start the run, and send it the signal in a phase; the seconds until its end, or None where the phase passed too
-    fast or had passed before."""
+    """Start the run and send it a signal during a phase.
+
+    Returns the seconds until it ended, or None if the phase was over before the signal arrived.
+    """
     process = start(place)
     deadline = time.monotonic() + _LIMIT
     while process.is_alive() and not PHASES[phase](place):
@@ -110,21 +112,23 @@ def kill(place: Path, phase: str, number: int, rng: random.Random) -> float | No
     return seconds
 
 
-def found(place: Path) -> tuple[bytes, dict]:
-    """What a run has found, but for its times."""
+def outcome(place: Path) -> tuple[bytes, dict]:
+    """Predictions and result of a run, without its times."""
     result = json.loads((place / "run" / "result.json").read_text())
     del result["timing"]
     return (place / "run" / "predictions.npz").read_bytes(), result
 
 
 def crash(folder: Path, kills: int, seed: int, say: Callable[[str], None] = print) -> Counter:
-    """Kill runs `kills` times in all, each phase equally often, and compare what they find; how often which signal hit
-    which phase. Raises SystemExit where anything is not as it should be."""
+    """Kill runs `kills` times in total, each phase equally often, and compare their outcomes.
+
+    Returns the counts of (phase, signal). Raises SystemExit if an outcome differs.
+    """
     rng, survived, slowest = random.Random(seed), Counter(), 0.0
     undisturbed = folder / "undisturbed"
     write_ham(undisturbed / "ham")
     end(undisturbed)
-    expected, chain = found(undisturbed), 0
+    expected, chain = outcome(undisturbed), 0
     while sum(survived.values()) < kills:
         chain += 1
         place = folder / f"chain{chain}"
@@ -141,7 +145,7 @@ def crash(folder: Path, kills: int, seed: int, say: Callable[[str], None] = prin
                 if seconds > 10:
                     raise SystemExit(f"SIGTERM in {phase}: it took {seconds:.1f} s to end")
         end(place)
-        if found(place) != expected:
+        if outcome(place) != expected:
             raise SystemExit(f"{place}: predictions or result differ from the undisturbed run's")
         say(f"{sum(survived.values())} kills, {chain} runs equal to the undisturbed one bit for bit")
     for phase in PHASES:

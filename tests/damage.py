@@ -1,10 +1,10 @@
-"""Damage what runs keep on disk, at random, and see that no wrong number comes back.
+"""Damage the files of runs at random, and check that no wrong number is ever read.
 
     uv run python -m tests.damage --faults=1000 --seed=0
 
-Each fault flips a bit of a file, cuts it, blanks it or removes it: a cached array, a file of a checkpoint, a file of a
-finished run or its manifest, a data set's prepared records. It is harmless, or it is noticed: then what is read comes
-from an older checkpoint or has to be made anew. The exit code is 1 if a number is another than the one written.
+Each fault flips a bit of a file, truncates it, zeroes it or removes it: a cached array, a file of a checkpoint, a file
+of a finished run or its manifest, a data set's prepared records. A fault is harmless or noticed; a noticed one makes
+the reader use an older checkpoint or recompute. The exit code is 1 if any number read differs from the one written.
 """
 
 import argparse
@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from rgjax.storage.files import files, manifest, read_npz, write_json, write_npz
+from rgjax.storage import manifest
+from rgjax.storage.files import read_npz, write_json, write_npz
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import TrainState
 
@@ -55,16 +56,16 @@ def equal(one: Any, other: Any) -> bool:
     return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in leaves)
 
 
-# Of each kind: what is written, and what reading it after a fault amounts to.
+# For each kind of file: how it is written, and how a read after a fault turns out.
 def write_arrays(folder: Path) -> None:
     write_npz(folder / "a.npz", **ARRAYS)
 
 
 def read_arrays(folder: Path) -> str:
-    found = read_npz(folder / "a.npz")
-    if found is None:
+    arrays = read_npz(folder / "a.npz")
+    if arrays is None:
         return "noticed"
-    return "harmless" if found.keys() == ARRAYS.keys() and equal(found, ARRAYS) else "WRONG"
+    return "harmless" if arrays.keys() == ARRAYS.keys() and equal(arrays, ARRAYS) else "WRONG"
 
 
 def write_checkpoints(folder: Path) -> None:
@@ -76,10 +77,10 @@ def write_checkpoints(folder: Path) -> None:
 
 def read_checkpoints(folder: Path) -> str:
     checkpoints = Checkpoints(folder)
-    found, seconds, _ = checkpoints.restore(state(0))
+    restored, seconds, _ = checkpoints.restore(state(0))
     checkpoints.close()
-    step = int(found.step)
-    if not equal(found, state(step)) or seconds != 1.5 * step or step == 0:
+    step = int(restored.step)
+    if not equal(restored, state(step)) or seconds != 1.5 * step or step == 0:
         return "WRONG"
     return "harmless" if step == 2 else "noticed"
 
@@ -93,8 +94,8 @@ def write_run(folder: Path) -> None:
 def read_run(folder: Path) -> str:
     if not manifest.finished(folder):
         return "noticed"
-    found = manifest.result(folder), read_npz(folder / "predictions.npz")
-    return "harmless" if found[0] == RESULT and found[1] and equal(found[1], ARRAYS) else "WRONG"
+    arrays = read_npz(folder / "predictions.npz")
+    return "harmless" if manifest.result(folder) == RESULT and arrays and equal(arrays, ARRAYS) else "WRONG"
 
 
 def write_records(folder: Path) -> None:
@@ -107,10 +108,10 @@ def write_records(folder: Path) -> None:
 def read_records(folder: Path) -> str:
     try:
         reader = array_record_module.ArrayRecordReader(str(folder / "a.array_record"))
-        found = list(reader.read_all())
-    except Exception:  # decode_and_cache.py has them prepared anew
+        records = list(reader.read_all())
+    except Exception:  # rgjax.data prepares them again
         return "noticed"
-    return "harmless" if found == RECORDS else "WRONG"
+    return "harmless" if records == RECORDS else "WRONG"
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], str]]] = {
@@ -122,13 +123,13 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], str]]] = {
 
 
 def damage(folder: Path, faults: int, seed: int) -> Counter:
-    """How often faults of which kind were what; as many of each kind."""
+    """Counts of (kind, outcome); every kind gets the same number of faults."""
     rng, outcomes = random.Random(seed), Counter()
     for kind, (write, read) in KINDS.items():
         sound = folder / kind
         sound.mkdir()
         write(sound)
-        # The newest checkpoint alone: an older one is there to be gone back to.
+        # Only the newest checkpoint: the older one is the fallback.
         part = sound / "2" if kind == "checkpoint" else sound
         files = sorted(path.relative_to(sound) for path in part.rglob("*") if path.is_file())
         for _ in range(faults // len(KINDS)):
@@ -145,11 +146,10 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    files.tell = lambda news: None
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        found = damage(Path(name), asked.faults, asked.seed)
+        outcomes = damage(Path(name), asked.faults, asked.seed)
     for kind in KINDS:
-        print(f"{kind:<16}" + "".join(f"{found[kind, what]:>7} {what}" for what in ("noticed", "harmless", "WRONG")))
+        print(f"{kind:<16}" + "".join(f"{outcomes[kind, what]:>7} {what}" for what in ("noticed", "harmless", "WRONG")))
     print(f"{time.monotonic() - begun:.0f} s")
-    raise SystemExit(any(what == "WRONG" for _, what in found))
+    raise SystemExit(any(what == "WRONG" for _, what in outcomes))

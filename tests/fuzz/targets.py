@@ -1,4 +1,4 @@
-"""What is fuzzed, by name: a file, the check of what its reader makes of it, and examples that are whole."""
+"""Fuzz targets by name: a file, a check of what its reader returns, and valid examples."""
 
 import io
 import json
@@ -45,8 +45,8 @@ BERT = {"max_position_embeddings": 16, "vocab_size": len(WORDS)}
 
 @dataclass(frozen=True)
 class Target:
-    """`check` raises what the user can mend (`DECLARED`) or an AssertionError for a broken promise; it is given the
-    path of `file`, in a folder that `prepare` has filled."""
+    """`check` takes the path of `file`, in a folder that `prepare` has filled. It raises one of `DECLARED` for bad input
+    and AssertionError for a broken promise."""
 
     file: str
     check: Callable[[Path], None]
@@ -113,11 +113,11 @@ def picture(path: Path) -> None:
 
 
 def command_line(path: Path) -> None:
-    """Each line is a setting, without its --config."""
+    """Each line is a setting without its `--config.`."""
     words = [f"--config.{line}" for line in path.read_bytes().decode(errors="surrogateescape").split("\n") if line]
     argv = ["main", f"--config={ROOT / 'configs' / 'digits.py'}", *words]
     for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)  # of the parse before
+        delattr(flags.FLAGS, name)  # from the last parse
     with patch.object(sys, "argv", argv):
         parse(argv, "")
     config = CONFIG.value
@@ -139,7 +139,7 @@ def _take_all(tensors: Tensors) -> None:
     for name, read in tensors.readers.items():
         try:
             shape = read().shape
-        except Exception:  # `take` tells of it
+        except Exception:  # `take` reports it
             shape = ()
         array = tensors.take(name, shape)
         assert array.dtype == np.float32 and array.shape == shape and np.isfinite(array).all()
@@ -150,13 +150,13 @@ def weights(path: Path) -> None:
 
 
 def bert(path: Path) -> None:
-    found = bert_config(Checkpoint(str(path.parent), ways_out="a folder"))
-    assert all(isinstance(value, str) or 0 < value < np.inf for value in found.values())
+    values = bert_config(Checkpoint(str(path.parent), ways_out="a folder")).values()
+    assert all(isinstance(value, str) or 0 < value < np.inf for value in values)
 
 
 def clip(path: Path) -> None:
-    found = clip_config(Checkpoint(str(path.parent), ways_out="a folder"))
-    assert all(isinstance(value, str) or 0 < value < np.inf for value in found.values())
+    values = clip_config(Checkpoint(str(path.parent), ways_out="a folder")).values()
+    assert all(isinstance(value, str) or 0 < value < np.inf for value in values)
 
 
 def vocabulary(path: Path) -> None:
@@ -169,30 +169,31 @@ def vocabulary(path: Path) -> None:
 
 
 def report(path: Path) -> None:
-    """The whole report but for its figures, of the runs beside the file."""
+    """The whole report except its figures, of the runs beside the file."""
     folder = next(parent for parent in path.parents if (parent / "here").exists())
-    warnings: list[str] = []
-    runs, (_, plans) = read_runs(folder, warnings.append), read_sweep(folder, warnings.append)
+    runs, (_, plans) = read_runs(folder), read_sweep(folder)
     for run in runs:
         for name, kind in COLUMNS.items():
             value = run.row[name]
             assert value is None or type(value) is kind, f"{name}={value!r}"
             assert not isinstance(value, float) or np.isfinite(value), f"{name}={value!r}"
-        for row in read_history(run, warnings.append):
+        for row in read_history(run):
             assert np.isfinite(list(row.values())).all()
-        if (found := read_test_logits(run, warnings.append)) is not None:
-            assert found[0].ndim == 2 and found[1].shape == found[0].shape[:1]
-            assert np.isfinite(found[0]).all() and found[1].dtype.kind in "iu"
-            assert ((found[1] >= 0) & (found[1] < found[0].shape[1])).all()
-    found = studies(runs, plans)
-    whole = page("title", None, [(study, []) for study in found], warnings.append)
-    for text in (markdown("title", state(statuses(found)), found), latex(found), csv_table(found), whole):
+        if (read := read_test_logits(run)) is not None:
+            logits, labels = read
+            assert logits.ndim == 2 and labels.shape == logits.shape[:1]
+            assert np.isfinite(logits).all() and labels.dtype.kind in "iu"
+            assert ((labels >= 0) & (labels < logits.shape[1])).all()
+    all_studies = studies(runs, plans)
+    whole = page("title", None, [(study, []) for study in all_studies])
+    for text in (markdown("title", state(statuses(all_studies)), all_studies), latex(all_studies), whole):
         text.encode()
+    csv_table(all_studies).encode()
     write_parquet(path.parent / "results.parquet", runs)
 
 
 def _two_runs(folder: Path) -> None:
-    """A finished run, of which the target overwrites a file, and another one beside it."""
+    """A finished run, one file of which the target overwrites, and another run beside it."""
     (folder / "here").touch()
     sweep = Sweep(folder, sizes=(8, 4))
     sweep.run("a", "rg")
@@ -269,19 +270,19 @@ def _ham_tables() -> list[bytes]:
 
 def _pictures() -> list[bytes]:
     colors = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
-    found, exif = [], Image.Exif()
+    pictures, exif = [], Image.Exif()
     exif[0x0112] = 6
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "ICO", "TGA"):
         buffer = io.BytesIO()
         Image.fromarray(colors).save(buffer, kind, **({"exif": exif} if kind in ("JPEG", "PNG") else {}))
-        found.append(buffer.getvalue())
+        pictures.append(buffer.getvalue())
     for mode in ("LA", "P", "I;16", "CMYK", "1", "F"):
         buffer = io.BytesIO()
         gray = Image.fromarray(colors[..., 0])
         gray = Image.fromarray(colors[..., 0].astype(np.uint16)) if mode == "I;16" else gray.convert(mode)
         gray.save(buffer, "TIFF" if mode in ("CMYK", "F") else "PNG")
-        found.append(buffer.getvalue())
-    return found
+        pictures.append(buffer.getvalue())
+    return pictures
 
 
 def _settings() -> list[bytes]:
