@@ -2,9 +2,9 @@
 
     uv run python -m tests.crashes --kills=54 --seed=0
 
-A run on 84 images goes through every phase: prepare records, decode images, encode features, cluster, synthesize images,
-train, save checkpoints, evaluate, write the result. It is killed equally often in each, by SIGKILL or SIGTERM, at a
-random moment. The exit code is 1 if anything differs in the end.
+A run on 84 images goes through every phase: prepare records, decode images, encode features, cluster, make synthetic
+images, train, save checkpoints, evaluate, write the result. It is killed equally often in each, by SIGKILL or
+SIGTERM, at a random moment. The exit code is 1 if anything differs in the end.
 """
 
 import argparse

@@ -8,6 +8,7 @@ the reader use an older checkpoint or recompute. The exit code is 1 if any numbe
 """
 
 import argparse
+import logging
 import random
 import shutil
 import tempfile
@@ -146,6 +147,7 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    logging.disable()  # a warning for each fault
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         outcomes = damage(Path(name), asked.faults, asked.seed)

@@ -45,8 +45,8 @@ BERT = {"max_position_embeddings": 16, "vocab_size": len(WORDS)}
 
 @dataclass(frozen=True)
 class Target:
-    """`check` takes the path of `file`, in a folder that `prepare` has filled. It raises one of `DECLARED` for bad input
-    and AssertionError for a broken promise."""
+    """`check` takes the path of `file`, in a folder that `prepare` has filled. It raises one of `DECLARED` for bad
+    input and AssertionError for a broken promise."""
 
     file: str
     check: Callable[[Path], None]
