@@ -1,1 +1,1 @@
-"""Sweeps: grid search for every method, then training of the selected settings on several seeds."""
+"""Sweeps: grid search for every method, then several seeds of the best setting."""

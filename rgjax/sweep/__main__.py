@@ -1,4 +1,4 @@
-"""Tune every method by a grid search, and train the selected settings on several seeds.
+"""Tune every method by a grid search; train its best setting on several seeds.
 
     python -m rgjax.sweep --config=configs/FILE.py --workdir=DIR [--config.NAME=VALUE ...]
 
@@ -106,7 +106,7 @@ def keeps_checkpoints(run: RunSpec) -> bool:
 
 
 def make_plan() -> tuple[SweepPlan, dict]:
-    """The plan of the command line, and the flags that must not change from one call to the next."""
+    """The plan of the command line, and the flags that later calls must repeat."""
     file, _, method = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     if method:
         raise UserError(f"--config={file}:{method}: a sweep has several methods; use --methods={method}")
@@ -165,7 +165,10 @@ def numbers(flag: str, words: Sequence[str]) -> list[float]:
 
 
 def check_data(plan: SweepPlan) -> None:
-    """Load each data set once: errors show before any job starts, and the decoded data are cached for all runs."""
+    """Load each data set once, to find errors before any job starts.
+
+    It also fills the cache of decoded data for all runs.
+    """
     # Imported here: they load JAX, which takes seconds, and a finished sweep does not need it.
     from rgjax.data import load_data
     from rgjax.training.setup import require_trainable

@@ -17,7 +17,7 @@ _STEPS = 20
 
 
 class Cost(NamedTuple):
-    """One run: seconds on one worker of this machine, bytes on disk with and without its checkpoints."""
+    """The cost of a run: seconds on one worker of this machine, bytes on disk."""
 
     seconds: float
     bytes: int
@@ -25,10 +25,10 @@ class Cost(NamedTuple):
 
 
 def measure(run: RunSpec, slot: Slot) -> Cost:
-    """Train a few steps of a run and extrapolate to all its steps. Raises UserError if it fails.
+    """Train a few steps of a run and extrapolate to all its steps.
 
     The same worker trains it twice and the second time counts: most runs of a sweep use a program that is compiled
-    already.
+    already. Raises UserError if the run fails.
     """
     config = run.config.copy_and_resolve_references()
     config.train.steps = min(_STEPS, config.train.steps or _STEPS)
@@ -55,7 +55,7 @@ def measure(run: RunSpec, slot: Slot) -> Cost:
 
 
 def cost_table(runs: Sequence[RunSpec], keeps: Callable[[RunSpec], bool], slots: Sequence[Slot]) -> str:
-    """A row per study: seconds a run, device hours, hours on the workers of this machine, disk space.
+    """A row per study: seconds per run, device hours, wall-clock hours, disk space.
 
     Args:
         runs: all runs of the sweep.

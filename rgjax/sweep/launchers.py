@@ -1,4 +1,4 @@
-"""Launchers train the runs of a sweep: on this machine's devices, by Ray, or by Slurm.
+"""Launchers train the runs of a sweep: on this machine, by Ray, or by Slurm.
 
 A launcher takes jobs, each a list of workdirs to train as one program, and returns a handle for each. The workdirs
 themselves tell which runs have succeeded, so any launcher can resume what another one started.
@@ -28,14 +28,18 @@ Job: TypeAlias = list[str]  # workdirs
 
 
 class Handle(Protocol):
+    """A submitted job."""
+
     def done(self) -> bool: ...
 
     def exception(self) -> BaseException | None:
-        """The error that ended a job, such as the death of its process; None for one that was worked through."""
+        """The error that cut a job short, such as the death of its process, or None."""
         ...
 
 
 class Launcher(Protocol):
+    """Trains jobs."""
+
     def submit(self, jobs: Sequence[Job]) -> Sequence[Handle]: ...
 
     def close(self) -> None:
@@ -44,7 +48,7 @@ class Launcher(Protocol):
 
 
 class Slot(NamedTuple):
-    """Devices and cores of one worker process: environment variables that name its device, and its CPU cores."""
+    """The device of a worker process, by environment variables, and its CPU cores."""
 
     environment: dict[str, str]
     cores: frozenset[int] = frozenset()
@@ -80,7 +84,7 @@ class Local:
 
 
 class Worker:
-    """A process that trains one job after another; if it dies, the next job starts a new one."""
+    """A process that trains one job after another; a new one replaces a dead one."""
 
     def __init__(self, log: Path, slot: Slot):
         self._log, self._slot = log, slot
@@ -134,9 +138,10 @@ class Worker:
 
 
 def local_slots(workers: int | None) -> list[Slot]:
-    """Slots for `workers` processes, spread evenly over the devices; by default one per device or CPU core.
+    """Slots for `workers` processes; by default one per device or CPU core.
 
-    Devices are counted by their files, because JAX would claim them. Raises UserError for more workers than TPU chips.
+    They are spread evenly over the devices. Devices are counted by their files in /dev, because JAX would claim them.
+    Raises UserError for more workers than TPU chips.
     """
     gpus, tpus = _gpus(), _tpu_chips()
     if gpus:
@@ -154,10 +159,11 @@ def local_slots(workers: int | None) -> list[Slot]:
 
 
 def _cpu_slots(workers: int | None) -> list[Slot]:
-    """Slots with the same number of cores, as the rounding of results depends on it; by default one core each.
+    """Slots with the same number of cores each, by default one.
 
-    Two workers with a core each train small runs twice as fast as one with two cores, because tracing uses one core
-    (digits on two cores: 152 s, not 317).
+    The same number, because the rounding of results depends on it. One, because two workers with a core each train
+    small runs twice as fast as a worker with two cores: tracing uses a single core (digits on two cores: 152 s, not
+    317 s).
     """
     huge_pages = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", HUGE_PAGES)}
     if not hasattr(os, "sched_getaffinity"):
@@ -192,10 +198,11 @@ def _device_files(folder: str, pattern: str) -> int:
 
 
 class Ray:
-    """Tasks of a Ray cluster: that of RAY_ADDRESS, or one that runs on this machine, or else a new one.
+    """Tasks of a Ray cluster.
 
-    `resources` are those of each task, e.g. num_gpus=1 or TPU=4; by default a GPU or a TPU chip if the cluster has
-    any. If a worker or node dies, Ray restarts its task on another one.
+    The cluster is that of RAY_ADDRESS, or one that runs on this machine, or else a new one. `resources` are those of
+    each task, e.g. num_gpus=1 or TPU=4; by default a GPU or a TPU chip if the cluster has any. If a worker or node
+    dies, Ray restarts its task on another one.
     """
 
     def __init__(self, resources: Mapping[str, float | str]):

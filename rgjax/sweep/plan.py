@@ -1,4 +1,4 @@
-"""Sweep plan: the grid of each method, the runs of both stages, and the selection rule.
+"""Sweep plan: the grid of each method, the runs of both stages, the selection.
 
 Stage 1 trains every point of a grid once, on the tuning seed, and the validation score selects one. Stage 2 trains the
 selected point on every reported seed. A method whose grid has one point skips stage 1.
@@ -24,7 +24,10 @@ SELECTIONS = {"ba": "balanced accuracy", "macro_ap": "macro AP"}  # keys of resu
 
 @dataclass(frozen=True)
 class Seeds:
-    """The seed of stage 1 and the seeds of stage 2; with `fixed_split` they share the split of `config.data.seed`."""
+    """The seed of stage 1 and the seeds of stage 2.
+
+    With `fixed_split` all of them train on the split of `config.data.seed`.
+    """
 
     tuning: int
     reported: Sequence[int]
@@ -36,7 +39,9 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Variant:
-    """A method, or a variant of one, on one data set: tuned by itself, one row of a table.
+    """A method, or a variant of one, on one data set, with its grid.
+
+    It is tuned by itself and becomes one row of a table.
 
     Attributes:
         study: the data set's config file without folder and suffix; the runs' folder has this name.
@@ -102,7 +107,7 @@ class RunSpec:
 
     @property
     def result(self) -> dict | None:
-        """The content of result.json; None without one, or if it is damaged: the run then writes it again."""
+        """The content of result.json; None if there is none or it is corrupted."""
         return manifest.result(self.workdir)
 
     @property
@@ -110,7 +115,10 @@ class RunSpec:
         return self.result is not None
 
     def write(self) -> None:
-        """Write run.json for the report and config.json for the worker; the latter makes the folder a run: last."""
+        """Write run.json for the report, then config.json for the worker.
+
+        In this order, because a folder with config.json counts as a run.
+        """
         description = {
             "run_id": self.run_id,
             "study": self.variant.study,
@@ -179,7 +187,7 @@ def read_variants(
 
 
 def _yielded_points(file: str, module: Any) -> list[Point]:
-    """The points that a module's `sweep()` yields, with NumPy scalars converted to Python's."""
+    """The points that `sweep()` yields, with NumPy scalars converted to Python's."""
     with _running(f"sweep() of {file}"):
         return [
             {name: value.item() if hasattr(value, "item") else value for name, value in dict(point).items()}
@@ -188,7 +196,7 @@ def _yielded_points(file: str, module: Any) -> list[Point]:
 
 
 def _check_point(file: str, method: str, name: str, point: Point) -> None:
-    """Raise UserError for an unknown method or variant, and for seeds, which `--seeds` gives."""
+    """Raise UserError for an unknown method or variant, and for seeds."""
     if method not in settings.METHODS:
         raise unknown(f"method in sweep() of {file}:", method, settings.METHODS)
     if name and name not in VARIANTS:
@@ -215,7 +223,10 @@ def _two_of(grid: Sequence[Point]) -> Sequence[Point]:
 
 
 def of_methods(variants: Sequence[Variant], methods: Sequence[str]) -> list[Variant]:
-    """The variants of the given methods; all of them if no method is given. Raises UserError for an unknown one."""
+    """The variants of the given methods, or all variants if `methods` is empty.
+
+    Raises UserError for an unknown method.
+    """
     known = dict.fromkeys(variant.method for variant in variants)
     for name in methods:
         if name not in known:
@@ -251,7 +262,10 @@ class SweepPlan:
         return [self._run(variant, 2, seed, point) for seed in self.seeds.reported]
 
     def all_runs(self) -> list[RunSpec]:
-        """As many runs as the sweep will have; in stage 2 the first point stands for the selected one."""
+        """As many runs as the sweep will have, for the cost and for tests.
+
+        In stage 2 the first point stands for the selected one.
+        """
         return [
             run
             for variant in self.variants
@@ -267,7 +281,10 @@ class SweepPlan:
         return sum(sum(self.count(variant)) for variant in self.variants)
 
     def best(self, variant: Variant, tuning: Sequence[RunSpec]) -> Point | None:
-        """The point of the highest validation score, the first of equals; None if no tuning run has a result."""
+        """The point of the highest validation score, the first of equals.
+
+        None if no tuning run has a result.
+        """
         results = zip(variant.grid, (run.result for run in tuning), strict=True)
         scores = [(result["val"][self.select], point) for point, result in results if result is not None]
         return max(scores, key=lambda pair: pair[0])[1] if scores else None

@@ -1,4 +1,4 @@
-"""Sweep scheduler: starts runs, selects settings, retries failures, and resumes from the files of the runs."""
+"""Sweep scheduler: starts runs, selects settings, retries failures, resumes."""
 
 import contextlib
 import json
@@ -85,7 +85,7 @@ class SweepState:
         return variant.grid[0] if len(variant.grid) == 1 else self._entry(self._read(), variant).get("chosen")
 
     def select(self, variant: Variant, point: Point) -> Point:
-        """Record a selection; return the recorded one, which may be an earlier one of another process."""
+        """Record a selection and return it, or an earlier one of another process."""
         with self._open() as content:
             entry = self._entry(content, variant)
             entry["chosen"] = entry["chosen"] or point
@@ -118,7 +118,7 @@ class SchedulerOptions:
 
 @dataclass
 class VariantRuns:
-    """The runs of a variant; `point` and the `reported` runs exist once a point is selected."""
+    """The runs of a variant; those of stage 2 exist once a point is selected."""
 
     variant: Variant
     tuning: list[RunSpec]
@@ -128,7 +128,7 @@ class VariantRuns:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of the scheduler leaves: the number of finished runs, errors by workdir, runs by variant."""
+    """The number of finished runs, the errors by workdir, the runs by variant."""
 
     done: int
     failed: dict[Path, str]
@@ -150,7 +150,7 @@ class Job(NamedTuple):
 
 @dataclass
 class _Progress:
-    """What happened since the command was started; everything older is read from the workdirs."""
+    """Events since the command started; the rest is read from the workdirs."""
 
     jobs: list[Job] = field(default_factory=list)
     done: set[Path] = field(default_factory=set)
@@ -168,7 +168,7 @@ class Scheduler:
         self._progress = _Progress()
 
     def run(self, make_launcher: Callable[[], Launcher]) -> Outcome:
-        """Run everything that is not done. A launcher is made only if there is something to do."""
+        """Run everything that is not done; make a launcher only if it is needed."""
         progress, launcher = self._progress, None
         try:
             while True:
@@ -187,7 +187,7 @@ class Scheduler:
         return Outcome(len(progress.done), failed, self._variants)
 
     def _select_points(self) -> None:
-        """Select a point for each variant whose grid is complete, and plan its reported runs."""
+        """Select a point for each variant whose grid is complete; plan its stage 2."""
         for runs in self._variants:
             if runs.point is not None:
                 continue
@@ -199,7 +199,7 @@ class Scheduler:
                 runs.point, runs.reported = point, self._plan.reported_runs(runs.variant, point)
 
     def _ready_runs(self) -> list[RunSpec]:
-        """The runs to start now. Runs with a result are counted as done, and their checkpoints removed or kept."""
+        """The runs to start now; runs that have a result are counted as done."""
         progress, ready = self._progress, []
         busy = {run.workdir for job in progress.jobs for run in job.runs}
         for run in (run for runs in self._variants for run in (*runs.tuning, *runs.reported)):
@@ -272,7 +272,7 @@ def _newest_step(run: RunSpec) -> int:
 
 
 def _has_started(job: Job) -> bool:
-    """Whether a worker on any machine has written to the job's log since it was submitted."""
+    """Whether a worker has written to the job's log since the job was submitted."""
     try:
         return (job.runs[0].workdir / "log.txt").stat().st_mtime >= job.started - 1
     except OSError:
@@ -280,7 +280,10 @@ def _has_started(job: Job) -> bool:
 
 
 def as_jobs(runs: Sequence[RunSpec], population: int) -> list[list[RunSpec]]:
-    """Group runs that differ in traced settings alone into jobs of up to `population` runs."""
+    """Group runs into jobs of up to `population` runs, which train as one program.
+
+    The runs of a job differ only in traced settings.
+    """
 
     def program(run: RunSpec) -> str:
         return json.dumps({name: value for name, value in identity(run.config).items() if name not in TRACED})

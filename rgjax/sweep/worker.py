@@ -23,10 +23,10 @@ from rgjax.storage.files import cache_dir, lock_run_dir, read_json_object, write
 
 
 def train_runs(workdirs: Sequence[str], cwd: str) -> None:
-    """Train the runs whose config.json files are in `workdirs`, several of them as one program.
+    """Train the runs of `workdirs` by their config.json.
 
-    Messages go to log.txt of the first workdir, errors to failure.json of each. Waits for workdirs that another process
-    has locked.
+    Several runs train as one program. Messages go to log.txt of the first workdir, errors to failure.json of each.
+    Workdirs that another process has locked are waited for.
 
     Args:
         workdirs: absolute paths.
@@ -73,12 +73,15 @@ def _write_failures(folders: Sequence[Path], error: str, *, lasting: bool) -> No
 
 
 def write_failure(workdir: Path, error: str, *, lasting: bool) -> None:
-    """Write failure.json: the error in one line, and whether the same settings will fail again."""
+    """Write failure.json: the error, and whether the same settings fail again."""
     write_json(workdir / "failure.json", {"error": " ".join(error.split()), "lasting": lasting})
 
 
 def read_failure(workdir: Path) -> dict:
-    """The content of failure.json of a run without a result. Raises UserError if the file is corrupted."""
+    """The content of a run's failure.json, or an error that says there is none.
+
+    Raises UserError if the file is corrupted.
+    """
     failure = {"error": "the run left neither a result nor an error", "lasting": False}
     path = workdir / "failure.json"
     try:
