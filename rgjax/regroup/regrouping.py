@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rgjax.regroup.aggregation import AGGREGATIONS, aggregate
+from rgjax.regroup.aggregation import class_logits
 from rgjax.regroup.balanced.kmeans import balanced_kmeans
 from rgjax.regroup.kmeans import kmeans
 from rgjax.regroup.spectral import normalized_cut
@@ -52,12 +52,7 @@ class Regrouping:
 
     def class_logits(self, logits: np.ndarray, how: str = "max") -> np.ndarray:
         """Class logits [B, C] float64 of pseudo-class logits [B, K]; `how` as in `aggregate`."""
-        logits = np.asarray(logits, np.float64)
-        if logits.ndim != 2 or logits.shape[1] != self.num_pseudo_classes or how not in AGGREGATIONS:
-            raise ValueError(
-                f"logits {list(logits.shape)}, how={how!r}; needs [B, {self.num_pseudo_classes}], one of {AGGREGATIONS}"
-            )
-        return aggregate(logits, self.parent, how)
+        return class_logits(logits, self.parent, how)
 
 
 def cluster_counts(counts: np.ndarray, rule: str, threshold: int) -> np.ndarray:
