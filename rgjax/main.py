@@ -33,7 +33,7 @@ from rgjax.config import Config
 from rgjax.console import local_path
 from rgjax.data import display_name
 from rgjax.errors import UserError, first_line
-from rgjax.report.summary import readable, readable_population
+from rgjax.report.summary import format_population, format_result
 from rgjax.sharding import is_first_process
 from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, digest, lock_run_dir
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
     results = run_trials(config, workdir)
     if is_first_process():
-        print(readable(results[0]) if len(results) == 1 else readable_population(results))
+        print(format_result(results[0]) if len(results) == 1 else format_population(results))
         print(f"\nall files: {workdir}")
 
 

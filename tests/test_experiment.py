@@ -20,7 +20,7 @@ from rgjax.experiment import make_groups
 from rgjax.predict import __main__
 from rgjax.regroup import FEATURE_CLUSTERINGS
 from rgjax.report.pictures import draw_groups
-from rgjax.report.summary import readable
+from rgjax.report.summary import format_result
 from rgjax.storage import manifest
 from rgjax.storage.files import newest_step, write_json
 from rgjax.training import trainer
@@ -154,7 +154,7 @@ def test_the_poorest_data_have_a_result(tmp_path, capsys):
     assert result["num_pseudo_classes"] == 1 + 3 + 1  # equal images are one group
     assert (result["val"]["ap"]["c"], result["test"]["ap"]["b"]) == (None, None)
     assert result["test"]["counts"] == {"a": 1, "b": 0, "c": 1}
-    assert "test set of 2" in readable(result)
+    assert "test set of 2" in format_result(result)
     assert __main__.main([f"--workdir={tmp_path / 'w'}", str(data / "test"), "--neighbors=0"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     with pytest.raises(UserError, match=r"config\.train\.batch_size=11 is larger than the training set of 10 images"):

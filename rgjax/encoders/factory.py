@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from rgjax.config import ENCODERS
 from rgjax.console import local_path
 from rgjax.encoders.bert import bert
 from rgjax.encoders.clip import DEFAULT_CLIP, clip
@@ -10,8 +11,6 @@ from rgjax.encoders.encoder import Encoder
 from rgjax.encoders.projection import projection
 from rgjax.errors import UserError
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint
-
-_BY_KIND = {"images": ("clip", "projection"), "sentences": ("bert",)}
 
 
 def make_encoder(config: Any, kind: str, *, max_length: int, encoder_of_run: Callable[..., Encoder]) -> Encoder:
@@ -26,11 +25,11 @@ def make_encoder(config: Any, kind: str, *, max_length: int, encoder_of_run: Cal
     Raises:
         UserError: for an encoder that cannot read inputs of this kind, or a checkpoint that does not exist.
     """
-    name = _BY_KIND[kind][0] if config.name == "auto" else config.name
+    name = ENCODERS[kind][0] if config.name == "auto" else config.name
     if name == "checkpoint":
         return encoder_of_run(local_path(config.checkpoint), kind)
-    if name not in _BY_KIND[kind]:
-        valid = ", ".join((*_BY_KIND[kind], "checkpoint"))
+    if name not in ENCODERS[kind]:
+        valid = ", ".join((*ENCODERS[kind], "checkpoint"))
         raise UserError(f"config.encoder.name={name}: cannot encode {kind}; use {valid}")
     if name == "projection":
         return projection(seed=config.seed)

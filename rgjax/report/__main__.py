@@ -1,23 +1,24 @@
-"""Render what a sweep, or single runs, left in a folder.
+"""Report on a sweep, or on single runs: tables, figures and a page.
 
-    python -m rgjax.report DIR
+    python -m rgjax.report DIR [--verify]
 
-reads result files alone, at any depth below DIR, and writes into DIR:
+Reads the result files of all runs at any depth below DIR, and writes into DIR:
 
-    report.html                      everything on one page that needs no network
+    report.html                      everything on one page, readable without a network
     table.md, table.tex, table.csv   mean ± standard deviation over seeds, in the layout of the paper's Table 3
-    results.parquet                  a row for each run: scores, settings, status, command
+    results.parquet                  one row for each run: scores, settings, status, command
     figures/                         each figure as .png and .svg
 
-An unfinished sweep is reported as far as it is, and marked as incomplete. The same runs give the same files.
+An unfinished sweep is reported as incomplete. The same runs give the same files.
 
-    python -m rgjax.report --verify DIR
+Options:
 
-writes nothing, and holds every finished run below DIR to what it left: each figure of result.json is computed again
-from predictions.npz by scikit-learn (the bootstrap intervals by the run's own code) and may be off by 1e-6; what is
-summed over groups may further be off by the order of scores that rounding to float32 leaves open. Each file is held to
-its checksum in manifest.json. A line a run, and exit code 0 where all are verified, 1 where something differs or a
-run has no manifest, 2 where there is nothing to verify.
+    --verify   write nothing, and check every finished run below DIR, with one line for each
+
+Each figure of result.json is recomputed from predictions.npz by scikit-learn (the bootstrap intervals by the run's own
+code) and must agree within 1e-6; each file must have its checksum in manifest.json. Runs by version 0.1.0, which
+summed pseudo-classes in float32, may differ by 1e-3 in the figures of "sum" aggregation. Exit code 0: all runs are
+verified; 1: something differs, or a run has no manifest; 2: there is nothing to verify.
 """
 
 import sys
@@ -38,9 +39,9 @@ def main(argv: Sequence[str]) -> int:
     parser.switch("verify")
     options = parser.parse(argv)
     if options.directory is None:
-        parser.error("DIR is missing: the folder of a sweep or of runs")
+        parser.error("DIR is missing; give the folder of a sweep or of runs")
     if not options.directory.is_dir():
-        raise UserError(f"{options.directory}: there is no such folder; give that of a sweep or of runs")
+        raise UserError(f"{options.directory}: no such folder; give the folder of a sweep or of runs")
     if options.verify:
         return verify(options.directory)
     print(*render(options.directory), sep="\n")
@@ -48,48 +49,48 @@ def main(argv: Sequence[str]) -> int:
 
 
 def verify(directory: Path) -> int:
-    """Print the verdict on each finished run; returns the exit code. Raises UserError where there is none."""
-    from rgjax.report import verify as reports
+    """Print the verdict on each finished run; return the exit code. Raises UserError if there is none."""
+    # Imported here: scikit-learn takes a second, and a report does without.
+    from rgjax.report.verify import verify as verdicts_on
 
-    verdicts = []
-    for verdict in reports.verify(directory):
+    counts: Counter[str] = Counter()
+    for verdict in verdicts_on(directory):
         print(verdict.line(directory), flush=True)
-        verdicts.append(verdict)
-    if not verdicts:
-        raise UserError(f"there is no finished run below {directory}: one has result.json and manifest.json")
-    counts = Counter(verdict.state for verdict in verdicts)
-    runs = "1 finished run" if len(verdicts) == 1 else f"{len(verdicts)} finished runs"
+        counts[verdict.state] += 1
+    if not counts:
+        raise UserError(f"{directory}: no finished run below it (result.json, manifest.json); give a folder of runs")
+    runs = "1 finished run" if counts.total() == 1 else f"{counts.total()} finished runs"
     print(f"{runs}: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     return int(counts.keys() != {"OK"})
 
 
 def render(directory: Path) -> list[Path]:
-    """Write everything; returns what was written. Raises UserError where there is no run below `directory`."""
-    # Imported here: they take two seconds, and a mistyped folder is to be answered at once.
-    from rgjax.report.page import page
+    """Write all files of the report; return their paths. Raises UserError if there is no run below `directory`."""
+    # Imported here: they take two seconds, and a mistyped folder should be answered at once.
+    from rgjax.report.page import render_page
     from rgjax.report.plots.charts import draw_all
     from rgjax.report.reading import read_runs, read_sweep
-    from rgjax.report.study import state, statuses, studies
-    from rgjax.report.tables import csv_table, latex, markdown, write_parquet
+    from rgjax.report.study import count_statuses, describe_progress, make_studies
+    from rgjax.report.tables import csv_table, latex_tables, markdown_page, write_parquet
 
     runs, (sweep, plans) = read_runs(directory), read_sweep(directory)
     if not runs and not plans:
-        raise UserError(f"there is no run below {directory}: a run's folder holds config.json, result.json, ...")
-    title, found = directory.resolve().name or "runs", studies(runs, plans)
-    drawn = [(study, draw_all(study, directory / "figures")) for study in found]
+        raise UserError(f"{directory}: no run below it (config.json, result.json, ...); give a folder of runs")
+    title, studies = directory.resolve().name or "runs", make_studies(runs, plans)
+    charts = [(study, draw_all(study, directory / "figures")) for study in studies]
     texts = {
-        "table.md": markdown(title, state(statuses(found)), found),
-        "table.tex": latex(found),
-        "table.csv": csv_table(found),
-        "report.html": page(title, sweep.get("command"), drawn),
+        "report.html": render_page(title, sweep.get("command"), charts),
+        "table.md": markdown_page(title, describe_progress(count_statuses(studies)), studies),
+        "table.tex": latex_tables(studies),
+        "table.csv": csv_table(studies),
     }
     for name, text in texts.items():
         with atomic_path(directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     with atomic_path(directory / "results.parquet") as temporary:
         write_parquet(temporary, runs)
-    charts = [path for _, of_study in drawn for chart in of_study for path in (chart.png, chart.svg)]
-    return [*(directory / name for name in ("report.html", *list(texts)[:3], "results.parquet")), *charts]
+    figures = [path for _, study_charts in charts for chart in study_charts for path in (chart.png, chart.svg)]
+    return [*(directory / name for name in (*texts, "results.parquet")), *figures]
 
 
 def cli() -> None:

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, neither network nor the folder that it lies in."""
+"""The report as one HTML file, readable without a network and away from its folder."""
 
 import base64
 import io
@@ -15,37 +15,49 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from rgjax.report.plots.charts import Chart
-from rgjax.report.runs import Run
-from rgjax.report.study import Choice, Difference, Line, Study, caption, choices, differences, state, statuses, table
+from rgjax.report.runs import RunRecord
+from rgjax.report.study import (
+    ChosenSettings,
+    PairedDifference,
+    Study,
+    TableRow,
+    chosen_settings,
+    count_statuses,
+    describe_progress,
+    paired_differences,
+    score_table,
+    table_caption,
+)
+from rgjax.report.text import unescape_markdown
 
 _log = logging.getLogger(__name__)
 
-_THUMBNAIL = 640, 6000  # pixels
+_THUMBNAIL_SIZE = 640, 6000  # pixels
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of a study."""
+    """The part of the page that shows one study."""
 
     study: Study
-    lines: Sequence[Line]
+    rows: Sequence[TableRow]
     caption: str
-    choices: Sequence[Choice]
-    differences: Sequence[tuple[Difference, Difference | None]]  # BA, macro AP
-    figures: Sequence[tuple[str, Chart]]  # data URI, what it is of
-    grouped: Run | None  # whose groups are shown
-    pictures: Sequence[tuple[str, str]]  # data URI, file
-    texts: Sequence[tuple[str, str]]  # text, file
+    chosen: Sequence[ChosenSettings]
+    differences: Sequence[tuple[PairedDifference, PairedDifference | None]]  # BA, macro AP
+    figures: Sequence[tuple[str, Chart]]  # with the data URI
+    regrouped: RunRecord | None  # the run whose groups are shown
+    pictures: Sequence[tuple[str, str]]  # data URI, file name
+    texts: Sequence[tuple[str, str]]  # text, file name
 
 
-def page(title: str, command: str | None, drawn: Iterable[tuple[Study, Sequence[Chart]]]) -> str:
-    """The whole page; `drawn` are the studies with their figures."""
-    sections = [_section(study, charts) for study, charts in drawn]
-    counts = statuses(section.study for section in sections)
+def render_page(title: str, command: str | None, charts: Iterable[tuple[Study, Sequence[Chart]]]) -> str:
+    """The page on the studies with their charts; `command` started the sweep."""
+    sections = [_section(study, study_charts) for study, study_charts in charts]
+    counts = count_statuses(section.study for section in sections)
     runs = [run for section in sections for run in section.study.runs]
     return _template().render(
         title=title,
-        state=state(counts),
+        progress=describe_progress(counts),
         complete=not sum(n for status, n in counts.items() if status != "done"),
         command=command,
         sections=sections,
@@ -63,66 +75,72 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent}
+    environment.filters |= {"percent": lambda share: "" if share is None else f"{100 * share:.1f}"}
     return environment.get_template("report.html.jinja")
 
 
 def _section(study: Study, charts: Sequence[Chart]) -> Section:
-    lines = table(study)
-    macro_ap = {difference.label: difference for difference in differences(study, "test_macro_ap")}
-    grouped, pictures, texts = _groups(study)
+    rows = score_table(study)
+    macro_ap = {difference.entry: difference for difference in paired_differences(study, "test_macro_ap")}
+    regrouped, pictures, texts = _groups(study)
     return Section(
         study,
-        lines,
-        caption(study, lines),
-        choices(study),
-        [(ba, macro_ap.get(ba.label)) for ba in differences(study, "test_ba")],
-        [(_uri(chart.svg.read_bytes(), "svg+xml"), chart) for chart in charts],
-        grouped,
+        rows,
+        table_caption(study, rows),
+        chosen_settings(study),
+        [(ba, macro_ap.get(ba.entry)) for ba in paired_differences(study, "test_ba")],
+        [(_data_uri(chart.svg.read_bytes(), "svg+xml"), chart) for chart in charts],
+        regrouped,
         pictures,
         texts,
     )
 
 
-def _groups(study: Study) -> tuple[Run | None, list, list]:
-    """The cluster pictures and texts of the first run that has any, reported runs before those of tuning."""
+# Pictures and texts of groups
+
+
+def _groups(study: Study) -> tuple[RunRecord | None, list, list]:
+    """Pictures and texts of the groups of the first run that has any; reported runs come before tuning runs."""
     for run in sorted(study.runs, key=lambda run: -run.stage):
         paths = sorted((run.folder / "groups").glob("*"), key=lambda path: (path.stem == "sizes", path.name))
         pictures = [(uri, path.name) for path in paths if path.suffix == ".png" and (uri := _thumbnail(path))]
-        texts = [(_unescaped(path), path.name) for path in paths if path.suffix == ".md"]
+        texts = [(_plain_text(path), path.name) for path in paths if path.suffix == ".md"]
         if pictures or texts:
             return run, pictures, texts
     return None, [], []
 
 
 def _thumbnail(path: Path) -> str | None:
+    """The data URI of a smaller copy; None, with a warning, if the file is corrupted."""
     try:
         with Image.open(path) as picture:  # noqa: TID251
             small = picture.convert("RGB")
-            small.thumbnail(_THUMBNAIL)
+            small.thumbnail(_THUMBNAIL_SIZE)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        _log.warning(f"{path} is damaged and left out: {error}")
+        _log.warning(f"{path}: corrupted ({error}); skipped")
         return None
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)
-    return _uri(file.getvalue(), "jpeg")
+    return _data_uri(file.getvalue(), "jpeg")
 
 
-def _uri(content: bytes, kind: str) -> str:
+def _data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _unescaped(path: Path) -> str:
-    """A Markdown table of rgjax.figures as plain text."""
+def _plain_text(path: Path) -> str:
+    """A Markdown table by `rgjax.report.pictures` as plain text."""
     text = re.sub(r"^(\| \| \||\|---\|---\|)\n", "", path.read_text(encoding="utf-8", errors="replace"), flags=re.M)
-    text = re.sub(r"^\| (\w+) \| (.*) \|$", r"\1: \2", text, flags=re.M)
-    return re.sub(r"\\([^\w\s])", r"\1", text)
+    return unescape_markdown(re.sub(r"^\| (\w+) \| (.*) \|$", r"\1: \2", text, flags=re.M))
 
 
-def _origins(runs: Iterable[Run]) -> list[tuple[dict[str, str], int]]:
-    """What the runs were made with, the most frequent first."""
-    found = Counter(json.dumps(_origin(run.provenance), sort_keys=True) for run in runs if run.provenance)
-    return [(json.loads(text), count) for text, count in found.most_common()]
+# Provenance
+
+
+def _origins(runs: Iterable[RunRecord]) -> list[tuple[dict[str, str], int]]:
+    """The distinct combinations of code, packages and devices, with their numbers of runs, the most frequent first."""
+    origins = Counter(json.dumps(_origin(run.provenance), sort_keys=True) for run in runs if run.provenance)
+    return [(json.loads(text), count) for text, count in origins.most_common()]
 
 
 def _origin(provenance: dict) -> dict[str, str]:
@@ -130,24 +148,20 @@ def _origin(provenance: dict) -> dict[str, str]:
     code = "not from a git clone"
     if isinstance(git, dict):
         code = f"{git.get('commit')}{' with uncommitted changes' if git.get('dirty') else ''}"
-    named = [f"{name} {version}" for name, version in packages.items()] if isinstance(packages, dict) else []
+    versions = [f"{name} {version}" for name, version in packages.items()] if isinstance(packages, dict) else []
     kinds = Counter(map(str, devices)) if isinstance(devices, list) else {}
     return {
         "code": code,
-        "packages": ", ".join([f"Python {provenance.get('python')}", *named]),
+        "packages": ", ".join([f"Python {provenance.get('python')}", *versions]),
         "devices": ", ".join(f"{n} x {kind}" for kind, n in kinds.items()),
     }
 
 
-def _fingerprints(runs: Iterable[Run]) -> list[tuple[str, str, list[tuple[str, int]]]]:
-    """Study, what was fingerprinted, and each value with the number of its runs."""
-    found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+def _fingerprints(runs: Iterable[RunRecord]) -> list[tuple[str, str, list[tuple[str, int]]]]:
+    """Study, input, and the fingerprints of that input with their numbers of runs."""
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for run in runs:
-        prints = run.provenance.get("fingerprints")
-        for name, value in (prints if isinstance(prints, dict) else {}).items():
-            found[run.row["study"], name][str(value)] += 1
-    return [(*key, counts.most_common()) for key, counts in sorted(found.items())]
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
+        fingerprints = run.provenance.get("fingerprints")
+        for name, value in (fingerprints if isinstance(fingerprints, dict) else {}).items():
+            counts[run.row["study"], name][str(value)] += 1
+    return [(*key, values.most_common()) for key, values in sorted(counts.items())]

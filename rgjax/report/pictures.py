@@ -1,83 +1,125 @@
-"""Pictures of a regrouping, by which a person judges whether the groups make sense."""
+"""Pictures of a regrouping, with which a person can judge whether its groups make sense."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from rgjax.regroup import Regrouping
+from rgjax.report.text import escape_markdown, escape_mathtext, file_name
 from rgjax.sampling.deepsmote import Synthetic
 from rgjax.storage.files import atomic_path
 
-_NEAREST, _RANDOM = 8, 4  # members shown of each group
+_NEAREST, _RANDOM = 8, 4  # members shown for each group
 _TILE, _GAP, _MARGIN = 64, 4, 72  # pixels
-_LONGEST = 2000  # characters of a sentence
+_MAX_CHARACTERS = 2000  # of a sentence
+
+
+class _Group(NamedTuple):
+    """A group and the dataset indices of the members to show."""
+
+    number: int
+    size: int
+    nearest: np.ndarray
+    random: np.ndarray
 
 
 def draw_groups(
     folder: Path,
     inputs: np.ndarray,
-    rows: np.ndarray,
+    indices: np.ndarray,
     regrouping: Regrouping,
     features: np.ndarray | None,
     class_names: tuple[str, ...],
 ) -> None:
-    """Write into `folder` a picture (images [M, H, W, 3]) or a Markdown table (sentences [M]) for each class that is
-    split, and `sizes.png`, the sizes of all groups. Those are the groups of the training `rows` [N] of the inputs.
+    """Write a picture or a Markdown table for each class that is split, and `sizes.png`.
 
-    Each group shows the members nearest to its center in `features` [N, D], and some random ones; without features
-    only those.
+    Each group shows the members nearest to its center, and some random ones.
+
+    Args:
+        folder: where the files go.
+        inputs: images [M, H, W, 3] or sentences [M] of the whole data set.
+        indices: the training examples [N] among the inputs.
+        regrouping: the groups of the training examples.
+        features: features [N, D] of the training examples, or None to show random members only.
+        class_names: the classes, in order.
     """
     for c, name in enumerate(class_names):
-        groups = np.flatnonzero(regrouping.parent == c)
-        if len(groups) < 2:
+        numbers = np.flatnonzero(regrouping.parent == c)
+        if len(numbers) < 2:
             continue
-        members = (_members(regrouping.pseudo_labels == group, features) for group in groups)
-        shown = [
-            (group, size, rows[nearest], rows[others])
-            for group, (size, nearest, others) in zip(groups, members, strict=True)
-        ]
-        path = folder / _file_name(c, name)
+        groups = [_group(int(number), regrouping.pseudo_labels == number, indices, features) for number in numbers]
+        path = folder / f"{c}-{file_name(name)}"
         if inputs.ndim == 1:
-            with atomic_path(path.with_suffix(".md")) as temporary:
-                temporary.write_text(_table(name, inputs, shown), encoding="utf-8")
+            with atomic_path(path.with_name(f"{path.name}.md")) as temporary:
+                temporary.write_text(_group_table(name, inputs, groups), encoding="utf-8")
         else:
-            with atomic_path(path.with_suffix(".png")) as temporary:
-                _sheet(inputs, shown).save(temporary)
+            with atomic_path(path.with_name(f"{path.name}.png")) as temporary:
+                _group_sheet(inputs, groups).save(temporary)
     with atomic_path(folder / "sizes.png") as temporary:
         _draw_sizes(temporary, regrouping, class_names)
 
 
 def draw_synthetic(
-    folder: Path, shown: np.ndarray, regrouping: Regrouping, synthetic: Synthetic, class_names: tuple[str, ...]
+    folder: Path, real: np.ndarray, regrouping: Regrouping, synthetic: Synthetic, class_names: tuple[str, ...]
 ) -> None:
-    """Write into `folder` a picture of each class: of its real images among the `shown` [S, H, W, 3], below them what
-    the autoencoder makes of each, and below those synthetic ones, if the class has any."""
-    labels = regrouping.parent[regrouping.pseudo_labels[synthetic.shown]]
-    made = regrouping.parent[synthetic.labels]
+    """Write a picture for each class: real images, their reconstructions, and synthetic images if there are any.
+
+    Args:
+        folder: where the files go.
+        real: the images [S, H, W, 3] that the autoencoder reconstructed, `synthetic.shown`.
+        regrouping: the classes of the pseudo-classes.
+        synthetic: the reconstructions and the synthetic images.
+        class_names: the classes, in order.
+    """
+    real_classes = regrouping.parent[regrouping.pseudo_labels[synthetic.shown]]
+    synthetic_classes = regrouping.parent[synthetic.labels]
     columns = _NEAREST + _RANDOM
     for c, name in enumerate(class_names):
         rng = np.random.default_rng(0)
-        seen = rng.permutation(np.flatnonzero(labels == c))[:columns]
-        drawn = rng.permutation(np.flatnonzero(made == c))[: 2 * columns]
-        lines = [("real", shown[seen]), ("reconstructed", synthetic.reconstructed[seen])]
-        lines += [("synthetic", synthetic.images[part]) for part in (drawn[:columns], drawn[columns:]) if len(part)]
-        with atomic_path(folder / f"{_file_name(c, name)}.png") as temporary:
-            _lines(lines, columns).save(temporary)
+        shown = rng.permutation(np.flatnonzero(real_classes == c))[:columns]
+        made = rng.permutation(np.flatnonzero(synthetic_classes == c))[: 2 * columns]
+        rows = [("real", real[shown]), ("reconstructed", synthetic.reconstructed[shown])]
+        rows += [("synthetic", synthetic.images[half]) for half in (made[:columns], made[columns:]) if len(half)]
+        with atomic_path(folder / f"{c}-{file_name(name)}.png") as temporary:
+            _labeled_sheet(rows, columns).save(temporary)
 
 
-def _file_name(c: int, name: str) -> str:
-    return f"{c}-{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
+def _group(number: int, members: np.ndarray, indices: np.ndarray, features: np.ndarray | None) -> _Group:
+    """The group of the training examples for which `members` [N] is true: the nearest to its center, and random."""
+    rows = np.flatnonzero(members)
+    nearest = rows[:0]
+    if features is not None:
+        distances = np.linalg.norm(features[rows] - features[rows].mean(axis=0), axis=1)
+        nearest = rows[np.argsort(distances, kind="stable")[:_NEAREST]]
+    random = np.random.default_rng(0).permutation(np.setdiff1d(rows, nearest))[:_RANDOM]
+    return _Group(number, len(rows), indices[nearest], indices[random])
 
 
-def _lines(lines: list[tuple[str, np.ndarray]], columns: int) -> Image.Image:
-    """One row of images for each line, behind its name."""
+def _group_sheet(images: np.ndarray, groups: Sequence[_Group]) -> Image.Image:
+    """One row for each group: its number and size, the nearest members, and after a gap the random ones."""
     step = _TILE + _GAP
-    sheet = Image.new("RGB", (_MARGIN + columns * step, len(lines) * step + _GAP), "white")
+    width = _MARGIN + (_NEAREST + _RANDOM) * step + 4 * _GAP
+    sheet = Image.new("RGB", (width, len(groups) * step + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for line, (name, images) in enumerate(lines):
+    for line, group in enumerate(groups):
+        top = _GAP + line * step
+        text = f"group {group.number}\n{group.size} images"
+        pen.text((_GAP, top + _TILE // 2 - 12), text, fill="black", font_size=11)
+        for column, index in (*enumerate(group.nearest), *enumerate(group.random, start=_NEAREST)):
+            left = _MARGIN + column * step + (4 * _GAP if column >= _NEAREST else 0)
+            sheet.paste(Image.fromarray(images[index]).resize((_TILE, _TILE)), (left, top))
+    return sheet
+
+
+def _labeled_sheet(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> Image.Image:
+    """Rows of images, each behind its name."""
+    step = _TILE + _GAP
+    sheet = Image.new("RGB", (_MARGIN + columns * step, len(rows) * step + _GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, (name, images) in enumerate(rows):
         top = _GAP + line * step
         pen.text((_GAP, top + _TILE // 2 - 6), name, fill="black", font_size=10)
         for column, image in enumerate(images):
@@ -85,57 +127,30 @@ def _lines(lines: list[tuple[str, np.ndarray]], columns: int) -> Image.Image:
     return sheet
 
 
-def _members(inside: np.ndarray, features: np.ndarray | None) -> tuple[int, np.ndarray, np.ndarray]:
-    """A group's size, its rows nearest to the center, and random others of its rows."""
-    rows = np.flatnonzero(inside)
-    nearest = rows[:0]
-    if features is not None:
-        distances = np.linalg.norm(features[rows] - features[rows].mean(axis=0), axis=1)
-        nearest = rows[np.argsort(distances, kind="stable")[:_NEAREST]]
-    others = np.setdiff1d(rows, nearest)
-    return len(rows), nearest, np.random.default_rng(0).permutation(others)[:_RANDOM]
+def _group_table(name: str, sentences: np.ndarray, groups: Sequence[_Group]) -> str:
+    def sentence(index: int) -> str:
+        return escape_markdown(str(sentences[index])[:_MAX_CHARACTERS])
 
-
-def _sheet(images: np.ndarray, shown) -> Image.Image:
-    """One row a group: its number and size, the nearest members, and after a gap the random ones."""
-    step = _TILE + _GAP
-    width = _MARGIN + (_NEAREST + _RANDOM) * step + 4 * _GAP
-    sheet = Image.new("RGB", (width, len(shown) * step + _GAP), "white")
-    pen = ImageDraw.Draw(sheet)
-    for line, (group, size, nearest, others) in enumerate(shown):
-        top = _GAP + line * step
-        pen.text((_GAP, top + _TILE // 2 - 12), f"group {group}\n{size} images", fill="black", font_size=11)
-        for column, row in (*enumerate(nearest), *enumerate(others, start=_NEAREST)):
-            left = _MARGIN + column * step + (4 * _GAP if column >= _NEAREST else 0)
-            sheet.paste(Image.fromarray(images[row]).resize((_TILE, _TILE)), (left, top))
-    return sheet
-
-
-def _table(name: str, sentences: np.ndarray, shown) -> str:
     def lines() -> Iterator[str]:
-        yield f"# {_plain(name)}: {len(shown)} groups"
-        for group, size, nearest, others in shown:
-            yield f"\n## Group {group}: {size} sentences\n\n| | |\n|---|---|"
-            yield from (f"| central | {_plain(str(sentences[row])[:_LONGEST])} |" for row in nearest)
-            yield from (f"| random | {_plain(str(sentences[row])[:_LONGEST])} |" for row in others)
+        yield f"# {escape_markdown(name)}: {len(groups)} groups"
+        for group in groups:
+            yield f"\n## Group {group.number}: {group.size} sentences\n\n| | |\n|---|---|"
+            yield from (f"| central | {sentence(index)} |" for index in group.nearest)
+            yield from (f"| random | {sentence(index)} |" for index in group.random)
 
     return "\n".join(lines()) + "\n"
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
-
-
 def _draw_sizes(path: Path, regrouping: Regrouping, class_names: tuple[str, ...]) -> None:
-    # Imported here: it takes a second, and most calls of the command draw nothing.
+    # Imported here: it takes a second, and most commands draw nothing.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(6.4, regrouping.num_pseudo_classes / 8), 4), layout="constrained")
     axes = figure.subplots()
     for c, name in enumerate(class_names):
         groups = np.flatnonzero(regrouping.parent == c)
-        axes.bar(groups, np.sort(regrouping.counts[groups])[::-1], label=name.replace("$", r"\$"), color=f"C{c % 10}")
-    axes.set(xlabel="pseudo-classes, by class and size", ylabel="training rows", xticks=[])
+        sizes = np.sort(regrouping.counts[groups])[::-1]
+        axes.bar(groups, sizes, label=escape_mathtext(name), color=f"C{c % 10}")
+    axes.set(xlabel="pseudo-classes, by class and size", ylabel="training examples", xticks=[])
     axes.legend(fontsize="small", ncols=2)
     figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""From files to runs: what is half written or damaged becomes a row of that status, never a crash."""
+"""Reads workdirs into run records; incomplete or damaged files become a status, never a crash."""
 
 import json
 import logging
@@ -10,35 +10,39 @@ from typing import Any
 
 import numpy as np
 
-from rgjax.config import CUSTOM
+from rgjax.config import CUSTOM, NON_IDENTITY_FIELDS
 from rgjax.data import display_name
-from rgjax.report.runs import COLUMNS, Label, Plan, Run, is_seed, shown
+from rgjax.regroup.aggregation import class_logits
+from rgjax.report.runs import COLUMNS, Entry, RunRecord, StudyPlan, format_settings, is_seed
 from rgjax.storage import manifest
 
 _log = logging.getLogger(__name__)
 
-
 _MALFORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
-# Settings that may differ between the runs of one mean.
-_INCIDENTAL = {"method", "population", "data.data_dir", "data.placement", "trackers", "train.steps_per_call"}
+# Fields that may differ between runs of one mean: the method has its own column, the others do not change a result.
+_IGNORED_FIELDS = {*NON_IDENTITY_FIELDS, "method", "population", "train.steps_per_call"}
+_SPLITS, _SCORES = ("val", "test"), ("ba", "macro_ap", "accuracy")
 
 
-def read_runs(directory: Path) -> list[Run]:
-    """All runs below `directory`, sorted. Warns of what is damaged."""
+# Runs
+
+
+def read_runs(directory: Path) -> list[RunRecord]:
+    """All runs below `directory`, sorted. Warns of damaged files."""
     runs = [run for folder in workdirs(directory) if (run := read_run(folder, directory))]
     for run in runs:
-        run.row["study"] = run.row["study"] or _study_of_lone(run, runs)
+        run.row["study"] = run.row["study"] or _study_of_single(run, runs)
     for run in runs:
-        known = (r.row["dataset"] for r in runs if r.row["dataset"] and r.row["study"] == run.row["study"])
-        run.row["dataset"] = run.row["dataset"] or next(known, _called(run))
-    _tell_lone_runs_apart(runs)
+        names = (r.row["dataset"] for r in runs if r.row["dataset"] and r.row["study"] == run.row["study"])
+        run.row["dataset"] = run.row["dataset"] or next(names, _dataset_name(run))
+    _make_variants_of_single_runs(runs)
     runs.sort(key=lambda run: run.order)
-    _tell_repetitions([run for run in runs if run.status == "done"])
+    _warn_of_repetitions([run for run in runs if run.status == "done"])
     return runs
 
 
 def workdirs(directory: Path) -> Iterator[Path]:
-    """The folders with a config.json. That of a population holds no run itself but those of its seeds."""
+    """The folders with a config.json. The folder of a population is no run; those of its seeds are."""
     for parent, folders, files in os.walk(directory, onerror=lambda error: _log.warning(str(error))):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "checkpoints")
         members = (Path(parent, name, "config.json") for name in folders if name.startswith("seed-"))
@@ -46,18 +50,20 @@ def workdirs(directory: Path) -> Iterator[Path]:
             yield Path(parent)
 
 
-def read_run(folder: Path, directory: Path) -> Run | None:
-    """The run in `folder`; None where config.json is something else's, e.g. that of pretrained weights."""
+def read_run(folder: Path, directory: Path) -> RunRecord | None:
+    """The run in `folder`; None if its config.json is not a run's, such as that of pretrained weights."""
     damages: list[str] = []
     names = ("config", "run", "result", "failure", "provenance")
     config, record, result, failure, provenance = (
         read_object(folder / f"{name}.json", damages.append) for name in names
     )
-    damages += [f"{name} is damaged: {why}" for name, why in manifest.damages(folder, "result.json").items()]
+    damages += [f"{name}: corrupted ({reason})" for name, reason in manifest.damages(folder, "result.json").items()]
     if not damages and not record and not {"method", "data"} <= config.keys():
-        _log.warning(f"{folder / 'config.json'} is not that of a run: left out")
+        _log.warning(f"{folder / 'config.json'}: not the config of a run; skipped")
         return None
-    settings = {name: _scalar(value) for name, value in flat(config).items()}
+
+    # What every run has, whatever its state
+    settings = {name: _scalar(value) for name, value in flatten(config).items()}
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {name: _text(record.get(name)) for name in ("study", "variant", "selected_by", "command")}
     row |= {
@@ -67,77 +73,135 @@ def read_run(folder: Path, directory: Path) -> Run | None:
         "run_id": _text(record.get("run_id")) or folder.resolve().name,
         "workdir": folder.relative_to(directory).as_posix(),
     }
-    overrides, found = {}, {}
+
+    # What a sweep and a result add
+    overrides, scores = {}, {}
     try:
         row |= {"seed": _whole(settings.get("seed")), "data_seed": _whole(settings.get("data.seed"))}
         row["stage"] = {None: None, 1: 1, 2: 2}[record.get("stage")]
         overrides = {name: _scalar(value) for name, value in (record.get("overrides") or {}).items()}
         if result:
-            row |= _figures(result)
-            found = _by_class(result)
+            row |= _result_columns(result)
+            scores = _class_scores(result)
     except _MALFORMED as error:
-        damages.append(f"its files do not hold what a run writes: {type(error).__name__}: {error}")
+        damages.append(f"malformed ({type(error).__name__}: {error}); a run does not write such files")
+
     for damage in damages:
         _log.warning(f"{folder}: {damage}")
     states = (("damaged", damages), ("done", result), ("failed", failure), ("running", provenance), ("pending", True))
     row["status"] = next(status for status, holds in states if holds)
     row["error"] = {"damaged": "; ".join(damages), "failed": _text(failure.get("error"))}.get(row["status"])
-    return Run(folder, row, settings, overrides=overrides, provenance=provenance, **found)
+    return RunRecord(folder, row, settings, overrides=overrides, provenance=provenance, **scores)
 
 
-def read_sweep(directory: Path) -> tuple[dict[str, Any], dict[str, Plan]]:
-    """sweep.json, and how many runs it plans for each study; both empty where there is none."""
+def _result_columns(result: dict[str, Any]) -> dict[str, Any]:
+    """The columns of results.parquet that result.json fills."""
+    test, timing = result["test"], result["timing"]
+    row: dict[str, Any] = {name: _text(result[name]) for name in ("dataset", "method", "aggregate")}
+    row |= {name: _whole(result[name]) for name in ("seed", "num_classes", "num_pseudo_classes")}
+    row |= {"test_n": _whole(test["n"]), "test_macro_auroc": _number(test["macro_auroc"])}
+    row |= {f"{split}_{name}": _number(result[split][name]) for split in _SPLITS for name in _SCORES}
+    for name in ("ba", "macro_ap"):
+        row[f"test_{name}_low"], row[f"test_{name}_high"] = map(_number, test[f"{name}_ci"])
+        for how, scores in result["test_by_aggregation"].items():
+            row[f"test_{name}_{how}"] = _number(scores[name])
+    return row | {name: _number(timing.get(name)) for name in ("compile_s", "train_s", "total_s", "examples_per_s")}
+
+
+def _class_scores(result: dict[str, Any]) -> dict[str, Any]:
+    """The fields of RunRecord that result.json fills, by class."""
+    train, held_out = result["train_counts"], [result[split]["counts"] for split in _SPLITS]
+    confusion = np.array(result["test"]["confusion"], int).reshape(len(train), len(train))
+    return {
+        **{f"{split}_ap": {name: _number(result[split]["ap"][name]) for name in train} for split in _SPLITS},
+        "counts": {name: int(train[name]) + sum(int(counts[name]) for counts in held_out) for name in train},
+        "confusion": confusion.tolist(),
+    }
+
+
+# Single runs, which no sweep started
+
+
+def _study_of_single(run: RunRecord, runs: Iterable[RunRecord]) -> str:
+    """The data set of a single run, by the name that a finished run on the same data recorded."""
+
+    def data(run: RunRecord) -> list:
+        return [_dataset_name(run), *(run.config.get(f"data.{name}") for name in ("positive", "agreement"))]
+
+    same_data = (each.row["dataset"] for each in (run, *runs) if each.row["dataset"] and data(each) == data(run))
+    return next(same_data, _dataset_name(run) or "unknown")
+
+
+def _dataset_name(run: RunRecord) -> str | None:
+    name, folder = (_text(run.config.get(f"data.{field}")) for field in ("name", "manual_dir"))
+    return name and display_name(name, folder or "")
+
+
+def _make_variants_of_single_runs(runs: Iterable[RunRecord]) -> None:
+    """Single runs of one method whose settings differ become variants: a mean over them would be meaningless."""
+    by_method: dict[tuple, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        if run.row["stage"] is None and run.status != "damaged":
+            by_method[run.row["study"], run.row["method"]].append(run)
+    for group in by_method.values():
+        # The path of custom data identifies it; the path of a download does not.
+        custom = any(run.config.get("data.name") in CUSTOM for run in group)
+        shared = set.intersection(*(set(run.config) for run in group))
+        compared = shared - (_IGNORED_FIELDS - {"data.manual_dir"} if custom else _IGNORED_FIELDS)
+        differing = [n for n in sorted(compared) if not is_seed(n) and len({repr(run.config[n]) for run in group}) > 1]
+        for run in group:
+            settings = {name: run.config[name] for name in differing}
+            run.row["variant"] = run.row["variant"] or format_settings(settings)
+
+
+def _warn_of_repetitions(runs: Iterable[RunRecord]) -> None:
+    first: dict[tuple, RunRecord] = {}
+    for run in runs:
+        if (original := first.setdefault(run.identity, run)) is not run:
+            _log.warning(f"{run.folder}: repeats {original.folder}; counted once")
+
+
+# Other files
+
+
+def read_sweep(directory: Path) -> tuple[dict[str, Any], dict[str, StudyPlan]]:
+    """The content of sweep.json, and the runs that it plans for each study; both empty if there is none."""
     sweep = read_object(directory / "sweep.json", lambda damage: _log.warning(f"{directory}: {damage}"))
     try:
         plans = {
             str(name): {
-                Label(key.partition(" ")[0], str(runs["variant"])): {1: int(runs["tuning"]), 2: int(runs["reported"])}
+                Entry(key.partition(" ")[0], str(runs["variant"])): {1: int(runs["tuning"]), 2: int(runs["reported"])}
                 for key, runs in study["methods"].items()
             }
             for name, study in sweep.get("studies", {}).items()
         }
     except _MALFORMED as error:
-        _log.warning(f"{directory}: sweep.json does not hold what a sweep writes: {type(error).__name__}: {error}")
+        _log.warning(f"{directory / 'sweep.json'}: malformed ({type(error).__name__}: {error}); ignored")
         return {}, {}
     return sweep, plans
 
 
-def read_object(path: Path, damaged: Callable[[str], None]) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file, or half of one, which is told to `damaged`."""
-    try:
-        value = _json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, *_MALFORMED) as error:
-        damaged(f"{path.name} is damaged: {error}")
-        return {}
-    if not isinstance(value, dict) or not value:
-        damaged(f"{path.name} is damaged: it holds no object")
-        return {}
-    return value
-
-
-def read_history(run: Run) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; empty where there is none. A line that is being written is left out."""
+def read_history(run: RunRecord) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; empty if there is none. Skips incomplete lines."""
     path, rows = run.folder / "metrics.jsonl", []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        _log.warning(f"{path} is damaged and left out: {error}")
+        _log.warning(f"{path}: corrupted ({error}); skipped")
         return []
     for number, line in enumerate(lines, start=1):
         try:
-            row = _json(line)
-            rows.append({name: _known(row[name]) for name in ("step", "epoch", "train_loss", "val_ba")})
+            row = _parse_json(line)
+            rows.append({name: _finite(row[name]) for name in ("step", "epoch", "train_loss", "val_ba")})
         except _MALFORMED:
-            _log.warning(f"{path}: line {number} is damaged and left out")
+            _log.warning(f"{path}: line {number} is corrupted; skipped")
     return rows
 
 
-def read_test_logits(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
-    """Class logits [n, C], by the run's own aggregation, and labels [n] of the test set; None without predictions."""
+def read_test_logits(run: RunRecord) -> tuple[np.ndarray, np.ndarray] | None:
+    """Class logits [n, C] by the run's aggregation, and labels [n], of the test set; None without predictions."""
     path = run.folder / "predictions.npz"
     try:
         if damages := manifest.damages(run.folder, path.name):
@@ -146,75 +210,58 @@ def read_test_logits(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
             logits, labels, parent = file["test_logits"], file["test_labels"], file["parent"]
         by_class = class_logits(logits, parent, run.row["aggregate"])
         if not np.isfinite(by_class).all() or labels.shape != by_class.shape[:1] or labels.dtype.kind not in "iu":
-            raise ValueError("they are not a finite logit for each class and a label, of every row")
+            raise ValueError("not a label and a finite logit for each class, for every example")
         if labels.min() < 0 or labels.max() >= by_class.shape[1]:
-            raise ValueError(f"there are labels beyond the {by_class.shape[1]} classes")
+            raise ValueError(f"labels outside 0 to {by_class.shape[1] - 1}")
     except FileNotFoundError:
         return None
-    except Exception as error:  # half a zip file fails in many ways
-        _log.warning(f"{path} is damaged and left out: {type(error).__name__}: {error}")
+    except Exception as error:  # a truncated zip file fails in many ways
+        _log.warning(f"{path}: corrupted ({type(error).__name__}: {error}); skipped")
         return None
     return by_class, labels
 
 
-def class_logits(logits: np.ndarray, parent: np.ndarray, how: str) -> np.ndarray:
-    """The pseudo-class logits [n, K] aggregated to classes [n, C], in float64."""
-    merge = np.max if how == "max" else np.logaddexp.reduce
-    logits = logits.astype(np.float64)
-    return np.stack([merge(logits[:, parent == c], axis=1) for c in range(parent.max() + 1)], axis=1)
+# JSON
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def read_object(path: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no file, or after telling `report` that it is corrupted."""
+    try:
+        value = _parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, *_MALFORMED) as error:
+        report(f"{path.name}: corrupted ({error})")
+        return {}
+    if not isinstance(value, dict) or not value:
+        report(f"{path.name}: corrupted (not a JSON object)")
+        return {}
+    return value
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"loss": {"gamma": 2}} as {"loss.gamma": 2}."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+        leaves |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
 
 
-def _figures(result: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of result.json as columns."""
-    test, timing = result["test"], result["timing"]
-    row: dict[str, Any] = {name: _text(result[name]) for name in ("dataset", "method", "aggregate")}
-    row |= {name: _whole(result[name]) for name in ("seed", "num_classes", "num_pseudo_classes")}
-    row |= {"test_n": _whole(test["n"]), "test_macro_auroc": _number(test["macro_auroc"])}
-    row |= {f"{part}_{name}": _number(result[part][name]) for part in _PARTS for name in _SCORES}
-    for name in ("ba", "macro_ap"):
-        row[f"test_{name}_low"], row[f"test_{name}_high"] = map(_number, test[f"{name}_ci"])
-        for how, scores in result["test_by_aggregation"].items():
-            row[f"test_{name}_{how}"] = _number(scores[name])
-    return row | {name: _number(timing.get(name)) for name in ("compile_s", "train_s", "total_s", "examples_per_s")}
-
-
-_PARTS, _SCORES = ("val", "test"), ("ba", "macro_ap", "accuracy")
-
-
-def _by_class(result: dict[str, Any]) -> dict[str, Any]:
-    train, held_out = result["train_counts"], [result[part]["counts"] for part in _PARTS]
-    confusion = np.array(result["test"]["confusion"], int).reshape(len(train), len(train))
-    return {
-        **{f"{part}_ap": {name: _number(result[part]["ap"][name]) for name in train} for part in _PARTS},
-        "counts": {name: int(train[name]) + sum(int(counts[name]) for counts in held_out) for name in train},
-        "confusion": confusion.tolist(),
-    }
-
-
-def _json(text: str) -> Any:
-    """What a text in JSON holds. Half of a surrogate pair, which stands for a byte of a file name that is not UTF-8, is
-    a question mark: neither a page nor a table could show it."""
+def _parse_json(text: str) -> Any:
+    """Parse JSON; lone surrogates, from file names that are not UTF-8, become question marks that can be written."""
     whole = json.dumps(json.loads(text), ensure_ascii=False)
     return json.loads(whole.encode(errors="replace"))
 
 
-def _known(value: Any) -> float:
+def _finite(value: Any) -> float:
     number = float(value)
     if not np.isfinite(number):
-        raise ValueError(f"{number} is no figure")
+        raise ValueError(f"{number} is not finite")
     return number
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None else _known(value)
+    return None if value is None else _finite(value)
 
 
 def _whole(value: Any) -> int | None:
@@ -227,40 +274,3 @@ def _text(value: Any) -> str | None:
 
 def _scalar(value: Any) -> Any:
     return value if isinstance(value, (int, float, str, type(None))) else json.dumps(value)
-
-
-def _study_of_lone(run: Run, runs: Iterable[Run]) -> str:
-    """A lone run's data set, by the name that a finished run of the same data gives it."""
-
-    def data(run: Run) -> list:
-        return [_called(run), *(run.config.get(f"data.{name}") for name in ("positive", "agreement"))]
-
-    alike = (other.row["dataset"] for other in (run, *runs) if other.row["dataset"] and data(other) == data(run))
-    return next(alike, _called(run) or "unknown")
-
-
-def _called(run: Run) -> str | None:
-    name, place = (_text(run.config.get(f"data.{field}")) for field in ("name", "manual_dir"))
-    return name and display_name(name, place or "")
-
-
-def _tell_lone_runs_apart(runs: Iterable[Run]) -> None:
-    """Lone runs of one method whose settings differ become variants: a mean over all of them would say nothing."""
-    groups: dict[tuple, list[Run]] = defaultdict(list)
-    for run in runs:
-        if run.row["stage"] is None and run.status != "damaged":
-            groups[run.row["study"], run.row["method"]].append(run)
-    for group in groups.values():
-        # Where one's own data lie says which they are; where a download lies says nothing.
-        elsewhere = set() if any(run.config.get("data.name") in CUSTOM for run in group) else {"data.manual_dir"}
-        shared = set.intersection(*(set(run.config) for run in group)) - _INCIDENTAL - elsewhere
-        differing = [n for n in sorted(shared) if not is_seed(n) and len({repr(run.config[n]) for run in group}) > 1]
-        for run in group:
-            run.row["variant"] = run.row["variant"] or shown({name: run.config[name] for name in differing})
-
-
-def _tell_repetitions(runs: Iterable[Run]) -> None:
-    first: dict[tuple, Run] = {}
-    for run in runs:
-        if (original := first.setdefault(run.identity, run)) is not run:
-            _log.warning(f"{run.folder} repeats {original.folder}: it counts once")

@@ -1,14 +1,13 @@
-"""What a run is to a report: its row of results.parquet, its label in the tables, its place among the others."""
+"""Runs as the report sees them: their columns, their entry in the tables and their order."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-BASELINES = ("ce", "wce", "focal", "ldam", "la", "ros", "rus", "rusc", "dsmt")
-_NAMES = {"focal": "Focal"}  # the others are their own capitals
+from rgjax.config import METHODS
 
-# The columns of results.parquet that every run has. Those of the classes and of the settings come on top.
+# The columns of results.parquet that every run has. Class scores and settings add more.
 COLUMNS: dict[str, type] = {
     **dict.fromkeys(("dataset", "study", "method", "variant"), str),
     **dict.fromkeys(("stage", "seed", "data_seed"), int),
@@ -24,59 +23,72 @@ COLUMNS: dict[str, type] = {
 }
 
 
-class Label(NamedTuple):
-    """What a row of a table stands for: a method, and what an ablation fixes in it."""
+class Entry(NamedTuple):
+    """What one table row stands for: a method, and the variant that an ablation makes of it."""
 
     method: str
     variant: str = ""
 
     @property
     def key(self) -> str:
-        """As sweep.json has it."""
+        """The spelling of sweep.json."""
         return f"{self.method} {self.variant}".strip()
 
     @property
     def name(self) -> str:
-        """As the paper has it: RG+WCE."""
-        name = "+".join(_NAMES.get(part, part.upper()) for part in self.method.split("_"))
+        """The paper's spelling, such as RG+WCE; a method that `METHODS` does not have is shown as recorded."""
+        name = METHODS[self.method].label if self.method in METHODS else self.method
         return f"{name} ({self.variant})" if self.variant else name
 
     @property
     def regroups(self) -> bool:
-        return self.method.split("_")[0] == "rg"
+        return self.method in METHODS and METHODS[self.method].regroups
 
     @property
-    def partner(self) -> str:
-        """The method without regrouping: ce of rg, wce of rg_wce."""
-        return (self.method.partition("_")[2] or "ce") if self.regroups else self.method
+    def baseline(self) -> str:
+        """The same method without regrouping: ce for rg, wce for rg_wce, itself for ce."""
+        if not self.regroups:
+            return self.method
+        rest = {name: value for name, value in METHODS[self.method].settings.items() if not name.startswith("regroup.")}
+        return next((name for name, method in METHODS.items() if dict(method.settings) == rest), self.method)
 
     @property
     def order(self) -> tuple:
-        """CE first, then the baselines, RG at the end."""
-        known = BASELINES.index(self.partner) if self.partner in BASELINES else len(BASELINES)
-        return self.regroups, known, self.method, self.variant
+        """The order of `METHODS`, methods that regroup last."""
+        position = list(METHODS).index(self.method) if self.method in METHODS else len(METHODS)
+        return self.regroups, position, self.method, self.variant
 
 
-Plan: TypeAlias = dict[Label, dict[int, int]]  # label -> stage -> how many runs a sweep has of it
+StudyPlan: TypeAlias = dict[Entry, dict[int, int]]  # entry -> stage -> number of runs that a sweep plans
 
 
 @dataclass(frozen=True)
-class Run:
-    """One workdir. `row` has the keys of COLUMNS, `config` every setting by its dotted name."""
+class RunRecord:
+    """One workdir.
+
+    Attributes:
+        row: its row of results.parquet, with the keys of `COLUMNS`.
+        config: every setting by its dotted name.
+        val_ap, test_ap: average precision by class; None where it is undefined.
+        counts: examples of each class in the whole data set.
+        confusion: test examples [C, C] by true and predicted class.
+        overrides: the settings that the sweep set for this run.
+        provenance: the content of provenance.json.
+    """
 
     folder: Path
     row: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
     val_ap: dict[str, float | None] = field(default_factory=dict)
     test_ap: dict[str, float | None] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)  # rows of each class in the whole data set
+    counts: dict[str, int] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def label(self) -> Label:
-        return Label(self.row["method"] or "unknown", self.row["variant"])
+    def entry(self) -> Entry:
+        return Entry(self.row["method"] or "unknown", self.row["variant"])
 
     @property
     def status(self) -> str:
@@ -85,7 +97,7 @@ class Run:
 
     @property
     def stage(self) -> int:
-        """1: tuning; 2: reported, as lone runs are."""
+        """1: tuning; 2: reported. Single runs, which no sweep started, are reported."""
         return self.row["stage"] or 2
 
     @property
@@ -94,25 +106,25 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was chosen: the overrides, but for the seeds."""
+        """The chosen settings: the overrides without the seeds."""
         return {name: value for name, value in self.overrides.items() if not is_seed(name)}
 
     @property
     def identity(self) -> tuple:
-        """Equal for runs that are repetitions of each other."""
+        """Equal for repetitions of the same run."""
         seeds = (value for name, value in sorted(self.config.items()) if is_seed(name))
-        return self.row["study"], self.label, self.stage, shown(self.settings), *seeds
+        return self.row["study"], self.entry, self.stage, format_settings(self.settings), *seeds
 
     @property
     def order(self) -> tuple:
         row, settings = self.row, json.dumps(self.settings, sort_keys=True)
         stage, *seeds = ((row[name] is None, row[name] or 0) for name in ("stage", "seed", "data_seed"))
-        return row["study"], *self.label.order, stage, settings, *seeds, row["workdir"]
+        return row["study"], *self.entry.order, stage, settings, *seeds, row["workdir"]
 
 
 def is_seed(name: str) -> bool:
     return name.rpartition(".")[2] == "seed"
 
 
-def shown(settings: dict[str, Any]) -> str:
+def format_settings(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())

@@ -1,11 +1,11 @@
-"""The result of a run, or of several seeds, as a table on the terminal."""
+"""The result of a run, or of several seeds, as a table for the terminal."""
 
 import numpy as np
 
 
-def readable(result: dict) -> str:
-    """The result of a run as a table for people."""
-    test, other = result["test"], result["test_by_aggregation"]
+def format_result(result: dict) -> str:
+    """The content of result.json as a table."""
+    test, by_aggregation, timing = result["test"], result["test_by_aggregation"], result["timing"]
     lines = [
         f"\n{result['dataset']}, {result['method']}, seed {result['seed']}: "
         f"{result['num_classes']} classes, {result['num_pseudo_classes']} pseudo-classes, "
@@ -15,52 +15,55 @@ def readable(result: dict) -> str:
     ]
     for name, ap in test["ap"].items():
         counts = f"{result['train_counts'][name]:>8}{test['counts'][name]:>8}"
-        lines.append(f"  {name:<16}{counts}{figures(ap, test['ap_ci'][name], test['chance_ap'][name])}")
-    lines.append(f"  {'macro AP':<32}{figures(test['macro_ap'], test['macro_ap_ci'])}")
-    lines.append(f"  {'balanced accuracy':<32}{figures(test['ba'], test['ba_ci'], 1 / result['num_classes'])}")
-    both = ", ".join(f"{how}: BA {percent(s['ba'])}, macro AP {percent(s['macro_ap'])}" for how, s in other.items())
-    timing = result["timing"]
+        lines.append(f"  {name:<16}{counts}{_columns(ap, test['ap_ci'][name], test['chance_ap'][name])}")
+    aggregations = ", ".join(
+        f"{how}: BA {format_percent(scores['ba'])}, macro AP {format_percent(scores['macro_ap'])}"
+        for how, scores in by_aggregation.items()
+    )
+    val = result["val"]
     lines += [
+        f"  {'macro AP':<32}{_columns(test['macro_ap'], test['macro_ap_ci'])}",
+        f"  {'balanced accuracy':<32}{_columns(test['ba'], test['ba_ci'], 1 / result['num_classes'])}",
         "",
-        f"  by aggregation: {both}",
-        f"  validation: BA {percent(result['val']['ba'])}, macro AP {percent(result['val']['macro_ap'])}",
-        f"  time: {timing['total_s']:.1f} s in all, {timing['train_s']:.1f} s training, "
+        f"  by aggregation: {aggregations}",
+        f"  validation: BA {format_percent(val['ba'])}, macro AP {format_percent(val['macro_ap'])}",
+        f"  time: {timing['total_s']:.1f} s in total, {timing['train_s']:.1f} s training, "
         f"{timing['compile_s']:.1f} s compiling",
     ]
     if skipped := result.get("skipped_steps"):
-        lines.append(f"  skipped: {skipped} steps, whose loss or gradient was not finite")
+        lines.append(f"  skipped: {skipped} steps with a loss or gradient that was not finite")
     return "\n".join(lines)
 
 
-def readable_population(results: list[dict]) -> str:
-    """The results of several seeds as a table for people."""
+def format_population(results: list[dict]) -> str:
+    """The results of several seeds as a table."""
     first, count = results[0], len(results)
     lines = [
         f"\n{first['dataset']}, {first['method']}, {count} seeds: {first['num_classes']} classes, "
-        f"{first['num_pseudo_classes']} pseudo-classes, {first['aggregate']} aggregation; test set of "
-        f"{first['test']['n']}",
+        f"{first['num_pseudo_classes']} pseudo-classes, {first['aggregate']} aggregation; "
+        f"test set of {first['test']['n']}",
         "",
         f"  {'seed':<16}{'BA %':>8}{'macro AP %':>12}{'val BA %':>10}",
     ]
-    rows = [(result["test"]["ba"], result["test"]["macro_ap"], result["val"]["ba"]) for result in results]
-    columns = np.array(rows, float)  # None, of what is undefined, becomes NaN
-    named = [(str(result["seed"]), row) for result, row in zip(results, columns, strict=True)]
-    named += [("mean", columns.mean(axis=0)), ("standard dev.", columns.std(axis=0, ddof=1))]
-    for name, (ba, macro_ap, val_ba) in named:
+    scores = [(result["test"]["ba"], result["test"]["macro_ap"], result["val"]["ba"]) for result in results]
+    columns = np.array(scores, float)  # an undefined score, None, becomes NaN
+    rows = [(str(result["seed"]), row) for result, row in zip(results, columns, strict=True)]
+    rows += [("mean", columns.mean(axis=0)), ("standard dev.", columns.std(axis=0, ddof=1))]
+    for name, (ba, macro_ap, val_ba) in rows:
         lines.append(f"  {name:<16}{100 * ba:>8.1f}{100 * macro_ap:>12.1f}{100 * val_ba:>10.1f}")
     timing = first["timing"]
-    together = f"{timing['trials']} seeds as one program" if timing["trials"] > 1 else "the first seed"
-    lines += ["", f"  time: {timing['train_s']:.1f} s training {together}, {timing['compile_s']:.1f} s compiling"]
+    trained = f"{timing['trials']} seeds as one program" if timing["trials"] > 1 else "the first seed"
+    lines += ["", f"  time: {timing['train_s']:.1f} s training {trained}, {timing['compile_s']:.1f} s compiling"]
     if skipped := sum(result.get("skipped_steps", 0) for result in results):
-        lines.append(f"  skipped: {skipped} steps of the seeds, whose loss or gradient was not finite")
+        lines.append(f"  skipped: {skipped} steps of all seeds with a loss or gradient that was not finite")
     return "\n".join(lines)
 
 
-def percent(share: float | None) -> str:
+def format_percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def figures(value: float | None, bounds: list | None, chance: float | None = None) -> str:
-    """A value, its interval and its chance level, as columns."""
-    spread = "-" if not bounds or bounds[0] is None else f"[{percent(bounds[0])}, {percent(bounds[1])}]"
-    return f"{percent(value):>8}{spread:>18}" + ("" if chance is None else f"{percent(chance):>9}")
+def _columns(value: float | None, bounds: list | None, chance: float | None = None) -> str:
+    """A score, its interval and its chance level, aligned."""
+    low_high = "-" if not bounds or bounds[0] is None else f"[{format_percent(bounds[0])}, {format_percent(bounds[1])}]"
+    return f"{format_percent(value):>8}{low_high:>18}" + ("" if chance is None else f"{format_percent(chance):>9}")

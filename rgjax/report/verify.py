@@ -1,14 +1,13 @@
-"""Results computed again from predictions.npz, by scikit-learn; and files held to their checksums.
+"""Recomputes results from predictions.npz by scikit-learn, and compares files with their checksums.
 
-Two things alone are shared with the run. The scores that AP and AUROC rank by are log-odds as rgjax.metrics defines
-them, computed in the same order of operations, so that the same rows tie. And the bootstrap intervals are resampled by
-rgjax.metrics: another generator would draw another interval.
+The aggregation to class logits, the log-odds that rank examples, and the resampling of the bootstrap intervals are the
+run's code (`rgjax.regroup.aggregation`, `rgjax.metrics`); every figure is computed from them independently.
 """
 
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,23 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as reference
 
-from rgjax.metrics import bootstrap_intervals
-from rgjax.report.reading import class_logits, flat
+from rgjax.metrics import bootstrap_intervals, log_odds
+from rgjax.regroup.aggregation import AGGREGATIONS, class_logits
+from rgjax.report.reading import flatten, read_object
 from rgjax.storage import manifest
 
-# Sums in float64 of some thousand terms, in another order, agree to 1e-12. A row counted otherwise moves an accuracy by
-# 1 / n, and two rows ranked otherwise an AP or AUROC by about 1 / n²: more than this up to a thousand rows.
+# Float64 sums of some thousand terms agree to 1e-12 in any order. One example counted differently changes an accuracy
+# by 1 / n, and two examples ranked differently an AP or AUROC by about 1 / n².
 TOLERANCE = 1e-6
-# Of 1 + the largest logit: how much nearer two scores may come by exp and log in float32, four times in each gap.
-_ROUNDING = 2.0**-20
-_RESAMPLED = 10  # about the most often that a resample holds a row, whose slack then counts as often
-_SHOWN = 4  # differences that are told of a run
+# Version 0.1.0 summed pseudo-classes in float32, which swaps a few nearly equal scores (at most 2e-4 was measured).
+FLOAT32_VERSION, FLOAT32_TOLERANCE = "0.1.0", 1e-3
+_RECOMPUTED = ("train_counts", "val", "test", "test_by_aggregation")  # not the times and the data set's name
+_MAX_SHOWN = 4  # differences in the line of a run
 
 
 @dataclass
 class Verdict:
-    """What was found of a finished run: it is verified where nothing differs and a manifest says so of the files."""
+    """The outcome for one finished run: OK without differences, unverified if no manifest lists its checksums."""
 
     folder: Path
     has_manifest: bool
@@ -42,34 +42,14 @@ class Verdict:
         return "DIFFERS" if self.differences else "OK" if self.has_manifest else "unverified"
 
     def line(self, directory: Path) -> str:
-        name, more = self.folder.relative_to(directory).as_posix(), len(self.differences) - _SHOWN
-        told = self.differences[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-        told += [] if self.has_manifest else ["no manifest"]
-        return f"{self.state:<11} {name}" + (f": {'; '.join(told)}" if told else "")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What a number, or each of an array, has to be, and how far off it may be; NaN is JSON's null."""
-
-    value: Any
-    tolerance: float = TOLERANCE
-
-    def agrees(self, stated: Any) -> bool:
-        try:
-            value, given = np.array(self.value, float), np.array(stated, float)
-        except (TypeError, ValueError):  # no numbers
-            return False
-        if value.shape != given.shape:
-            return False
-        return bool(((np.abs(value - given) <= self.tolerance) | (np.isnan(value) & np.isnan(given))).all())
-
-    def __str__(self) -> str:
-        return _shown(np.array(self.value).tolist())
+        name, more = self.folder.relative_to(directory).as_posix(), len(self.differences) - _MAX_SHOWN
+        reasons = self.differences[:_MAX_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        reasons += [] if self.has_manifest else ["no manifest"]
+        return f"{self.state:<11} {name}" + (f": {'; '.join(reasons)}" if reasons else "")
 
 
 def verify(directory: Path) -> Iterator[Verdict]:
-    """The verdict on each finished run below the folder: on what has a result, or a manifest that should list one."""
+    """The verdict on each finished run below `directory`: a folder with a result, or whose manifest should list one."""
     for parent, folders, files in os.walk(directory):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "checkpoints")
         if "result.json" in files or {"config.json", manifest.NAME} <= {*files}:
@@ -83,128 +63,114 @@ def verify_run(folder: Path) -> Verdict:
     try:
         verdict.differences += _differences(folder)
     except Exception as error:  # damaged files fail in many ways
-        verdict.differences.append(f"no figures: {type(error).__name__}: {' '.join(str(error).split())}")
+        verdict.differences.append(f"not verified: {type(error).__name__}: {' '.join(str(error).split())}")
     return verdict
 
 
 def _differences(folder: Path) -> list[str]:
+    """What of result.json is missing, unexpected or not what the predictions give."""
     result, config = (json.loads((folder / name).read_text("utf-8")) for name in ("result.json", "config.json"))
-    stated, expected = flat(result), flat(_expected(folder, config))
-    told = [f"{name} is of no class" for name in stated if name not in expected and name.split(".")[0] in _RECOMPUTED]
-    for name, figure in expected.items():
-        if name not in stated:
-            told.append(f"{name} is not there")
-        elif not (figure.agrees(stated[name]) if isinstance(figure, Figure) else figure == stated[name]):
-            told.append(f"{name} is {_shown(stated[name])}, not {figure}")
-    return told
+    recorded, expected = flatten(result), flatten(_expected_result(folder, config))
+    sum_tolerance = FLOAT32_TOLERANCE if _summed_in_float32(folder) else TOLERANCE
+    summed = ("test_by_aggregation.sum.", *(("val.", "test.") if config["regroup"]["aggregate"] == "sum" else ()))
+
+    differences = [f"{name}: no such class" for name in recorded if name not in expected and _is_recomputed(name)]
+    for name, value in expected.items():
+        tolerance = sum_tolerance if name.startswith(summed) else TOLERANCE
+        if name not in recorded:
+            differences.append(f"{name}: missing")
+        elif not _agree(recorded[name], value, tolerance):
+            differences.append(f"{name}={_format(recorded[name])}: recomputed as {_format(value)}")
+    return differences
 
 
-_RECOMPUTED = ("train_counts", "val", "test", "test_by_aggregation")  # the rest: times, the data set's name
+def _is_recomputed(name: str) -> bool:
+    return name.partition(".")[0] in _RECOMPUTED
 
 
-def _expected(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """What result.json must hold, all but the times and the data set's name."""
+def _summed_in_float32(folder: Path) -> bool:
+    provenance = read_object(folder / "provenance.json", lambda _: None)  # the manifest reports damage to it
+    return provenance.get("packages", {}).get("rgjax") == FLOAT32_VERSION
+
+
+def _agree(recorded: Any, expected: Any, tolerance: float) -> bool:
+    """Whether two texts are equal, or two numbers or arrays within `tolerance`; None stands for NaN."""
+    if isinstance(expected, str):
+        return recorded == expected
+    try:
+        a, b = np.array(recorded, float), np.array(expected, float)
+    except (TypeError, ValueError):  # not numbers
+        return False
+    return a.shape == b.shape and bool(((np.abs(a - b) <= tolerance) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def _expected_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of result.json, without the times and the data set's name."""
     with np.load(folder / "predictions.npz", allow_pickle=False) as file:
-        found = dict(file)
+        predictions = dict(file)
     with np.load(folder / "regrouping.npz", allow_pickle=False) as file:
-        trained_on = file["parent"][file["pseudo_labels"]]
-    names, parent, seed = found["class_names"].tolist(), found["parent"], config["seed"]
+        train_labels = file["parent"][file["pseudo_labels"]]
+    names, parent, seed = predictions["class_names"].tolist(), predictions["parent"], config["seed"]
     if not np.array_equal(np.unique(parent), np.arange(len(names))):
-        raise ValueError("predictions.npz: each class has pseudo-classes, and each of these a class")
+        raise ValueError("predictions.npz: parent does not name every class")
 
-    def evaluate(part: str, how: str) -> dict[str, Any]:
-        logits, labels = found[f"{part}_logits"], found[f"{part}_labels"]
-        if len(found[f"{part}_ids"]) != len(labels):
-            raise ValueError(f"predictions.npz: there is not one {part}_ids for each label")
-        # The largest logit is float32 as it is. A sum was made in float32, somewhat otherwise on each device: what is
-        # closer than that was ordered by chance.
-        gap = _ROUNDING * (1 + np.abs(logits).max()) if how == "sum" and len(parent) > len(names) else 0.0
-        return _figures(class_logits(logits, parent, how), labels, names, seed, gap)
+    def score(split: str, how: str) -> dict[str, Any]:
+        logits, labels = predictions[f"{split}_logits"], predictions[f"{split}_labels"]
+        if len(predictions[f"{split}_ids"]) != len(labels):
+            raise ValueError(f"predictions.npz: {split}_ids and {split}_labels differ in length")
+        return _expected_figures(class_logits(logits, parent, how), labels, names, seed)
 
     chosen = config["regroup"]["aggregate"]
-    tested = {how: evaluate("test", how) for how in ("max", "sum")}
+    test = {how: score("test", how) for how in AGGREGATIONS}
     return {
         "method": config["method"],
         "seed": seed,
         "num_classes": len(names),
         "num_pseudo_classes": len(parent),
         "aggregate": chosen,
-        "train_counts": dict(zip(names, np.bincount(trained_on, minlength=len(names)).tolist(), strict=True)),
-        "val": evaluate("val", chosen),
-        "test": tested[chosen],
-        "test_by_aggregation": tested,
+        "train_counts": dict(zip(names, np.bincount(train_labels, minlength=len(names)).tolist(), strict=True)),
+        "val": score("val", chosen),
+        "test": test[chosen],
+        "test_by_aggregation": test,
     }
 
 
-def _figures(logits: np.ndarray, labels: np.ndarray, names: list[str], seed: int, gap: float) -> dict[str, Any]:
-    """The figures of class logits [n, C]; scores no further apart than `gap` may have any order."""
-    classes, guesses, scores = np.arange(len(names)), logits.argmax(axis=1), _log_odds(logits)
+def _expected_figures(logits: np.ndarray, labels: np.ndarray, names: list[str], seed: int) -> dict[str, Any]:
+    """The figures of class logits [n, C] and labels [n], undefined ones as NaN."""
+    classes, predictions, scores = np.arange(len(names)), logits.argmax(axis=1), log_odds(logits)
     present = np.isin(classes, labels)
-    ap, auroc, ap_slack, auroc_slack = np.full((4, len(names)), np.nan)
+    ap, auroc = np.full((2, len(names)), np.nan)
     for c in classes[present]:
-        own = labels == c
-        ap[c] = reference.average_precision_score(own, scores[:, c])
-        if not own.all():
-            auroc[c] = reference.roc_auc_score(own, scores[:, c])
-        ap_slack[c], auroc_slack[c] = _slack(scores[own, c], scores[~own, c], gap)
-    highest = np.sort(logits, axis=1)
-    unsure = (highest[:, -1] - highest[:, -2] <= gap) & (gap > 0)
+        positive = labels == c
+        ap[c] = reference.average_precision_score(positive, scores[:, c])
+        if not positive.all():
+            auroc[c] = reference.roc_auc_score(positive, scores[:, c])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes that are guessed and absent
-        ba = reference.balanced_accuracy_score(labels, guesses)
-    ba_slack = float(np.mean([unsure[labels == c].mean() for c in classes[present]]))
+        warnings.simplefilter("ignore", UserWarning)  # about predicted classes that no label has
+        ba = reference.balanced_accuracy_score(labels, predictions)
     intervals = bootstrap_intervals(logits, labels, seed=seed)
     counts = np.bincount(labels, minlength=len(names))
 
-    def by_class(values, slack):
-        return {name: Figure(values[c], TOLERANCE + slack[c]) for c, name in enumerate(names)}
+    def by_class(values: np.ndarray) -> dict[str, Any]:
+        return dict(zip(names, values, strict=True))
 
-    exact = np.zeros(len(names))
     return {
-        "ba": Figure(ba, TOLERANCE + ba_slack),
-        "ba_ci": Figure(intervals["ba"], TOLERANCE + _RESAMPLED * ba_slack),
-        "ap": by_class(ap, ap_slack),
-        "ap_ci": by_class(intervals["ap"], _RESAMPLED * ap_slack),
-        "macro_ap": Figure(ap[present].mean(), TOLERANCE + ap_slack[present].mean()),
-        "macro_ap_ci": Figure(intervals["macro_ap"], TOLERANCE + _RESAMPLED * ap_slack[present].mean()),
-        "accuracy": Figure(reference.accuracy_score(labels, guesses), TOLERANCE + float(unsure.mean())),
-        "macro_auroc": Figure(
-            auroc[present].mean() if present.sum() > 1 else np.nan, TOLERANCE + auroc_slack[present].mean()
-        ),
-        "n": Figure(len(labels)),
-        "counts": by_class(counts, exact),
-        "chance_ap": by_class(counts / len(labels), exact),
-        "confusion": Figure(reference.confusion_matrix(labels, guesses, labels=classes), float(unsure.sum())),
+        "ba": ba,
+        "ba_ci": intervals["ba"],
+        "ap": by_class(ap),
+        "ap_ci": by_class(intervals["ap"]),
+        "macro_ap": ap[present].mean(),
+        "macro_ap_ci": intervals["macro_ap"],
+        "accuracy": reference.accuracy_score(labels, predictions),
+        "macro_auroc": auroc[present].mean() if present.sum() > 1 else np.nan,
+        "n": len(labels),
+        "counts": by_class(counts),
+        "chance_ap": by_class(counts / len(labels)),
+        "confusion": reference.confusion_matrix(labels, predictions, labels=classes),
     }
 
 
-def _log_odds(logits: np.ndarray) -> np.ndarray:
-    others = [np.delete(logits, c, axis=1) for c in range(logits.shape[1])]
-    tops = [rest.max(axis=1) for rest in others]
-    sums = [np.log(np.exp(rest - top[:, None]).sum(axis=1)) for rest, top in zip(others, tops, strict=True)]
-    return np.stack([logits[:, c] - tops[c] - sums[c] for c in range(len(others))], axis=1)
-
-
-def _slack(own: np.ndarray, others: np.ndarray, gap: float) -> tuple[float, float]:
-    """How far AP and AUROC may be off where the scores `own` of a class and `others` no further apart than `gap` may
-    have any order; those that are equal stay so."""
-    if not gap:
-        return 0.0, 0.0
-    own, others = np.sort(own), np.sort(others)
-
-    def at_least(scores, least):
-        return len(scores) - np.searchsorted(scores, least, side="left")
-
-    tied = [at_least(scores, own) - at_least(scores, np.nextafter(own, np.inf)) for scores in (own, others)]
-    hits, misses = at_least(own, own), at_least(others, own)
-    most = at_least(own, own - gap) / (at_least(own, own - gap) + at_least(others, own + gap) + tied[1])
-    fewest = at_least(own, own + gap) + tied[0]
-    least = fewest / (fewest + at_least(others, own - gap))
-    precision = hits / (hits + misses)
-    near = at_least(others, own - gap) - at_least(others, own + gap) - tied[1]
-    return float(max((most - precision).mean(), (precision - least).mean())), near.mean() / max(1, len(others))
-
-
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
+    value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
     text = f"{value:.9g}" if isinstance(value, float) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

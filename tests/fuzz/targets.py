@@ -25,14 +25,14 @@ from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint, Tensors
 from rgjax.models.tokenizer import WordPieces
 from rgjax.models.transformer import bert_config, clip_config
-from rgjax.report.page import page
+from rgjax.report.page import render_page
 from rgjax.report.reading import read_history, read_runs, read_sweep, read_test_logits
 from rgjax.report.runs import COLUMNS
-from rgjax.report.study import state, statuses, studies
-from rgjax.report.tables import csv_table, latex, markdown, write_parquet
+from rgjax.report.study import count_statuses, describe_progress, make_studies
+from rgjax.report.tables import csv_table, latex_tables, markdown_page, write_parquet
 from rgjax.storage.files import digest
 from rgjax.training.setup import duration
-from tests.report.sweeps import Sweep
+from tests.support.sweeps import Sweep
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "tests" / "models" / "checkpoints"
@@ -179,16 +179,16 @@ def report(path: Path) -> None:
             assert not isinstance(value, float) or np.isfinite(value), f"{name}={value!r}"
         for row in read_history(run):
             assert np.isfinite(list(row.values())).all()
-        if (read := read_test_logits(run)) is not None:
-            logits, labels = read
+        if (predictions := read_test_logits(run)) is not None:
+            logits, labels = predictions
             assert logits.ndim == 2 and labels.shape == logits.shape[:1]
             assert np.isfinite(logits).all() and labels.dtype.kind in "iu"
             assert ((labels >= 0) & (labels < logits.shape[1])).all()
-    all_studies = studies(runs, plans)
-    whole = page("title", None, [(study, []) for study in all_studies])
-    for text in (markdown("title", state(statuses(all_studies)), all_studies), latex(all_studies), whole):
+    studies = make_studies(runs, plans)
+    page = render_page("title", None, [(study, []) for study in studies])
+    table = markdown_page("title", describe_progress(count_statuses(studies)), studies)
+    for text in (page, table, latex_tables(studies), csv_table(studies)):
         text.encode()
-    csv_table(all_studies).encode()
     write_parquet(path.parent / "results.parquet", runs)
 
 

@@ -1,4 +1,4 @@
-"""Text of others (classes, methods, folders, errors, file names) stays text in all that a report writes."""
+"""User text (classes, methods, folders, errors, file names) is never read as markup in the files of a report."""
 
 import json
 import re
@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
-from sweeps import Sweep
 
 from rgjax.report.__main__ import render
+from tests.support.sweeps import Sweep
 
 HARMLESS = "harmless words"
 EVIL = (
@@ -20,7 +20,7 @@ NAME = EVIL.replace("/", "")  # of a file
 
 
 def report_of(folder, text, name):
-    """The report of a finished and a failed run in which every text that is not ours is `text`, every name `name`."""
+    """The report on finished and failed runs in which every user text is `text` and every file name is `name`."""
     sweep = Sweep(folder / name, study=name, classes=(f"{text} 0", f"{text} 1"))
     for seed, state in enumerate(("done", "done", "failed")):
         run = sweep.run(f"{name}{seed}", "rg", seed=seed, state=state, variant=text, overrides={"loss.gamma": 1.5})

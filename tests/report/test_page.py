@@ -1,10 +1,13 @@
-"""The page in a browser without network."""
+"""The page in a browser without a network."""
 
 import re
 import shutil
 
 import pytest
-from sweeps import ODD
+
+from tests.support.sweeps import ODD
+
+pytestmark = [pytest.mark.xdist_group("finished sweep"), pytest.mark.long]  # a browser takes seconds
 
 FLAGS = [
     "--headless",
@@ -32,16 +35,16 @@ def browser():
 
 @pytest.fixture
 def page(browser, finished_sweep):
-    """The report on a phone; fails the test where the page asked for anything or complained."""
+    """The report on a phone; fails the test if the page requests anything or logs an error."""
     opened = browser.new_page(viewport={"width": 390, "height": 844})
-    complaints, requests = [], []
-    opened.on("console", lambda message: complaints.append(message.text))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    errors, requests = [], []
+    opened.on("console", lambda message: errors.append(message.text))
+    opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on("request", lambda request: requests.append(request.url))
     opened.goto((finished_sweep / "report.html").as_uri())
     yield opened
     opened.close()
-    assert not complaints
+    assert not errors
     assert {url.partition(":")[0] for url in requests} <= {"file", "data"}
 
 
@@ -50,7 +53,7 @@ def column(page, number, table=0):
     return [rows.nth(i).locator("th, td").nth(number).inner_text() for i in range(rows.count())]
 
 
-def test_a_click_sorts_by_number_downwards_and_then_upwards(page):
+def test_a_click_sorts_descending_and_then_ascending(page):
     before = column(page, 1)
     head = page.locator(".scores").first.locator("thead th:has(button)").nth(1)
     button = head.locator("button")
@@ -75,7 +78,7 @@ def test_numbers_are_sorted_as_numbers(page):
     assert seeds[0] == 1000 and seeds[-1] == 0
 
 
-def test_nothing_is_wider_than_a_phone_and_every_image_is_there(page):
+def test_page_fits_a_phone_and_shows_every_image(page):
     page.locator("details").evaluate_all("all => all.forEach(details => details.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     widths = page.locator("img").evaluate_all("all => all.map(image => image.naturalWidth)")
@@ -83,7 +86,7 @@ def test_nothing_is_wider_than_a_phone_and_every_image_is_there(page):
     assert min(widths) > 0
 
 
-def test_user_text_is_text(page):
+def test_user_text_is_shown_as_text(page):
     assert page.locator("main b").count() == 0
     assert ODD in page.locator(".scores").nth(1).inner_text()
     assert "profit <b>rose" in page.locator("pre").first.inner_text()

@@ -13,9 +13,9 @@ REGROUPING = Regrouping(np.repeat([0, 1, 2], 20).astype(np.int32), np.array([0, 
 FEATURES = np.concatenate([np.arange(-10, 10), np.arange(0, 20), np.zeros(20)])[:, None].astype(np.float32)
 
 
-def test_sentences_become_a_table_of_the_most_central_ones(tmp_path):
+def test_sentence_tables_show_the_members_nearest_to_the_center(tmp_path):
     sentences = np.array([f"sentence {i:02d} | <b>*bold*</b>" for i in range(60)])
-    held_out = np.array(["held out"] * 3)  # the training rows are not the first ones
+    held_out = np.array(["held out"] * 3)  # the training examples are not the first ones
     inputs = np.concatenate([held_out, sentences])
     draw_groups(tmp_path, inputs, np.arange(3, 63), REGROUPING, FEATURES, ("ne/ut<ral", "negative"))
     assert {path.name for path in tmp_path.iterdir()} == {"0-ne_ut_ral.md", "sizes.png"}
@@ -24,13 +24,13 @@ def test_sentences_become_a_table_of_the_most_central_ones(tmp_path):
     assert "## Group 1: 20 sentences" in text
     assert r"sentence 10 \| \<b\>\*bold\*\</b\> |" in text
     central = [[int(n) for n in re.findall(r"central \| sentence (\d+)", part)] for part in text.split("## ")[1:]]
-    # The mean of -10..9 is -0.5, so rows 9 and 10 are nearest to the first center.
+    # The mean of -10..9 is -0.5, so sentences 9 and 10 are nearest to the first center.
     assert [sorted(group) for group in central] == [list(range(6, 14)), list(range(26, 34))]
     assert len(re.findall(r"random \| sentence", text)) == 8
 
 
 @pytest.mark.parametrize("features", [FEATURES, None])
-def test_images_become_a_row_for_each_group(features, tmp_path):
+def test_image_sheets_have_a_row_for_each_group(features, tmp_path):
     images = np.zeros((60, 8, 8, 3), np.uint8)
     images[:20, :, :, 0] = 255
     images[20:40, :, :, 2] = 255
@@ -44,11 +44,11 @@ def test_images_become_a_row_for_each_group(features, tmp_path):
         assert chart.width > 600
 
 
-def test_real_reconstructed_and_synthetic_images_stand_below_each_other(tmp_path):
+def test_synthetic_sheets_show_real_above_reconstructed_above_synthetic(tmp_path):
     def filled(value, count):
         return np.full((count, 8, 8, 3), value, np.uint8)
 
-    # The positions of two real rows of class 0, in its two groups, and of one of class 1.
+    # Two training examples of class 0, in its two groups, and one of class 1.
     shown = np.array([3, 23, 45])
     synthetic = Synthetic(filled(150, 14), np.array([1] * 14), shown, filled(100, 3))
     draw_synthetic(tmp_path, filled(50, 3), REGROUPING, synthetic, ("a/b", "c"))

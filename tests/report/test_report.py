@@ -1,4 +1,4 @@
-"""The command as a user meets it: what it prints, what it refuses, what it writes."""
+"""The command: what it prints, what it refuses, what it writes."""
 
 import json
 import os
@@ -17,8 +17,8 @@ TEXTS = ("report.html", "table.md", "table.tex", "table.csv", "results.parquet")
 def test_the_command_names_its_files_and_needs_no_jax(sweep_of):
     sweep = sweep_of()
     sweep.run("a", "ce")
-    code = "import sys; from rgjax.report import cli; cli(); import rgjax.report.verify; " \
-        "print({'jax', 'flax', 'rgjax.config'} & {*sys.modules})"  # fmt: skip
+    code = "import sys; from rgjax.report.__main__ import cli; cli(); import rgjax.report.verify; " \
+        "print({'jax', 'flax'} & {*sys.modules})"  # fmt: skip
     process = subprocess.run(
         [sys.executable, "-c", code, sweep.folder],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
@@ -33,11 +33,11 @@ def test_the_command_names_its_files_and_needs_no_jax(sweep_of):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "DIR is missing: the folder of a sweep or of runs"),
+        ([], "DIR is missing; give the folder of a sweep or of runs"),
         (["a", "b"], "unexpected argument 'b'"),
         (["--config=x"], "unknown option '--config=x'"),
-        (["nowhere"], "nowhere: there is no such folder"),
-        (["."], "there is no run below ."),
+        (["nowhere"], "nowhere: no such folder"),
+        (["."], ".: no run below it"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, monkeypatch, capsys):
@@ -68,7 +68,7 @@ def test_the_same_runs_give_the_same_files(sweep_of):
     assert not list(sweep.folder.rglob(".*"))
 
 
-def test_an_unfinished_and_damaged_sweep_is_reported_as_far_as_it_is(sweep_of, capsys):
+def test_an_unfinished_and_damaged_sweep_is_reported_as_incomplete(sweep_of, capsys):
     sweep = sweep_of()
     sweep.run("a", "ce")
     for state in ("running", "pending", "failed"):
@@ -86,7 +86,7 @@ def test_an_unfinished_and_damaged_sweep_is_reported_as_far_as_it_is(sweep_of, c
     assert "Incomplete: 1 of 7" in (sweep.folder / "table.md").read_text()
 
 
-def test_a_sweep_that_has_not_begun_and_one_of_failures_have_a_report(sweep_of):
+def test_sweeps_without_a_finished_run_have_a_report(sweep_of):
     sweep = sweep_of()
     methods = {"rg": {"variant": "", "tuning": 2, "reported": 3}}
     (sweep.folder / "sweep.json").write_text(json.dumps({"studies": {"later": {"methods": methods}}}))

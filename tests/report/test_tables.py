@@ -1,4 +1,4 @@
-"""The numbers of the tables against numpy, scipy and the paper's own, and the syntax of what holds them."""
+"""The numbers of the tables against NumPy, SciPy and the paper; the syntax of Markdown, LaTeX and CSV."""
 
 import csv
 import re
@@ -6,12 +6,22 @@ import re
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
-from sweeps import ODD
 
 from rgjax.report.reading import read_runs, read_sweep
-from rgjax.report.runs import Label
-from rgjax.report.study import Line, Score, choices, differences, mark_best, studies, table
-from rgjax.report.tables import latex, markdown
+from rgjax.report.runs import Entry
+from rgjax.report.study import (
+    Score,
+    TableRow,
+    chosen_settings,
+    make_studies,
+    mark_best,
+    paired_differences,
+    score_table,
+)
+from rgjax.report.tables import latex_tables, markdown_page
+from tests.support.sweeps import ODD
+
+pytestmark = pytest.mark.xdist_group("finished sweep")
 
 # The paper's Table 3: BA, then AP of neutral, positive, negative.
 PAPER = {
@@ -27,71 +37,66 @@ PAPER = {
 
 
 def studies_of(folder):
-    return {study.name: study for study in studies(read_runs(folder, print), read_sweep(folder, print)[1])}
+    return {study.name: study for study in make_studies(read_runs(folder), read_sweep(folder)[1])}
 
 
 @pytest.fixture(scope="module")
-def found(finished_sweep):
+def studies(finished_sweep):
     return studies_of(finished_sweep)
 
 
-def test_cells_are_mean_and_sample_deviation_of_the_reported_runs(found):
-    study = found["digits"]
+def test_cells_are_mean_and_sample_deviation_over_seeds(studies):
+    study = studies["digits"]
     runs = [run for run in study.runs if run.row["method"] == "focal" and run.row["stage"] == 2]
-    line = next(line for line in table(study) if line.label == Label("focal"))
-    assert line.n == len(runs) == 3
+    row = next(row for row in score_table(study) if row.entry == Entry("focal"))
+    assert row.n == len(runs) == 3
     for column, values in (
         (("BA", ""), [run.row["test_ba"] for run in runs]),
         (("AP", "8"), [r.test_ap["8"] for r in runs]),
     ):
-        assert str(line.scores[column]) == f"{100 * np.mean(values):.1f}±{100 * np.std(values, ddof=1):.2f}"
-    alone = next(line for line in table(study) if line.label == Label("ldam"))
-    assert re.fullmatch(r"\d+\.\d", str(alone.scores["BA", ""]))
+        assert str(row.scores[column]) == f"{100 * np.mean(values):.1f}±{100 * np.std(values, ddof=1):.2f}"
+    single = next(row for row in score_table(study) if row.entry == Entry("ldam"))
+    assert re.fullmatch(r"\d+\.\d", str(single.scores["BA", ""]))
 
 
-def test_the_best_of_the_papers_table_are_marked_as_its_rule_says():
+def test_best_scores_of_the_papers_table_are_marked():
     columns = [("BA", ""), ("AP", "neutral"), ("AP", "positive"), ("AP", "negative")]
-    lines = [
-        Line(Label(method), 5, 5, {c: Score(m / 100, s / 100, 5) for c, (m, s) in zip(columns, row, strict=True)})
-        for method, row in PAPER.items()
+    rows = [
+        TableRow(Entry(method), 5, 5, {c: Score(m / 100, s / 100, 5) for c, (m, s) in zip(columns, cells, strict=True)})
+        for method, cells in PAPER.items()
     ]
     marked = {
-        column: {line.label.method for line in mark_best(lines) if (score := line.scores[column]) and score.best}
+        column: {row.entry.method for row in mark_best(rows) if (score := row.scores[column]) and score.best}
         for column in columns
     }
     assert marked["BA", ""] == {"rg_wce"}
     assert marked["AP", "positive"] == marked["AP", "neutral"] == set(PAPER)
-    # 93.6 - 0.53 = 93.07: WCE reaches 93.43, ROS 93.12, RG 93.20, and no other does.
+    # 93.6 - 0.53 = 93.07: WCE reaches 93.43, ROS 93.12, RG 93.20, and no other score does.
     assert marked["AP", "negative"] == {"wce", "ros", "rg", "rg_wce"}
 
 
-def test_an_undefined_score_and_a_single_run_take_part_as_far_as_they_can():
+def test_best_scores_ignore_undefined_ones_and_accept_single_runs():
     column = ("BA", "")
     values = {"ce": Score(0.5, None, 1), "wce": None, "la": Score(0.45, 0.05, 3), "ros": Score(0.4, 0.05, 3)}
-    lines = mark_best([Line(Label(method), 1, 1, {column: score}) for method, score in values.items()])
-    assert [bool(score and score.best) for line in lines for score in line.scores.values()] == [
-        True,
-        False,
-        True,
-        False,
-    ]
+    rows = mark_best([TableRow(Entry(method), 1, 1, {column: score}) for method, score in values.items()])
+    assert [row.entry.method for row in rows if (score := row.scores[column]) and score.best] == ["ce", "la"]
 
 
 @pytest.mark.parametrize("column", ["test_ba", "test_macro_ap"])
-def test_paired_intervals_are_those_of_scipy(column, found):
-    study = found["digits"]
-    rows = {m: [r.row[column] for r in study.runs if r.label == Label(m) and r.stage == 2] for m in ("ce", "rg")}
-    expected = ttest_rel(rows["rg"], rows["ce"]).confidence_interval(0.95)
-    difference = next(d for d in differences(study, column) if d.label == Label("rg"))
+def test_paired_intervals_equal_scipys(column, studies):
+    study = studies["digits"]
+    scores = {m: [r.row[column] for r in study.runs if r.entry == Entry(m) and r.stage == 2] for m in ("ce", "rg")}
+    expected = ttest_rel(scores["rg"], scores["ce"]).confidence_interval(0.95)
+    difference = next(d for d in paired_differences(study, column) if d.entry == Entry("rg"))
     assert difference.n == 3
-    assert difference.mean == pytest.approx(np.mean(rows["rg"]) - np.mean(rows["ce"]))
+    assert difference.mean == pytest.approx(np.mean(scores["rg"]) - np.mean(scores["ce"]))
     assert difference.interval == pytest.approx((expected.low, expected.high))
-    alone = next(d for d in differences(study, column) if d.label == Label("ldam"))
-    assert (alone.n, alone.interval) == (1, None)
+    single = next(d for d in paired_differences(study, column) if d.entry == Entry("ldam"))
+    assert (single.n, single.interval) == (1, None)
 
 
-def test_choices_name_the_settings_and_the_budget(found):
-    chosen = {choice.label.key: (choice.settings, choice.budget) for choice in choices(found["digits"])}
+def test_chosen_settings_and_tuning_budget(studies):
+    chosen = {each.entry.key: (each.settings, each.budget) for each in chosen_settings(studies["digits"])}
     assert chosen["ldam"] == (("loss.max_m=1.0, loss.s=30.0",), "4")
     assert chosen["rg random groups"] == (("regroup.clustering=random",), "0")
     assert chosen["ce"] == (("",), "0")
@@ -104,7 +109,7 @@ def test_markdown_shows_user_text_as_it_is(finished_sweep):
     for rows in tables:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows.splitlines()}) == 1
     assert "| RG+WCE | **" in text
-    assert "chosen by validation BA on seed 1000" in text
+    assert "were chosen by validation BA on seed 1000" in text
 
 
 def test_latex_is_well_formed(finished_sweep):
@@ -131,33 +136,31 @@ def test_latex_is_well_formed(finished_sweep):
     assert r"a\_b \& \textless{}b\textgreater{}c\textless{}/b\textgreater{} \$x\$" in text
 
 
-@pytest.mark.parametrize(
-    ("name", "escaped"),
-    [
-        ("50 % {x}", r"50 \% \{x\}"),
-        (r"a\b^c~d#e", r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d\#e"),
-        ("$r|s_&\n t", r"\$r\textbar{}s\_\& t"),
-    ],
-)
-def test_latex_escapes_every_special_sign(name, escaped, sweep_of):
-    sweep = sweep_of(classes=("rest", name))
+def test_latex_escapes_every_special_character(sweep_of):
+    escaped = {
+        "50 % {x}": r"50 \% \{x\}",
+        r"a\b^c~d#e": r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d\#e",
+        "$r|s_&\n t": r"\$r\textbar{}s\_\& t",
+    }
+    sweep = sweep_of(classes=("rest", *escaped), groups=(4, 1, 1, 1), sizes=(80, 20, 20, 20))
     sweep.run("a", "ce")
-    row = next(line for line in latex(studies_of(sweep.folder).values()).splitlines() if line.startswith("Method"))
-    assert row == rf"Method & BA (\%) $\uparrow$ & rest & {escaped} & n (seeds) \\"
+    text = latex_tables(studies_of(sweep.folder).values())
+    header = next(line for line in text.splitlines() if line.startswith("Method"))
+    assert header == rf"Method & BA (\%) $\uparrow$ & rest & {' & '.join(escaped.values())} & n (seeds) \\"
 
 
-def test_csv_holds_the_table_at_full_precision(finished_sweep, found):
+def test_csv_holds_the_table_at_full_precision(finished_sweep, studies):
     with open(finished_sweep / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = [line for study in found.values() for line in table(study)]
-    assert [row["label"] for row in rows] == [line.label.name for line in lines]
-    assert [float(row["BA"]) for row in rows] == [line.scores["BA", ""].mean for line in lines]
+    expected = [row for study in studies.values() for row in score_table(study)]
+    assert [row["label"] for row in rows] == [row.entry.name for row in expected]
+    assert [float(row["BA"]) for row in rows] == [row.scores["BA", ""].mean for row in expected]
     assert {row["study"] for row in rows if row[f"AP {ODD} std"]} == {"triple"}
 
 
-def test_an_unfinished_label_tells_how_many_of_its_runs_there_are(sweep_of):
+def test_unfinished_rows_show_finished_of_planned_runs(sweep_of):
     sweep = sweep_of()
     sweep.run("a", "ce")
     sweep.run("b", "ce", seed=1, state="running")
-    text = markdown("x", "incomplete", studies_of(sweep.folder).values())
+    text = markdown_page("x", "incomplete", studies_of(sweep.folder).values())
     assert "| 1 of 2 |" in text

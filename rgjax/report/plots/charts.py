@@ -1,6 +1,5 @@
-"""All figures of a study: which there are, their names and what they show."""
+"""All figures of a study: file names, captions, and how each is drawn."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +11,17 @@ from rgjax.report.plots import ablations, outcomes
 from rgjax.report.plots.curves import hyper_parameters
 from rgjax.report.plots.style import save, style
 from rgjax.report.study import Study
+from rgjax.report.text import file_name
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure that lies in `png` and `svg`, and what a reader has to know of it."""
+    """The files of a figure and its caption; `inches` is its width."""
 
     png: Path
     svg: Path
     caption: str
-    inches: float  # width
+    inches: float
 
     @property
     def wide(self) -> bool:
@@ -29,7 +29,7 @@ class Chart:
 
 
 def draw_all(study: Study, folder: Path) -> list[Chart]:
-    """Write every figure that the study has runs for; those of other studies stay as they are."""
+    """Write every figure for which the study has runs."""
     charts = []
     with style():
         for name, caption, draw in _figures(study):
@@ -40,8 +40,8 @@ def draw_all(study: Study, folder: Path) -> list[Chart]:
 
 
 def _figures(study: Study) -> Iterator[tuple[str, str, Callable[[], Figure | None]]]:
-    """Name, caption and how it is drawn."""
-    spread = "points and bars are means and standard deviations over seeds"
+    """Name, caption and drawing function of each figure."""
+    legend = "points and bars are means and standard deviations over seeds"
     yield (
         "precision-recall",
         "Precision against recall on the test set, first reported seed. Dotted: the share of the class.",
@@ -49,26 +49,22 @@ def _figures(study: Study) -> Iterator[tuple[str, str, Callable[[], Figure | Non
     )
     yield (
         "confusion",
-        "Confusion on the test set, counts summed over seeds; shares and colors are of the row, the true class.",
+        "Confusion matrices on the test set, summed over seeds. Percentages and colors: share of the true class.",
         partial(outcomes.confusion, study),
     )
     yield (
         "training",
-        "Training, means over the reported seeds. Losses of different methods do not compare.",
+        "Training loss and validation BA, means over the reported seeds. The losses of different methods are not "
+        "comparable.",
         partial(outcomes.training, study),
     )
-    yield "losses", f"Each loss without and with regrouping: {spread}.", partial(ablations.losses, study)
-    yield "grouping", f"What the groups are made from: {spread}.", partial(ablations.grouping, study)
-    yield "clustering", f"Clustering algorithms: {spread}.", partial(ablations.clustering, study)
-    yield "aggregation", f"Aggregation of the pseudo-classes' logits: {spread}.", partial(ablations.aggregation, study)
-    for label in study.labels:
+    yield "losses", f"Each loss without and with regrouping: {legend}.", partial(ablations.losses, study)
+    yield "grouping", f"Features and clusterings that form the groups: {legend}.", partial(ablations.grouping, study)
+    yield "clustering", f"Clustering algorithms: {legend}.", partial(ablations.clustering, study)
+    yield "aggregation", f"Aggregation of pseudo-class logits: {legend}.", partial(ablations.aggregation, study)
+    for entry in study.entries:
         yield (
-            f"curves-{file_name(label.key)}",
-            f"Grid search of {label.name} on the tuning seed.",
-            partial(hyper_parameters, study, label),
+            f"curves-{file_name(entry.key)}",
+            f"Grid search of {entry.name} on the tuning seed.",
+            partial(hyper_parameters, study, entry),
         )
-
-
-def file_name(text: str) -> str:
-    """The text with nothing in it that a file system or a shell takes amiss."""
-    return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("._") or "_"

@@ -1,4 +1,4 @@
-"""How the figures look: one size of type, colors that color-blind readers tell apart, the same bits each time."""
+"""The style of all figures: sizes, colors for color-blind readers, and reproducible files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,14 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from rgjax.report.runs import Label
+from rgjax.config import METHODS
+from rgjax.report.runs import Entry
+from rgjax.report.text import escape_mathtext
 from rgjax.storage.files import atomic_path
 
-# Okabe and Ito's colors and three of Tol's: what belongs to a loss or a sampler keeps its color with regrouping.
-_COLORS = {
-    "ce": "#000000",
-    "wce": "#E69F00",
-    "focal": "#56B4E9",
-    "ldam": "#009E73",
-    "la": "#CC79A7",
-    "ros": "#0072B2",
-    "rus": "#D55E00",
-    "rusc": "#999933",
-    "dsmt": "#777777",
-}
+# Colors of Okabe and Ito, and of Tol's qualitative schemes.
+PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#999933", "#777777")
+_MORE_COLORS = ("#332288", "#117733", "#AA4499", "#44AA99", "#661100")
 RG = "#882255"  # the maroon of the paper
 MUTED = "#777777"
 _DASHES = (
@@ -68,31 +61,52 @@ def style():
 def new_figure(
     rows: int, columns: int, *, width: float, height: float, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A grid of panels, each `width` x `height` inches, as a list."""
+    """A figure and the list of its panels, each `width` x `height` inches.
+
+    Args:
+        rows, columns: the grid of panels.
+        width, height: of a panel, in inches.
+        sharey: all panels have the same y-axis.
+    """
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """NAME.png and NAME.svg, without the date."""
+    """Write NAME.png and NAME.svg without a date, so that the same figure gives the same bytes."""
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     for path, unset in ((png, "Software"), (svg, "Date")):
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=160, metadata={unset: None})
-        figure.set_layout_engine("none")  # it is laid out by now, which takes as long as to draw it
+        figure.set_layout_engine("none")  # the layout is done, and doing it again takes as long as drawing
     return png, svg
 
 
-def line_styles(labels: Sequence[Label]) -> dict[Label, dict[str, Any]]:
-    """Regrouping in full lines, and otherwise dashed for its variants; the baselines thin."""
-    styles, seen = {}, dict.fromkeys((label.method for label in labels), 0)
-    for label in labels:
-        dashes = _DASHES[seen[label.method] % len(_DASHES)]
-        seen[label.method] += 1
-        color = RG if label.method == "rg" else _COLORS.get(label.partner, MUTED)
-        width, dashes = (1.7, dashes) if label.regroups else (0.9, (0, (3, 1.2)))
-        styles[label] = {"color": color, "linewidth": width, "linestyle": dashes, "label": literal(label.name)}
+def line_styles(entries: Sequence[Entry]) -> dict[Entry, dict[str, Any]]:
+    """Thick solid lines for regrouping, dashed for its variants; thin dashed lines for the baselines."""
+    styles, variants = {}, dict.fromkeys((entry.method for entry in entries), 0)
+    for entry in entries:
+        dashes = _DASHES[variants[entry.method] % len(_DASHES)]
+        variants[entry.method] += 1
+        width, dashes = (1.7, dashes) if entry.regroups else (0.9, (0, (3, 1.2)))
+        styles[entry] = {
+            "color": method_color(entry),
+            "linewidth": width,
+            "linestyle": dashes,
+            "label": escape_mathtext(entry.name),
+        }
     return styles
+
+
+def method_color(entry: Entry) -> str:
+    """The color of a loss or a sampler, by its place in `METHODS`; it is the same with regrouping. RG has its own."""
+    if entry.method == "rg":
+        return RG
+    baselines = [name for name, method in METHODS.items() if not method.regroups]
+    if entry.baseline not in baselines:
+        return MUTED
+    colors = PALETTE + _MORE_COLORS
+    return colors[baselines.index(entry.baseline) % len(colors)]
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
@@ -101,16 +115,6 @@ def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
 
 
 def in_percent(axis: Axis) -> None:
-    """Shares as percent, without the sign: it belongs to the axis's name."""
+    """Show shares in percent, without the sign, which the axis label has."""
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}"))
-
-
-def literal(text: object) -> str:
-    """User text, in which a dollar sign begins no formula."""
-    return str(text).replace("$", r"\$")
-
-
-def short(text: object, length: int = 28) -> str:
-    text = " ".join(str(text).split())
-    return literal(text if len(text) <= length else text[: length - 1] + "…")

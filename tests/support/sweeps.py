@@ -1,8 +1,10 @@
-"""Sweeps as rgjax.sweep leaves them, made from random predictions instead of training."""
+"""Finished and unfinished sweeps, made from random predictions instead of training."""
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -15,7 +17,7 @@ ODD = "a_b & <b>c</b> $x$"
 
 @dataclass
 class Sweep:
-    """A folder of runs in the making."""
+    """A folder to which runs are added."""
 
     folder: Path
     study: str = "digits"
@@ -25,7 +27,7 @@ class Sweep:
     sizes: tuple[int, ...] = (80, 20)
 
     def run(self, name, method, *, variant="", stage=2, seed=0, skill=1.5, overrides=None, state="done", **config):
-        """Write a run below the folder; `skill` is how far its logits tell the classes apart."""
+        """Write a run below the folder; `skill` is how far apart its logits set the classes."""
         overrides = (overrides or {}) | {"seed": seed, "data.seed": seed}
         settings = method_config(method, {"data.name": self.data, **config})
         settings.update_from_flattened_dict(overrides)
@@ -64,19 +66,24 @@ class Sweep:
         rng = np.random.default_rng([seed, *map(ord, folder.name)])
         labels = np.repeat(np.arange(len(self.classes)), self.sizes)
         logits = {}
-        for part in ("val", "test"):
-            logits[part] = rng.normal(size=(len(labels), len(parent))).astype(np.float32)
-            logits[part] += skill * (parent == labels[:, None])
+        for split_name in ("val", "test"):
+            logits[split_name] = rng.normal(size=(len(labels), len(parent))).astype(np.float32)
+            logits[split_name] += skill * (parent == labels[:, None])
         np.savez(
             folder / "predictions.npz",
             parent=parent,
-            **{f"{part}_logits": rows for part, rows in logits.items()},
-            **{f"{part}_labels": labels for part in logits},
+            **{f"{name}_logits": values for name, values in logits.items()},
+            **{f"{name}_labels": labels for name in logits},
         )
-        scores = {
-            how: {part: metrics.evaluate(by_class(logits[part], parent, how), labels, self.classes) for part in logits}
-            for how in ("max", "sum")
-        }
+        few = partial(metrics.bootstrap_intervals, resamples=10)  # the default of 1000 takes most of the time
+        with mock.patch.object(metrics, "bootstrap_intervals", few):
+            scores = {
+                how: {
+                    name: metrics.evaluate(class_logits(values, parent, how), labels, self.classes)
+                    for name, values in logits.items()
+                }
+                for how in ("max", "sum")
+            }
         chosen = scores[settings.regroup.aggregate]
         result = {
             "dataset": f"{self.study}_set",
@@ -87,7 +94,7 @@ class Sweep:
             "aggregate": settings.regroup.aggregate,
             "train_counts": dict(zip(self.classes, (3 * size for size in self.sizes), strict=True)),
             **chosen,
-            "test_by_aggregation": {how: parts["test"] for how, parts in scores.items()},
+            "test_by_aggregation": {how: splits["test"] for how, splits in scores.items()},
             "timing": {"trials": 1, "compile_s": 1.0, "train_s": 2.0, "examples_per_s": 900.5, "total_s": 4.25},
         }
         (folder / "result.json").write_text(json.dumps(result))
@@ -109,7 +116,8 @@ class Sweep:
             (folder / "groups" / "1-text.md").write_text("# a\n\n| | |\n|---|---|\n| central | profit \\<b\\>rose |\n")
 
 
-def by_class(logits, parent, how):
+def class_logits(logits, parent, how):
+    """The reference of the aggregation."""
     merge = np.max if how == "max" else np.logaddexp.reduce
     return np.stack([merge(logits[:, parent == c], axis=1) for c in range(parent.max() + 1)], axis=1)
 

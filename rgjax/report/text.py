@@ -1,0 +1,30 @@
+"""Text made safe for Markdown, file names and figures, and read back."""
+
+import re
+
+_MARKUP = r"[\\`*_{}\[\]<>#|~$&]"  # characters that Markdown may read as markup
+
+
+def escape_markdown(text: str) -> str:
+    """The text on one line, with a backslash before each character that Markdown would read as markup."""
+    return re.sub(f"({_MARKUP})", r"\\\1", " ".join(text.split()))
+
+
+def unescape_markdown(text: str) -> str:
+    return re.sub(rf"\\({_MARKUP})", r"\1", text)
+
+
+def file_name(text: str) -> str:
+    """The text with only letters, digits and `_ . + -` left, safe for file systems and shells."""
+    return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("._") or "_"
+
+
+def escape_mathtext(text: object) -> str:
+    """User text for Matplotlib, in which a dollar sign starts no formula."""
+    return str(text).replace("$", r"\$")
+
+
+def shorten(text: object, length: int = 28) -> str:
+    """One line of at most `length` characters, for Matplotlib."""
+    line = " ".join(str(text).split())
+    return escape_mathtext(line if len(line) <= length else line[: length - 1] + "…")
