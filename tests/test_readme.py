@@ -18,8 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from rgjax.config import FIELDS, METHODS
+from rgjax.data.cache import prepare
 from rgjax.data.cifar100 import Cifar100
-from rgjax.data.ham10000 import prepare
 from tests.support.finished import finish
 
 ROOT = Path(__file__).parents[1]
