@@ -1,4 +1,4 @@
-"""Class logits from pseudo-class logits: the aggregation of the run, the report and the exported predictor."""
+"""Class logits from pseudo-class logits, for runs, reports and predictors."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ AGGREGATIONS = ("max", "sum")
 
 
 def class_logits(logits: np.ndarray, parent: np.ndarray, how: str) -> np.ndarray:
-    """Class logits [B, C] float64 of pseudo-class logits [B, K], from which all figures are computed.
+    """Class logits [B, C] float64 of pseudo-class logits [B, K], for all figures.
 
     Args:
         logits: pseudo-class logits [B, K].
@@ -25,7 +25,9 @@ def class_logits(logits: np.ndarray, parent: np.ndarray, how: str) -> np.ndarray
 
 
 def aggregate(logits: Any, parent: np.ndarray, how: str) -> Any:
-    """Class logits [B, C] of pseudo-class logits [B, K], arrays of NumPy or JAX, in their own precision.
+    """Class logits [B, C] of pseudo-class logits [B, K], in their own precision.
+
+    The arrays are NumPy's or JAX's.
 
     "max" takes the largest logit of a class's pseudo-classes. "sum" takes the log of their summed probabilities,
     logsumexp, so that the size of the logits does not grow with the number of pseudo-classes.

@@ -1,1 +1,1 @@
-"""What a report is made of: runs as rows, the numbers of a study, its tables, its figures and its page."""
+"""The report on sweeps and single runs: tables, figures, page and verification."""

@@ -49,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def verify(directory: Path) -> int:
-    """Print the verdict on each finished run; return the exit code. Raises UserError if there is none."""
+    """Print the verdict on each finished run; return the exit code.
+
+    Raises UserError if there is no finished run below `directory`.
+    """
     # Imported here: scikit-learn takes a second, and a report does without.
     from rgjax.report.verify import verify as verdicts_on
 
@@ -65,7 +68,10 @@ def verify(directory: Path) -> int:
 
 
 def render(directory: Path) -> list[Path]:
-    """Write all files of the report; return their paths. Raises UserError if there is no run below `directory`."""
+    """Write all files of the report; return their paths.
+
+    Raises UserError if there is no run below `directory`.
+    """
     # Imported here: they take two seconds, and a mistyped folder should be answered at once.
     from rgjax.report.page import render_page
     from rgjax.report.plots.charts import draw_all

@@ -1,4 +1,4 @@
-"""The report as one HTML file, readable without a network and away from its folder."""
+"""The report as one HTML file that needs neither a network nor its folder."""
 
 import base64
 import io
@@ -100,7 +100,7 @@ def _section(study: Study, charts: Sequence[Chart]) -> Section:
 
 
 def _groups(study: Study) -> tuple[RunRecord | None, list, list]:
-    """Pictures and texts of the groups of the first run that has any; reported runs come before tuning runs."""
+    """Pictures and texts of the first run with groups, reported runs first."""
     for run in sorted(study.runs, key=lambda run: -run.stage):
         paths = sorted((run.folder / "groups").glob("*"), key=lambda path: (path.stem == "sizes", path.name))
         pictures = [(uri, path.name) for path in paths if path.suffix == ".png" and (uri := _thumbnail(path))]
@@ -138,7 +138,7 @@ def _plain_text(path: Path) -> str:
 
 
 def _origins(runs: Iterable[RunRecord]) -> list[tuple[dict[str, str], int]]:
-    """The distinct combinations of code, packages and devices, with their numbers of runs, the most frequent first."""
+    """Distinct combinations of code, packages and devices, with their run counts."""
     origins = Counter(json.dumps(_origin(run.provenance), sort_keys=True) for run in runs if run.provenance)
     return [(json.loads(text), count) for text, count in origins.most_common()]
 

@@ -1,4 +1,4 @@
-"""Pictures of a regrouping, with which a person can judge whether its groups make sense."""
+"""Pictures of a regrouping, to judge by eye whether its groups make sense."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def draw_groups(
     features: np.ndarray | None,
     class_names: tuple[str, ...],
 ) -> None:
-    """Write a picture or a Markdown table for each class that is split, and `sizes.png`.
+    """Write a picture or a Markdown table for each split class, and `sizes.png`.
 
     Each group shows the members nearest to its center, and some random ones.
 
@@ -65,7 +65,7 @@ def draw_groups(
 def draw_synthetic(
     folder: Path, real: np.ndarray, regrouping: Regrouping, synthetic: Synthetic, class_names: tuple[str, ...]
 ) -> None:
-    """Write a picture for each class: real images, their reconstructions, and synthetic images if there are any.
+    """Write a picture of real, reconstructed and synthetic images for each class.
 
     Args:
         folder: where the files go.
@@ -88,7 +88,7 @@ def draw_synthetic(
 
 
 def _group(number: int, members: np.ndarray, indices: np.ndarray, features: np.ndarray | None) -> _Group:
-    """The group of the training examples for which `members` [N] is true: the nearest to its center, and random."""
+    """The group of the training examples for which `members` [N] is true."""
     rows = np.flatnonzero(members)
     nearest = rows[:0]
     if features is not None:
@@ -99,7 +99,7 @@ def _group(number: int, members: np.ndarray, indices: np.ndarray, features: np.n
 
 
 def _group_sheet(images: np.ndarray, groups: Sequence[_Group]) -> Image.Image:
-    """One row for each group: its number and size, the nearest members, and after a gap the random ones."""
+    """A row for each group: number, size, nearest members, a gap, random members."""
     step = _TILE + _GAP
     width = _MARGIN + (_NEAREST + _RANDOM) * step + 4 * _GAP
     sheet = Image.new("RGB", (width, len(groups) * step + _GAP), "white")

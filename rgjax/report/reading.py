@@ -1,4 +1,4 @@
-"""Reads workdirs into run records; incomplete or damaged files become a status, never a crash."""
+"""Reads workdirs into run records; damaged files become a status, never a crash."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ def read_runs(directory: Path) -> list[RunRecord]:
 
 
 def workdirs(directory: Path) -> Iterator[Path]:
-    """The folders with a config.json. The folder of a population is no run; those of its seeds are."""
+    """The folders with a config.json; a population is read as its seeds."""
     for parent, folders, files in os.walk(directory, onerror=lambda error: _log.warning(str(error))):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "checkpoints")
         members = (Path(parent, name, "config.json") for name in folders if name.startswith("seed-"))
@@ -51,7 +51,7 @@ def workdirs(directory: Path) -> Iterator[Path]:
 
 
 def read_run(folder: Path, directory: Path) -> RunRecord | None:
-    """The run in `folder`; None if its config.json is not a run's, such as that of pretrained weights."""
+    """The run in `folder`; None if its config.json is that of pretrained weights."""
     damages: list[str] = []
     names = ("config", "run", "result", "failure", "provenance")
     config, record, result, failure, provenance = (
@@ -123,7 +123,7 @@ def _class_scores(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _study_of_single(run: RunRecord, runs: Iterable[RunRecord]) -> str:
-    """The data set of a single run, by the name that a finished run on the same data recorded."""
+    """The name that a finished run on the same data recorded for its data set."""
 
     def data(run: RunRecord) -> list:
         return [_dataset_name(run), *(run.config.get(f"data.{name}") for name in ("positive", "agreement"))]
@@ -138,7 +138,10 @@ def _dataset_name(run: RunRecord) -> str | None:
 
 
 def _make_variants_of_single_runs(runs: Iterable[RunRecord]) -> None:
-    """Single runs of one method whose settings differ become variants: a mean over them would be meaningless."""
+    """Make variants of single runs of one method with different settings.
+
+    A mean over them would be meaningless.
+    """
     by_method: dict[tuple, list[RunRecord]] = defaultdict(list)
     for run in runs:
         if run.row["stage"] is None and run.status != "damaged":
@@ -165,7 +168,7 @@ def _warn_of_repetitions(runs: Iterable[RunRecord]) -> None:
 
 
 def read_sweep(directory: Path) -> tuple[dict[str, Any], dict[str, StudyPlan]]:
-    """The content of sweep.json, and the runs that it plans for each study; both empty if there is none."""
+    """The content of sweep.json, and its plans by study; both empty if there is none."""
     sweep = read_object(directory / "sweep.json", lambda damage: _log.warning(f"{directory}: {damage}"))
     try:
         plans = {
@@ -201,7 +204,10 @@ def read_history(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def read_test_logits(run: RunRecord) -> tuple[np.ndarray, np.ndarray] | None:
-    """Class logits [n, C] by the run's aggregation, and labels [n], of the test set; None without predictions."""
+    """Class logits [n, C], by the run's aggregation, and labels [n] of the test set.
+
+    None, with a warning if the file is corrupted, without predictions.
+    """
     path = run.folder / "predictions.npz"
     try:
         if damages := manifest.damages(run.folder, path.name):
@@ -225,7 +231,10 @@ def read_test_logits(run: RunRecord) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def read_object(path: Path, report: Callable[[str], None]) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no file, or after telling `report` that it is corrupted."""
+    """The object in a JSON file; empty if there is none, or if it is corrupted.
+
+    `report` is called with the reason for corruption.
+    """
     try:
         value = _parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -248,7 +257,10 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _parse_json(text: str) -> Any:
-    """Parse JSON; lone surrogates, from file names that are not UTF-8, become question marks that can be written."""
+    """Parse JSON; lone surrogates become question marks, which can be written.
+
+    They come from file names that are not UTF-8.
+    """
     whole = json.dumps(json.loads(text), ensure_ascii=False)
     return json.loads(whole.encode(errors="replace"))
 

@@ -1,4 +1,4 @@
-"""Runs as the report sees them: their columns, their entry in the tables and their order."""
+"""Runs as the report sees them: their columns, table entries and order."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ COLUMNS: dict[str, type] = {
 
 
 class Entry(NamedTuple):
-    """What one table row stands for: a method, and the variant that an ablation makes of it."""
+    """A table entry: a method, and the variant that an ablation makes of it."""
 
     method: str
     variant: str = ""
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The paper's spelling, such as RG+WCE; a method that `METHODS` does not have is shown as recorded."""
+        """The paper's spelling, such as RG+WCE; unknown methods are shown as recorded."""
         name = METHODS[self.method].label if self.method in METHODS else self.method
         return f"{name} ({self.variant})" if self.variant else name
 

@@ -1,4 +1,4 @@
-"""The numbers of a study: means over seeds, best scores, paired differences, chosen settings and run counts."""
+"""The numbers of a study: means over seeds, paired differences, chosen settings."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ class Score:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of the paper's table: scores by column (BA, then the classes), None where there are none."""
+    """A row of the score table: BA, then AP by class; None if there is no score."""
 
     entry: Entry
     n: int
@@ -50,7 +50,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Method minus CE over their common seeds, with a 95 % Student-t interval (None for one pair)."""
+    """Method minus CE over common seeds, with a 95 % interval (None for one pair)."""
 
     entry: Entry
     mean: float
@@ -109,7 +109,7 @@ class Study:
         return [run for run in self.runs if run.entry == entry and run.stage == stage]
 
     def finished(self, entry: Entry, stage: int = 2) -> list[RunRecord]:
-        """Finished runs, one for each setting and seed: a repetition is not another sample."""
+        """Finished runs, one per setting and seed: a repetition is no further sample."""
         runs = [run for run in self.runs_of(entry, stage) if run.status == "done"]
         return list({run.identity: run for run in reversed(runs)}.values())[::-1]
 
@@ -180,7 +180,10 @@ def score_table(study: Study) -> list[TableRow]:
 
 
 def mark_best(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Mark, in each column with at least two scores, the best mean and every score whose interval overlaps its own."""
+    """Mark in each column the best mean and all scores that overlap its interval.
+
+    A column with a single score has no best one.
+    """
     marked = [dict(row.scores) for row in rows]
     for column in rows[0].scores if rows else ():
         column_scores = [score for row in rows if (score := row.scores[column])]
@@ -210,7 +213,7 @@ def table_caption(study: Study, rows: Sequence[TableRow]) -> str:
 
 
 def paired_differences(study: Study, column: str) -> list[PairedDifference]:
-    """Each entry's score minus CE's on the same seeds; `column` is test_ba or test_macro_ap."""
+    """Each entry's score minus CE's; `column` is test_ba or test_macro_ap."""
     ce = _by_seeds(study.finished(CE), column)
     differences = []
     for entry in study.entries:
@@ -235,7 +238,10 @@ def _by_seeds(runs: Iterable[RunRecord], column: str) -> dict[tuple[int, int], f
 
 
 def chosen_settings(study: Study) -> list[ChosenSettings]:
-    """The settings of each entry's reported runs. An entry with more than one setting has a mean that mixes them."""
+    """The settings of each entry's reported runs.
+
+    The mean of an entry with several settings mixes them.
+    """
     chosen = []
     for entry in study.entries:
         settings = {format_settings(run.settings): None for run in study.runs_of(entry, 2)}

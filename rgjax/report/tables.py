@@ -1,4 +1,4 @@
-"""The score tables as Markdown, LaTeX and CSV, and every run as a row of results.parquet."""
+"""Score tables as Markdown, LaTeX and CSV; every run as a row of results.parquet."""
 
 import csv
 import io
@@ -59,7 +59,7 @@ def _settings_column(values: list) -> pa.Array:
 
 
 def csv_table(studies: Iterable[Study]) -> str:
-    """One line for each entry of each study, at full precision; classes that a study lacks stay empty."""
+    """A line for each entry at full precision; classes that a study lacks stay empty."""
     lines: list[dict[str, object]] = []
     for study in studies:
         for row in score_table(study):
@@ -120,7 +120,7 @@ def _markdown_differences(study: Study) -> str:
 
 
 def _markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """The first `text_columns` columns are text, aligned left; the others are numbers, aligned right."""
+    """A table whose first `text_columns` columns are aligned left, the rest right."""
     ruler = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ruler, *lines))
 

@@ -6,7 +6,7 @@ _MARKUP = r"[\\`*_{}\[\]<>#|~$&]"  # characters that Markdown may read as markup
 
 
 def escape_markdown(text: str) -> str:
-    """The text on one line, with a backslash before each character that Markdown would read as markup."""
+    """The text on one line, with a backslash before each markup character."""
     return re.sub(f"({_MARKUP})", r"\\\1", " ".join(text.split()))
 
 
@@ -15,7 +15,7 @@ def unescape_markdown(text: str) -> str:
 
 
 def file_name(text: str) -> str:
-    """The text with only letters, digits and `_ . + -` left, safe for file systems and shells."""
+    """The text with only letters, digits and `_ . + -` left, safe in file names."""
     return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("._") or "_"
 
 

@@ -1,4 +1,4 @@
-"""Recomputes results from predictions.npz by scikit-learn, and compares files with their checksums.
+"""Recomputes results by scikit-learn, and compares files with their checksums.
 
 The aggregation to class logits, the log-odds that rank examples, and the resampling of the bootstrap intervals are the
 run's code (`rgjax.regroup.aggregation`, `rgjax.metrics`); every figure is computed from them independently.
@@ -31,7 +31,7 @@ _MAX_SHOWN = 4  # differences in the line of a run
 
 @dataclass
 class Verdict:
-    """The outcome for one finished run: OK without differences, unverified if no manifest lists its checksums."""
+    """Outcome for a finished run: OK, DIFFERS, or unverified without a manifest."""
 
     folder: Path
     has_manifest: bool
@@ -49,7 +49,10 @@ class Verdict:
 
 
 def verify(directory: Path) -> Iterator[Verdict]:
-    """The verdict on each finished run below `directory`: a folder with a result, or whose manifest should list one."""
+    """The verdict on each finished run below `directory`.
+
+    These are the folders with a result.json, and those with the config and the manifest of a run.
+    """
     for parent, folders, files in os.walk(directory):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "checkpoints")
         if "result.json" in files or {"config.json", manifest.NAME} <= {*files}:
@@ -94,7 +97,7 @@ def _summed_in_float32(folder: Path) -> bool:
 
 
 def _agree(recorded: Any, expected: Any, tolerance: float) -> bool:
-    """Whether two texts are equal, or two numbers or arrays within `tolerance`; None stands for NaN."""
+    """Whether texts are equal, or numbers within `tolerance`; None stands for NaN."""
     if isinstance(expected, str):
         return recorded == expected
     try:

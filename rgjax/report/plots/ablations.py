@@ -1,4 +1,4 @@
-"""Figures of the ablations: the paper's Fig. 8, and the comparison of clustering algorithms."""
+"""Figures of the ablations: the paper's Fig. 8, and clustering algorithms."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
@@ -25,7 +25,7 @@ Comparison: TypeAlias = Mapping[str, Mapping[str, list[Score | None]]]  # tick l
 
 
 def grouping(study: Study) -> Figure | None:
-    """Fig. 8 b: the features and the clustering that form the groups, for one method with regrouping."""
+    """Fig. 8 b: features and clusterings that form the groups, for one method."""
 
     def name(run: RunRecord) -> str:
         clustering = _CLUSTERING_NAMES.get(_clustering(run), _clustering(run))
@@ -68,7 +68,10 @@ def aggregation(study: Study) -> Figure | None:
 
 
 def _compare_variants(study: Study, name_of: Callable[[RunRecord], str | None]) -> Comparison:
-    """The variants of the first method that has at least two names; the first variant of a name represents it."""
+    """The variants of the first method that has at least two names.
+
+    The first variant of a name represents it.
+    """
     for method in dict.fromkeys(run.entry.method for run in _regrouped(study)):
         comparison: dict[str, dict[str, list[Score | None]]] = {}
         for entry in (entry for entry in study.entries if entry.method == method):
@@ -101,7 +104,10 @@ def _scores(runs: Iterable[RunRecord], suffix: str = "") -> list[Score | None]:
 
 
 def _draw(comparison: Comparison) -> Figure | None:
-    """Means as points and standard deviations as error bars; columns would force the axes to start at zero."""
+    """Means as points and standard deviations as error bars.
+
+    Columns would force the axes to start at zero.
+    """
     if not comparison:
         return None
     series = list(dict.fromkeys(name for scores in comparison.values() for name in scores))

@@ -16,7 +16,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def hyper_parameters(study: Study, entry: Entry) -> Figure | None:
-    """A panel for each hyper-parameter that stage 1 varied, with a line for each setting of the remaining ones."""
+    """A panel for each tuned hyper-parameter, a line for each setting of the rest."""
     runs = study.finished(entry, stage=1)
     names = dict.fromkeys(name for run in runs for name in run.settings)
     values = {name: _in_order({run.settings[name] for run in runs if name in run.settings}) for name in names}

@@ -1,4 +1,4 @@
-"""Figures of predictions and training: precision and recall, confusion, learning curves."""
+"""Figures of precision and recall, confusion matrices and learning curves."""
 
 from collections import defaultdict
 
@@ -18,7 +18,10 @@ _MAX_POINTS = 200  # of a precision-recall curve
 
 
 def precision_recall(study: Study) -> Figure | None:
-    """A panel for each class, with a line for each entry: its first reported seed that has predictions."""
+    """A panel for each class, with a line for each entry.
+
+    It shows the first reported seed that has predictions.
+    """
     predictions = {}
     for entry in study.entries:
         readable = (read_test_logits(run) for run in study.finished(entry))
@@ -44,7 +47,7 @@ def precision_recall(study: Study) -> Figure | None:
 
 
 def precision_recall_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision [n] at the scores of the positives, descending; at most `_MAX_POINTS` of them."""
+    """Recall and precision at the scores of the positives, at most `_MAX_POINTS`."""
     positives, negatives = np.sort(scores[positive])[::-1], np.sort(scores[~positive])
     hits = len(positives) - np.searchsorted(positives[::-1], positives)  # ties share a threshold
     retrieved = hits + len(negatives) - np.searchsorted(negatives, positives)
@@ -53,7 +56,7 @@ def precision_recall_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np
 
 
 def confusion(study: Study) -> Figure | None:
-    """Confusion matrices: counts summed over seeds, colored by their share of the true class (the row)."""
+    """Confusion matrices summed over seeds, colored by the share of the true class."""
     matrices = {entry: _sum_over_seeds(study.finished(entry), len(study.counts)) for entry in study.entries}
     matrices = {entry: matrix for entry, matrix in matrices.items() if matrix is not None}
     if not matrices:
@@ -90,7 +93,7 @@ def _write_cell(axes: Axes, cell: tuple[int, int], count: int, share: float, *, 
 
 
 def training(study: Study) -> Figure | None:
-    """Training loss and validation balanced accuracy by epoch, means over the reported seeds."""
+    """Training loss and validation BA by epoch, means over the reported seeds."""
     curves = {entry: _mean_history(study.finished(entry)) for entry in study.entries}
     curves = {entry: curve for entry, curve in curves.items() if len(curve)}
     if not any(len(curve) > 1 for curve in curves.values()):
@@ -110,7 +113,7 @@ def training(study: Study) -> Figure | None:
 
 
 def _mean_history(runs: list[RunRecord]) -> np.ndarray:
-    """Epoch, training loss and validation BA [evaluations, 3] at the steps that all seeds have."""
+    """Epoch, training loss and validation BA [n, 3] at the steps of all seeds."""
     histories = [history for run in runs if (history := read_history(run))]
     by_step = defaultdict(list)
     for history in histories:

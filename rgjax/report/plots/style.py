@@ -1,4 +1,4 @@
-"""The style of all figures: sizes, colors for color-blind readers, and reproducible files."""
+"""Style of all figures: sizes, color-blind safe colors, reproducible files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +73,7 @@ def new_figure(
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write NAME.png and NAME.svg without a date, so that the same figure gives the same bytes."""
+    """Write NAME.png and NAME.svg; the same figure gives the same bytes."""
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     for path, unset in ((png, "Software"), (svg, "Date")):
         with atomic_path(path) as temporary:
@@ -83,7 +83,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def line_styles(entries: Sequence[Entry]) -> dict[Entry, dict[str, Any]]:
-    """Thick solid lines for regrouping, dashed for its variants; thin dashed lines for the baselines."""
+    """Thick lines for regrouping, dashed for its variants; thin ones for baselines."""
     styles, variants = {}, dict.fromkeys((entry.method for entry in entries), 0)
     for entry in entries:
         dashes = _DASHES[variants[entry.method] % len(_DASHES)]
@@ -99,7 +99,10 @@ def line_styles(entries: Sequence[Entry]) -> dict[Entry, dict[str, Any]]:
 
 
 def method_color(entry: Entry) -> str:
-    """The color of a loss or a sampler, by its place in `METHODS`; it is the same with regrouping. RG has its own."""
+    """The color of a loss or a sampler, with or without regrouping; RG has its own.
+
+    It follows the order of `METHODS`.
+    """
     if entry.method == "rg":
         return RG
     baselines = [name for name, method in METHODS.items() if not method.regroups]
