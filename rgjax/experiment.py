@@ -1,4 +1,4 @@
-"""The method, read from top to bottom: data, features, groups, sampling, training, aggregation, result."""
+"""The method from top to bottom: data, features, pseudo-classes, sampling, training, aggregation, result."""
 
 import json
 import logging
@@ -31,23 +31,18 @@ _log = logging.getLogger(__name__)
 
 
 def run(config: Config, workdir: Path) -> dict:
-    """Run or resume the experiment that `config` describes; return the content of result.json.
-
-    A finished workdir returns its result at once. Raises UserError for bad input.
-    """
+    """Run or resume an experiment; return its result. A finished one is only read."""
     return run_population([Trial(config, workdir)])[0]
 
 
 def run_population(trials: Sequence[Trial]) -> list[dict]:
-    """Run several experiments, which may differ in the settings `config.TRACED` alone, as one program.
+    """Run several experiments that differ only in `config.TRACED` settings as one program; return their results.
 
-    Each leaves in its workdir what it would leave by itself; those interrupted at the same step resume together.
-
-    Raises:
-        UserError: for bad input; for a trial that diverged, after the others have ended.
+    Each workdir gets the files that its experiment alone would write. Raises UserError for bad input, and for trials
+    that diverged, after the others have ended.
     """
-    fixed = [{k: v for k, v in identity(trial.config).items() if k not in TRACED} for trial in trials]
-    if any(settings != fixed[0] for settings in fixed):
+    shared = [{k: v for k, v in identity(trial.config).items() if k not in TRACED} for trial in trials]
+    if any(settings != shared[0] for settings in shared):
         raise ValueError("trials of a population differ in settings that are not traced")
     if unfinished := [trial for trial in trials if not manifest.finished(trial.workdir)]:
         for trial in unfinished:
@@ -58,22 +53,22 @@ def run_population(trials: Sequence[Trial]) -> list[dict]:
 
 
 def complete(trials: Sequence[Trial]) -> None:
-    """From the data to a result in each workdir."""
+    """Train the trials from the data to a result in each workdir."""
     started, config = time.perf_counter(), trials[0].config
     for trial in trials:
         require_trackers(trial.config.trackers)
     mesh = make_mesh(jax.devices(), trials=len(trials), batch_size=config.train.batch_size)
     task = prepare(config)
 
-    errors = []
-    for _, group in groupby(sorted(trials, key=_step), _step):  # one program trains trials that stand at the same step
-        together = list(group)
-        models = [_make_model(trial.config, task.regrouping.num_pseudo_classes) for trial in together]
-        for trial in together:  # past this point no input is bad: the workdirs become these runs'
+    outputs, head, errors = task.regrouping.num_pseudo_classes, loss_of(config.loss).head, []
+    for _, group in groupby(sorted(trials, key=_step), _step):  # trials that resume from one step share a program
+        group = list(group)
+        models = [make_model(trial.config.model, outputs, head=head, seed=trial.config.seed) for trial in group]
+        for trial in group:  # all input is valid by now, so the workdirs can become those of these runs
             artifacts.write_start(task, trial)
-        outcomes, timing = train(task, together, models, mesh)
+        outcomes, timing = train(task, group, models, mesh)
         timing["total_s"] = round(time.perf_counter() - started, 3)
-        for trial, outcome in zip(together, outcomes, strict=True):
+        for trial, outcome in zip(group, outcomes, strict=True):
             if outcome.error:
                 errors.append(f"{trial.workdir}: {outcome.error}" if len(trials) > 1 else outcome.error)
             else:
@@ -82,8 +77,12 @@ def complete(trials: Sequence[Trial]) -> None:
         raise UserError("; ".join(errors))
 
 
+def _step(trial: Trial) -> int:
+    return newest_step(trial.workdir / "checkpoints")
+
+
 def prepare(config: Config) -> Task:
-    """What all trials of a population share: data, features, groups and the sampler's pool."""
+    """Prepare what the trials share: dataset, features, pseudo-classes and the sampler's pool."""
     dataset = load_data(config.data)
     require_trainable(config, dataset)
     _log.info(dataset.summary)
@@ -95,22 +94,13 @@ def prepare(config: Config) -> Task:
     return task
 
 
-def _step(trial: Trial) -> int:
-    return newest_step(trial.workdir / "checkpoints")
-
-
-def _make_model(config: Config, outputs: int):
-    return make_model(config.model, outputs, head=loss_of(config.loss).head, seed=config.seed)
-
-
 def encode(config: Config, dataset: Dataset) -> np.ndarray | None:
-    """Features [N_train, D] for the clustering, cached by content; None where it needs none."""
+    """Features [N_train, D] for the clustering, cached by content; None if it needs none."""
     if clustering_of(config) not in FEATURE_CLUSTERINGS:
         return None
-    encoder = make_encoder(
-        config.encoder, dataset.kind, max_length=config.data.max_length, encoder_of_run=encoder_of_run
-    )
-    # Of all examples, so that every split of a data set finds them in the cache.
+    options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
+    encoder = make_encoder(config.encoder, dataset.kind, **options)
+    # All examples are encoded, so that every split of the data set uses the same cached features.
     return encode_cached(encoder, dataset.inputs, dataset.fingerprint)[dataset.train]
 
 
@@ -120,7 +110,7 @@ def clustering_of(config: Config) -> str:
 
 
 def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | None) -> Regrouping:
-    """Split the classes of the training set into clusters; those of features are cached by content."""
+    """Split the classes of the training set into pseudo-classes; a clustering of features is cached by content."""
     labels = dataset.labels[dataset.train]
     how = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init", "min_size")}
     how["clustering"] = clustering_of(config)
@@ -132,7 +122,7 @@ def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | Non
             raise UserError(f"config.regroup: {error}") from error
         return {"pseudo_labels": regrouping.pseudo_labels, "parent": regrouping.parent}
 
-    if features is None or jax.process_count() > 1:  # processes cluster together: all compute, or none
+    if features is None or jax.process_count() > 1:  # processes cluster together, so none may read the cache alone
         return Regrouping(**compute())
     key = digest("groups-v1", features, labels, json.dumps(how, sort_keys=True))
     return Regrouping(**cached_arrays(cache_dir() / "groups" / f"{key}.npz", compute))
@@ -155,14 +145,14 @@ def resample(config: Config, dataset: Dataset, inputs, features: np.ndarray | No
 
 def synthesize(config: Config, dataset: Dataset, labels: np.ndarray) -> Synthetic:
     """DeepSMOTE's images that balance the (pseudo-)labels [N_train], cached by content."""
-    how = {**config.deepsmote, "seed": config.data.seed}
+    settings = {**config.deepsmote, "seed": config.data.seed}
     dtype = compute_dtype(config.model, jax.default_backend())
-    named = json.dumps({**how, "dtype": dtype.name}, sort_keys=True)
-    key = digest("deepsmote-v1", dataset.fingerprint, dataset.train, labels, named)
-    how["neighbors"] = how.pop("neighbours")
+    described = json.dumps({**settings, "dtype": dtype.name}, sort_keys=True)
+    key = digest("deepsmote-v1", dataset.fingerprint, dataset.train, labels, described)
+    settings["neighbors"] = settings.pop("neighbours")
 
     def compute() -> dict[str, np.ndarray]:
-        return deepsmote(dataset.inputs[dataset.train], labels, dtype=dtype, **how)._asdict()
+        return deepsmote(dataset.inputs[dataset.train], labels, dtype=dtype, **settings)._asdict()
 
     synthetic = Synthetic(**cached_arrays(cache_dir() / "deepsmote" / f"{key}.npz", compute))
     _log.info("DeepSMOTE: %d synthetic images", len(synthetic.labels))

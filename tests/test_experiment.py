@@ -1,4 +1,4 @@
-"""The whole story on the digits, with a narrow network: every method, identities, and the files of a run."""
+"""Whole experiments with a tiny network: every method, identities, files, damage and interruptions."""
 
 import contextlib
 import json
@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
-from rgjax import console, experiment
+from rgjax import console, experiment, metrics
 from rgjax.config import METHODS, method_config
 from rgjax.data import load_data
 from rgjax.errors import Preempted, UserError
-from rgjax.experiment import make_groups
+from rgjax.models.resnet import STAGES
 from rgjax.predict import __main__
-from rgjax.regroup import FEATURE_CLUSTERINGS
+from rgjax.regroup import AGGREGATIONS, FEATURE_CLUSTERINGS
 from rgjax.report.pictures import draw_groups
 from rgjax.report.summary import format_result
 from rgjax.storage import manifest
@@ -31,7 +31,7 @@ SMALL = {
     "data.image_size": 16,
     "data.flip": False,
     "encoder.name": "projection",
-    "model.name": "resnet10",
+    "model.name": "tiny",
     "model.width": 8,
     "train.epochs": 2,
     "train.batch_size": 64,
@@ -40,6 +40,14 @@ SMALL = {
     "deepsmote.epochs": 1,
     "deepsmote.width": 4,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny_network():
+    """A ResNet of a single block, which compiles fast, as `config.model.name="tiny"`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGES, "tiny", (1,))
+        yield
 
 
 def run(method, workdir, **changes):
@@ -51,7 +59,7 @@ def run(method, workdir, **changes):
 
 
 def promotion(config):
-    """optax's Adam, which the autoencoder is trained by, promotes within."""
+    """Allow dtype promotion for optax's Adam, which trains the autoencoder."""
     return jax.numpy_dtype_promotion("standard") if config.sampler == "deepsmote" else contextlib.nullcontext()
 
 
@@ -61,8 +69,8 @@ def predictions(workdir):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_two_epochs(method, tmp_path):
-    result = run(method, tmp_path)
+def test_every_method_gives_a_result(method, tmp_path):
+    result = run(method, tmp_path, **{"train.steps": 2})
     assert result["method"] == method
     assert result["num_classes"] == 2
     assert (result["num_pseudo_classes"] > 2) == method.startswith("rg")
@@ -71,7 +79,7 @@ def test_every_method_runs_two_epochs(method, tmp_path):
     assert 0 < result["test"]["ba"] <= 1
 
 
-def test_the_files_of_a_run_tell_its_result(tmp_path):
+def test_the_result_follows_from_the_files_of_a_run(tmp_path):
     result = run("rg", tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"metrics.jsonl", "provenance.json", "regrouping.npz", "predictions.npz", "result.json",
@@ -86,44 +94,63 @@ def test_the_files_of_a_run_tell_its_result(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1.0, 2.0]
     with np.load(tmp_path / "split.npz") as split:
-        parts = [set(split[part]) for part in ("train", "val", "test")]
-    assert len(set.union(*parts)) == sum(map(len, parts)) == 1797
+        splits = [set(split[name]) for name in ("train", "val", "test")]
+    assert len(set.union(*splits)) == sum(map(len, splits)) == 1797
 
 
-def test_one_cluster_a_class_is_ce_bit_for_bit(tmp_path):
-    run("ce", tmp_path / "ce")
-    run("rg", tmp_path / "rg", **{"regroup.threshold": 5000})
-    for ours, theirs in zip(predictions(tmp_path / "rg").items(), predictions(tmp_path / "ce").items(), strict=True):
-        np.testing.assert_array_equal(ours[1], theirs[1])
+@pytest.mark.parametrize(("method", "times"), [("ce", 2), ("rg", 3)])
+def test_each_score_is_computed_once(method, times, tmp_path, monkeypatch):
+    """Validation, and test under each aggregation; without pseudo-classes the aggregations are equal."""
+    calls, evaluate = [], metrics.evaluate
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(metrics, "evaluate", counted)
+    result = run(method, tmp_path, **{"train.steps": 1})
+    assert len(calls) == times
+    assert tuple(result["test_by_aggregation"]) == AGGREGATIONS
+    assert result["test"] == result["test_by_aggregation"]["max"]
+
+
+def test_one_cluster_per_class_is_ce_bit_for_bit(tmp_path):
+    run("ce", tmp_path / "ce", **{"train.steps": 3})
+    run("rg", tmp_path / "rg", **{"train.steps": 3, "regroup.threshold": 5000})
+    rg, ce = predictions(tmp_path / "rg"), predictions(tmp_path / "ce")
+    for name in ce:
+        np.testing.assert_array_equal(rg[name], ce[name])
 
 
 def test_ten_classes_and_random_groups(tmp_path):
     result = run("rg", tmp_path, **{
         "data.positive": "", "regroup.clustering": "random", "regroup.rule": "target", "regroup.threshold": 60,
+        "train.steps": 1,
     })  # fmt: skip
     assert result["num_classes"] == 10
     assert result["num_pseudo_classes"] == 20
 
 
-def test_groups_of_every_clustering_are_kept_and_drawn(tmp_path, monkeypatch):
+def test_groups_of_every_clustering_are_cached_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "cache"))
     config = method_config("rg", SMALL)
     dataset = load_data(config.data)
-    kept = set()
+    cached = set()
     for clustering in FEATURE_CLUSTERINGS:
         config.regroup.clustering = clustering
-        grouping, clusters, found = make_groups(config, dataset, print)
+        features = experiment.encode(config, dataset)
+        regrouping = experiment.make_regrouping(config, dataset, features)
         files = set((tmp_path / "cache" / "groups").glob("*.npz"))
-        assert len(files - kept) == 1
-        kept = files
-        again, _, _ = make_groups(config, dataset, print)
-        np.testing.assert_array_equal(again.pseudo_labels, clusters)
-        draw_groups(tmp_path / clustering, dataset.inputs, dataset.train, grouping, found, dataset.class_names)
+        assert len(files - cached) == 1
+        cached = files
+        again = experiment.make_regrouping(config, dataset, features)
+        np.testing.assert_array_equal(again.pseudo_labels, regrouping.pseudo_labels)
+        draw_groups(tmp_path / clustering, dataset.inputs, dataset.train, regrouping, features, dataset.class_names)
         assert (tmp_path / clustering / "sizes.png").exists()
-        sizes = grouping.counts[grouping.parent == 0]
+        sizes = regrouping.counts[regrouping.parent == 0]
         assert len(sizes) == 9
         assert (np.ptp(sizes) <= 1) == (clustering == "balanced")
-    assert set((tmp_path / "cache" / "groups").glob("*.npz")) == kept
+    assert set((tmp_path / "cache" / "groups").glob("*.npz")) == cached
 
 
 @pytest.mark.parametrize(("method", "positive"), [("rg_ldam", ""), ("rusc", "mel")])
@@ -138,18 +165,18 @@ def test_seven_lesions_and_one_against_the_rest(method, positive, ham_download, 
 
 
 @pytest.mark.long
-def test_the_poorest_data_have_a_result(tmp_path, capsys):
-    """Images of one pixel: six equal ones of a class, one row of another, and classes absent from val and test."""
+def test_the_smallest_data_have_a_result(tmp_path, capsys):
+    """Images of one pixel: six equal ones in a class, a class of one image, and classes absent from val and test."""
     colors = {"train": {"a": ["red"] * 6, "b": ["black", "gray", "white"], "c": ["blue"]}}
     colors |= {"val": {"a": ["red"], "b": ["gray"]}, "test": {"a": ["red"], "c": ["blue"]}}
     data = tmp_path / "data"
-    for part, classes in colors.items():
-        for name, drawn in classes.items():
-            (data / part / name).mkdir(parents=True)
-            for i, color in enumerate(drawn):
-                Image.new("RGB", (1, 1), color).save(data / part / name / f"{i}.png")
-    own = {"data.name": "images", "data.positive": "", "data.split": "auto", "data.manual_dir": str(data)}
-    result = run("rg", tmp_path / "w", **own, **{"train.batch_size": 4, "train.steps": 3})
+    for split, classes in colors.items():
+        for name, images in classes.items():
+            (data / split / name).mkdir(parents=True)
+            for i, color in enumerate(images):
+                Image.new("RGB", (1, 1), color).save(data / split / name / f"{i}.png")
+    custom = {"data.name": "images", "data.positive": "", "data.split": "auto", "data.manual_dir": str(data)}
+    result = run("rg", tmp_path / "w", **custom, **{"train.batch_size": 4, "train.steps": 3})
     assert result["train_counts"] == {"a": 6, "b": 3, "c": 1}
     assert result["num_pseudo_classes"] == 1 + 3 + 1  # equal images are one group
     assert (result["val"]["ap"]["c"], result["test"]["ap"]["b"]) == (None, None)
@@ -157,8 +184,8 @@ def test_the_poorest_data_have_a_result(tmp_path, capsys):
     assert "test set of 2" in format_result(result)
     assert __main__.main([f"--workdir={tmp_path / 'w'}", str(data / "test"), "--neighbors=0"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
-    with pytest.raises(UserError, match=r"config\.train\.batch_size=11 is larger than the training set of 10 images"):
-        run("rg", tmp_path / "v", **own, **{"train.batch_size": 11})
+    with pytest.raises(UserError, match=r"config\.train\.batch_size=11: larger than the training set"):
+        run("rg", tmp_path / "v", **custom, **{"train.batch_size": 11})
 
 
 @pytest.fixture
@@ -172,16 +199,16 @@ def text_settings(tiny_bert, phrasebank_download):
 
 
 @pytest.mark.parametrize("method", ["ldam", "rg_wce"])
-def test_sentences_are_trained_in_the_same_room(method, text_settings, tmp_path):
+def test_sentences_are_learned(method, text_settings, tmp_path):
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
         result = run(method, tmp_path / "w", **text_settings)
     assert result["num_classes"] == 3
     assert result["num_pseudo_classes"] == (7 if method == "rg_wce" else 3)
-    assert result["test"]["ba"] > 0.6  # the second word tells the label; chance is 1/3
+    assert result["test"]["ba"] > 0.6  # the second word determines the label; chance is 1/3
     assert (tmp_path / "w" / "groups" / "0-neutral.md").exists() == (method == "rg_wce")
 
 
-def test_the_network_of_a_run_is_an_encoder(text_settings, tmp_path):
+def test_a_finished_run_is_an_encoder(text_settings, tmp_path):
     with jax.numpy_dtype_promotion("standard"):
         run("ce", tmp_path / "first", **text_settings)
         again = {"encoder.name": "checkpoint", "encoder.checkpoint": str(tmp_path / "first"), "train.steps": 1}
@@ -193,10 +220,10 @@ def test_the_network_of_a_run_is_an_encoder(text_settings, tmp_path):
     with pytest.raises(UserError, match="it was trained on images, not sentences"):
         run("rg", tmp_path / "third", **text_settings | again)
     shutil.rmtree(tmp_path / "digits" / "checkpoints")
-    with pytest.raises(UserError, match="with its checkpoint"):
+    with pytest.raises(UserError, match=r"result\.json or checkpoints/ is missing"):
         run("rg", tmp_path / "images-again", **again)
     again["encoder.checkpoint"] = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no workdir of a finished run"):
+    with pytest.raises(UserError, match="not a finished run"):
         run("rg", tmp_path / "fourth", **text_settings | again)
 
 
@@ -262,19 +289,19 @@ def write_clip(folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"model.name": "resnet10"}, "config.model.name=resnet10 does not read sentences: use"),
-        ({"encoder.name": "clip"}, "config.encoder.name=clip cannot encode sentences: use bert, checkpoint"),
-        ({"sampler": "deepsmote"}, "config.sampler=deepsmote makes images, not sentences: use"),
-        ({"data.max_length": 21}, "config.data.max_length=21 is more than the 20 tokens"),
+        ({"model.name": "resnet10"}, "config.model.name=resnet10: does not read sentences; use"),
+        ({"encoder.name": "clip"}, "config.encoder.name=clip: "),
+        ({"sampler": "deepsmote"}, "config.sampler=deepsmote: "),
+        ({"data.max_length": 21}, "config.data.max_length=21"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_does_not_go_together_is_refused(changes, says, text_settings, tmp_path):
+def test_settings_that_exclude_each_other_are_refused(changes, message, text_settings, tmp_path):
     with pytest.raises(UserError) as error:
         run("rg", tmp_path / "w", **text_settings | changes)
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
 def prepared(method, **changes):
@@ -285,7 +312,7 @@ def prepared(method, **changes):
 
 
 @pytest.mark.parametrize(("clustering", "classes"), [("none", 2), ("random", 3)])
-def test_synthetic_images_balance_what_is_trained_on_and_touch_nothing_else(clustering, classes):
+def test_synthetic_images_balance_the_training_set_only(clustering, classes):
     changes = {"regroup.clustering": clustering, "regroup.rule": "target", "regroup.threshold": 500}
     plain, task = prepared("ce", **changes), prepared("dsmt", **changes)
     assert task.regrouping.num_pseudo_classes == classes
@@ -297,8 +324,8 @@ def test_synthetic_images_balance_what_is_trained_on_and_touch_nothing_else(clus
     np.testing.assert_array_equal(task.labels[:real], task.regrouping.pseudo_labels)
     np.testing.assert_array_equal(task.inputs[: len(task.dataset.inputs)], task.dataset.inputs)
     np.testing.assert_array_equal(task.inputs[task.indices[real:]], task.synthetic.images)
-    for part in ("train", "val", "test", "labels", "inputs"):
-        np.testing.assert_array_equal(getattr(task.dataset, part), getattr(plain.dataset, part))
+    for name in ("train", "val", "test", "labels", "inputs"):
+        np.testing.assert_array_equal(getattr(task.dataset, name), getattr(plain.dataset, name))
 
 
 def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
@@ -308,13 +335,13 @@ def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    made = experiment.cache_dir() / "deepsmote"
-    before = set(made.glob("*.npz"))
+    cache = experiment.cache_dir() / "deepsmote"
+    before = set(cache.glob("*.npz"))
     with monkeypatch.context() as patch:
-        patch.setattr("rgjax.sampling.deepsmote.smote", interrupted)  # when the autoencoder has been trained
+        patch.setattr("rgjax.sampling.deepsmote.smote", interrupted)  # after the training of the autoencoder
         with pytest.raises(KeyboardInterrupt):
             run("dsmt", tmp_path / "first", **settings)
-    assert set(made.glob("*.npz")) == before
+    assert set(cache.glob("*.npz")) == before
     result = run("dsmt", tmp_path / "first", **settings)
     assert list(result["train_counts"].values()) == np.bincount(dataset.labels[dataset.train]).tolist()
     np.testing.assert_array_equal(predictions(tmp_path / "first")["test_ids"], dataset.ids[dataset.test])
@@ -323,7 +350,7 @@ def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     for picture, lines in (("0-rest.png", 2), ("1-8.png", 4)):
         with Image.open(tmp_path / "first" / "synthetic" / picture) as sheet:
             assert sheet.height == 68 * lines + 4
-    monkeypatch.setattr(experiment, "deepsmote", None)  # they are read from the cache
+    monkeypatch.setattr(experiment, "deepsmote", None)  # the cache is read
     assert len(prepared("dsmt", **settings, seed=1).synthetic.images)
 
 
@@ -337,12 +364,12 @@ def without_times(result):
     return {name: value for name, value in result.items() if name != "timing"}
 
 
-def test_what_is_damaged_in_a_finished_run_is_made_anew(tmp_path, capsys):
+def test_damaged_files_of_a_finished_run_are_recomputed(tmp_path, capsys):
     result = run("rg", tmp_path, **{"train.steps": 3})
-    sound = {name: (tmp_path / name).read_bytes() for name in ("predictions.npz", "split.npz", "regrouping.npz")}
+    intact = {name: (tmp_path / name).read_bytes() for name in ("predictions.npz", "split.npz", "regrouping.npz")}
     text = (tmp_path / "result.json").read_text()
     (tmp_path / "result.json").write_text(text.replace('"seed": 0', '"seed": 1'))
-    for name, content in sound.items():
+    for name, content in intact.items():
         damaged = bytearray(content)
         damaged[300] ^= 1
         (tmp_path / name).write_bytes(damaged)
@@ -350,47 +377,47 @@ def test_what_is_damaged_in_a_finished_run_is_made_anew(tmp_path, capsys):
     assert not manifest.finished(tmp_path)
     capsys.readouterr()
     assert without_times(run("rg", tmp_path, **{"train.steps": 3})) == without_times(result)
-    assert re.findall(r"(\w+\.\w+) is damaged \(.*\): it is now \1\.damaged, and", capsys.readouterr().err) == [
-        "predictions.npz", "provenance.json", "regrouping.npz", "result.json", "split.npz",
-    ]  # fmt: skip
-    assert {name: (tmp_path / name).read_bytes() for name in sound} == sound
+    pattern = r"(\w+\.\w+) is corrupted \(.*\); moved to \1\.damaged and recomputed"
+    names = re.findall(pattern, capsys.readouterr().err)
+    assert names == ["predictions.npz", "provenance.json", "regrouping.npz", "result.json", "split.npz"]
+    assert {name: (tmp_path / name).read_bytes() for name in intact} == intact
     assert manifest.finished(tmp_path)
 
 
-def test_a_damaged_manifest_costs_no_result(tmp_path, capsys):
+def test_a_damaged_manifest_is_recomputed(tmp_path, capsys):
     result = run("ce", tmp_path, **{"train.steps": 2})
     (tmp_path / "manifest.json").write_text('{"files": {"../result.json": {}}}')
     assert without_times(run("ce", tmp_path, **{"train.steps": 2})) == without_times(result)
-    assert "manifest.json is damaged" in capsys.readouterr().err
+    assert "manifest.json is corrupted" in capsys.readouterr().err
 
 
-def test_sigterm_in_training_saves_and_ends_it(tmp_path, monkeypatch):
+def test_sigterm_saves_a_checkpoint_and_ends_the_run(tmp_path, monkeypatch):
     changes = {"train.steps": 20, "train.steps_per_call": 2, "train.checkpoint_steps": 20}
     whole = run("ce", tmp_path / "whole", **changes)
-    asked = iter([False, False, True])
-    monkeypatch.setattr(console, "asked", lambda: next(asked, True))
+    requested = iter([False, False, True])
+    monkeypatch.setattr(console, "sigterm_requested", lambda: next(requested, True))
     with pytest.raises(Preempted):
         run("ce", tmp_path / "cut", **changes)
     monkeypatch.undo()
-    assert newest_step(tmp_path / "cut" / "checkpoints") == 8  # three calls, and the one under way
+    assert newest_step(tmp_path / "cut" / "checkpoints") == 8  # three calls, and the pending one
     assert without_times(run("ce", tmp_path / "cut", **changes)) == without_times(whole)
     first, second = ((tmp_path / name / "predictions.npz").read_bytes() for name in ("whole", "cut"))
     assert first == second
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
+def test_resume_is_bitwise_equal(tmp_path, monkeypatch):
     changes = {"train.checkpoint_steps": 7, "train.eval_steps": 4}
     run("rg", tmp_path / "whole", **changes)
-    evaluate = experiment.metrics.balanced_accuracy
+    evaluate = metrics.balanced_accuracy
     calls = []
 
     def interrupt(*args):
         calls.append(1)
-        if len(calls) == 5:  # at step 20: the row of step 16 lies after the last checkpoint
+        if len(calls) == 5:  # at step 20: the row of step 16 is newer than the last checkpoint
             raise KeyboardInterrupt
         return evaluate(*args)
 
-    monkeypatch.setattr(experiment.metrics, "balanced_accuracy", interrupt)
+    monkeypatch.setattr(metrics, "balanced_accuracy", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run("rg", tmp_path / "cut", **changes)
     monkeypatch.undo()
@@ -426,7 +453,7 @@ def ce_of_three_steps(tmp_path_factory):
     ],
     ids=lambda c: c["loss.name"],
 )
-def test_neutral_hyper_parameters_are_ce(changes, tmp_path, ce_of_three_steps):
+def test_losses_with_neutral_hyper_parameters_are_ce(changes, tmp_path, ce_of_three_steps):
     run("ce", tmp_path, **{"train.steps": 3, **changes})
     expected = ce_of_three_steps["test_logits"]
     np.testing.assert_allclose(predictions(tmp_path)["test_logits"], expected, rtol=1e-3, atol=1e-4)
@@ -442,7 +469,7 @@ def test_posthoc_adjustment_subtracts_the_prior(tmp_path, ce_of_three_steps):
 def test_a_grid_shares_one_program(tmp_path, monkeypatch):
     programs, make = [], trainer.make_run_steps
 
-    class Noted:
+    class Recorded:
         def __init__(self, run_steps):
             self.run_steps = run_steps
 
@@ -451,7 +478,7 @@ def test_a_grid_shares_one_program(tmp_path, monkeypatch):
             programs.append(lowered.as_text())
             return lowered
 
-    monkeypatch.setattr(trainer, "make_run_steps", lambda *args, **kwargs: Noted(make(*args, **kwargs)))
+    monkeypatch.setattr(trainer, "make_run_steps", lambda *args, **kwargs: Recorded(make(*args, **kwargs)))
     grid = [{"regroup.rule": "target", "regroup.threshold": 200}, {"regroup.rule": "target", "regroup.threshold": 400},
             {"loss.tau": 2.0, "train.lr": 0.01, "train.weight_decay": 0.0}]  # fmt: skip
     groups = [run("rg_la", tmp_path / str(i), **{"train.steps": 1} | point)["num_pseudo_classes"]
@@ -461,26 +488,26 @@ def test_a_grid_shares_one_program(tmp_path, monkeypatch):
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"config\.train\.batch_size=5000 is larger than the training set of \d+"):
+    with pytest.raises(UserError, match=r"config\.train\.batch_size=5000: larger than the training set"):
         run("ce", tmp_path, **{"train.batch_size": 5000})
 
 
 @pytest.mark.long
-def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
+def test_a_population_writes_the_files_of_single_runs(tmp_path):
     changes = {"train.steps": 4, "train.checkpoint_steps": 2}
     config = method_config("rg", SMALL)
     config.update_from_flattened_dict(changes)
     trials = []
     for seed, lr in ((3, 0.005), (4, 0.002)):
-        own = config.copy_and_resolve_references()
-        own.update_from_flattened_dict({"seed": seed, "train.lr": lr})
-        trials.append(trainer.Trial(own, tmp_path / f"seed-{seed}"))
+        member = config.copy_and_resolve_references()
+        member.update_from_flattened_dict({"seed": seed, "train.lr": lr})
+        trials.append(trainer.Trial(member, tmp_path / f"seed-{seed}"))
     results = experiment.run_population(trials)
     assert [result["seed"] for result in results] == [3, 4]
     assert results[0]["timing"]["trials"] == 2
     run("rg", tmp_path / "alone", **changes, **{"seed": 4, "train.lr": 0.002})
-    ours, alone = predictions(tmp_path / "seed-4"), predictions(tmp_path / "alone")
-    np.testing.assert_allclose(ours["test_logits"], alone["test_logits"], rtol=1e-2, atol=1e-3)
+    member, alone = predictions(tmp_path / "seed-4"), predictions(tmp_path / "alone")
+    np.testing.assert_allclose(member["test_logits"], alone["test_logits"], rtol=1e-2, atol=1e-3)
     assert not np.allclose(predictions(tmp_path / "seed-3")["test_logits"], alone["test_logits"], atol=0.1)
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("seed-3", "seed-4", "alone")]
     assert names[0] == names[1] == names[2]
@@ -491,13 +518,13 @@ def test_a_population_leaves_what_its_members_leave_alone(tmp_path):
 
 
 @pytest.mark.soak
-def test_members_that_came_unequally_far_all_end(tmp_path):
+def test_trials_at_different_steps_all_finish(tmp_path):
     config = method_config("ce", SMALL | {"train.steps": 8, "train.checkpoint_steps": 3})
     trials = []
     for seed in range(3):
-        own = config.copy_and_resolve_references()
-        own.seed = seed
-        trials.append(trainer.Trial(own, tmp_path / f"seed-{seed}"))
+        member = config.copy_and_resolve_references()
+        member.seed = seed
+        trials.append(trainer.Trial(member, tmp_path / f"seed-{seed}"))
     whole = [trial._replace(workdir=trial.workdir / "whole") for trial in trials]
     experiment.run_population(whole)
     shutil.copytree(whole[1].workdir / "checkpoints", trials[1].workdir / "checkpoints")
