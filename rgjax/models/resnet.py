@@ -1,6 +1,8 @@
-"""ResNet-10, -18 and -34 (He et al. 2016) in torchvision's topology; torchvision itself begins at 18."""
+"""ResNet-10, -18 and -34 (He et al. 2016) in torchvision's topology."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,24 @@ from rgjax.models.layers import HEADS, KEEP_SUMS, BatchNorm, Conv
 
 STAGES = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 STEMS = ("imagenet", "cifar")
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How a ResNet computes, whatever its architecture.
+
+    Attributes:
+        norm: `norm(channels)` makes a batch normalization.
+        recompute: save memory: the backward pass recomputes normalizations and ReLUs from the convolutions' outputs.
+        dtype: of activations; statistics and logits are float32.
+    """
+
+    norm: Callable[[int], BatchNorm] = BatchNorm
+    recompute: bool = False
+    dtype: Any = jnp.float32
+
+
+PLAIN = Numerics()
 
 
 class BasicBlock(nnx.Module):
@@ -33,20 +53,14 @@ class BasicBlock(nnx.Module):
         return nnx.relu(y + shortcut)
 
 
-def _in_turn(blocks: list[BasicBlock], x, train: bool):
+def _run_blocks(blocks: list[BasicBlock], x, train: bool):
     for block in blocks:
         x = block(x, train)
     return x
 
 
 class ResNet(nnx.Module):
-    """Basic-block ResNet; images [B, H, W, 3], normalized -> logits [B, classes] in float32.
-
-    `stem` "imagenet" is the 7x7 stride-2 convolution with max-pooling; "cifar" a 3x3 convolution without,
-    for images of about 32 pixels. `norm(channels)` makes the normalizations; `dtype` is the compute dtype of all but
-    their statistics and the head. With `recompute` the gradient keeps what the convolutions give, and what enters
-    every other block, and computes the normalized activations again.
-    """
+    """Basic-block ResNet: normalized images [B, H, W, 3] -> logits [B, classes]."""
 
     def __init__(
         self,
@@ -56,12 +70,21 @@ class ResNet(nnx.Module):
         stem: str = "imagenet",
         head: str = "linear",
         width: int = 64,
-        norm: Callable[[int], BatchNorm] = BatchNorm,
-        recompute: bool = False,
-        dtype=jnp.float32,
+        numerics: Numerics = PLAIN,
         rng: np.random.Generator,
     ):
-        self.stem, self.recompute, self.dtype = stem, recompute, dtype
+        """Draw a network.
+
+        Args:
+            name: depth, a key of `STAGES`.
+            classes: outputs of the head.
+            stem: "imagenet" (7x7 convolution of stride 2, max-pooling) or "cifar" (3x3, for images of 32 pixels).
+            head: a key of `HEADS`.
+            width: channels of the first stage; each further one has twice as many.
+            numerics: how it computes.
+            rng: draws the initial weights.
+        """
+        self.stem, self.recompute, self.dtype, norm = stem, numerics.recompute, numerics.dtype, numerics.norm
         self.conv1 = Conv(3, width, *((7, 2) if stem == "imagenet" else (3, 1)), rng=rng)
         self.bn1 = norm(width)
         blocks, c_in = [], width
@@ -74,22 +97,22 @@ class ResNet(nnx.Module):
         self.head = HEADS[head](c_in, classes, rng=rng)
 
     def features(self, x, train: bool = False):
-        """Penultimate activations [B, 8 * width], averaged over the map, in float32."""
+        """Penultimate activations, averaged over the image: [B, 8 * width] in float32."""
 
-        def run(part, module, x):
+        def run(stage, module, x):
             if train and self.recompute:
-                part = nnx.remat(part, static_argnums=2, policy=KEEP_SUMS)
-            return part(module, x, train)
+                stage = nnx.remat(stage, static_argnums=2, policy=KEEP_SUMS)
+            return stage(module, x, train)
 
-        x = run(ResNet._first_maps, self, x)
-        for at in range(0, len(self.blocks), 2):
-            x = run(_in_turn, list(self.blocks[at : at + 2]), x)
+        x = run(ResNet._run_stem, self, x)
+        for at in range(0, len(self.blocks), 2):  # the backward pass keeps the input of every other block
+            x = run(_run_blocks, list(self.blocks[at : at + 2]), x)
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
-    def _first_maps(self, x, train: bool):
+    def _run_stem(self, x, train: bool):
         x = nnx.relu(self.bn1(self.conv1(x.astype(self.dtype)), train))
         return max_pool(x) if self.stem == "imagenet" else x
 
     def __call__(self, x, *, train: bool = False, key=None):
-        """`key` is what networks with dropout need; this one has none."""
+        """Logits; `key` is for networks with dropout, which this one has not."""
         return self.head(self.features(x, train))

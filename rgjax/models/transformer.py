@@ -1,10 +1,9 @@
-"""One transformer encoder for two families: BERT (Devlin et al. 2019) and CLIP's vision tower (Radford et al. 2021).
+"""BERT (Devlin et al. 2019) and CLIP's vision transformer (Radford et al. 2021).
 
-Modules are built from a checkpoint's tensors by their Hugging Face names, so the constructors are the key map.
-All layers of an encoder are stacked along a first axis and scanned: a third of the leaves and half of the compile
-time of twelve layers in a row, which `unroll` makes of them. Parameters are float32; `dtype` is what is computed in.
-
-Text is packed (packing.py): hidden states are [P, D], without padding.
+Both are a stack of encoder layers. Constructors read a checkpoint's tensors by their Hugging Face names. Layers are
+stacked along a first axis and scanned, which halves the compile time of twelve layers; `unroll` compiles them one after
+the other. Parameters are float32; `dtype` is that of activations. Text is packed (packing.py): hidden states are [P,
+D], without padding.
 """
 
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rgjax.models.pretrained import Checkpoint, Tensors, settings
 
 @dataclass(frozen=True)
 class Shape:
-    """What config.json says of an encoder."""
+    """Sizes of a stack of encoder layers, from config.json."""
 
     width: int
     layers: int
@@ -42,7 +41,7 @@ _ACTIVATIONS = {
     "relu": jax.nn.relu,
 }
 
-# Names within a layer: query, key, value, output; norm after or before attention; the two of the MLP; its norm.
+# Names within a layer: query, key, value, output; attention's norm, the two products of the MLP, its norm.
 _BERT_LAYER = (
     ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
     ("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
@@ -54,7 +53,7 @@ _CLIP_LAYER = (
 
 
 class Dense(nnx.Module):
-    """`x W + b`; several names make one product with their outputs side by side."""
+    """`x W + b`: [..., width] -> [..., outputs of all names, concatenated]."""
 
     def __init__(self, tensors: Tensors, names: tuple[str, ...], width: int, outputs: int, *, bias: bool = True):
         kernels = [np.swapaxes(tensors.take(f"{name}.weight", (outputs, width)), -1, -2) for name in names]
@@ -68,7 +67,7 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalization in float32, by the two-pass variance."""
+    """Layer normalization (Ba et al. 2016) in float32, with the two-pass variance."""
 
     def __init__(self, tensors: Tensors, width: int, epsilon: float):
         self.scale = nnx.Param(jnp.asarray(tensors.take("weight", (width,))))
@@ -83,7 +82,7 @@ class LayerNorm(nnx.Module):
 
 
 class Layers(nnx.Module):
-    """All encoder layers; post-LN with BERT's names, pre-LN with CLIP's."""
+    """A stack of encoder layers: BERT's, or with normalization first, CLIP's."""
 
     def __init__(self, tensors: Tensors, shape: Shape, *, pre_norm: bool, dropout: float = 0.0, unroll: bool = False):
         (query, key, value, output), (norm1, mlp1, mlp2, norm2) = _CLIP_LAYER if pre_norm else _BERT_LAYER
@@ -96,7 +95,10 @@ class Layers(nnx.Module):
         self.shape, self.pre_norm, self.dropout, self.unroll = shape, pre_norm, dropout, unroll
 
     def __call__(self, x, packed: Packed | None = None, key=None):
-        """`x` [P, D] of `packed`, or [B, T, D]; a `key` switches dropout on."""
+        """Hidden states after all layers; `x` is [P, D] with `packed`, else [B, T, D].
+
+        A `key` enables dropout.
+        """
         graph, stacked = nnx.split(self)
         keys = None if key is None else jax.random.split(key, self.shape.layers)
 
@@ -108,7 +110,7 @@ class Layers(nnx.Module):
 
     def _layer(self, x, packed, key):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-        # Computed again in the backward pass: what it would keep is four times as much as its input.
+        # Recomputed in the backward pass, which would else keep four times the size of its input.
         activation = jax.checkpoint(_ACTIVATIONS[self.shape.activation])
         if self.pre_norm:
             x = x + self._attend(self.norm1(x), packed, keys[0])
@@ -130,12 +132,19 @@ class Layers(nnx.Module):
 
 
 def attention(query, key, value, lengths, rate: float, dropout_key):
-    """Scaled dot-product attention of [B, T, heads, d], each sentence within its length [B] (None: all of T).
+    """Scaled dot-product attention; without dropout, by JAX's function.
 
-    Without dropout it is JAX's own, which a GPU runs as one cuDNN kernel in bfloat16; JAX's has no dropout.
+    Args:
+        query, key, value: [B, T, heads, d].
+        lengths: of the sentences [B]; keys beyond them are masked. None: all of T.
+        rate: of dropout on the attention weights.
+        dropout_key: PRNG key; None disables dropout.
+
+    Returns:
+        [B, T, heads, d] in the dtype of `value`.
     """
     if dropout_key is None or not rate:
-        # cuDNN takes 16-bit floats alone, and refuses the gradient of an odd number of tokens.
+        # cuDNN's kernel is for 16-bit floats, and has no gradient for an odd number of tokens.
         allowed = query.dtype == jnp.bfloat16 and query.shape[1] % 2 == 0 and query.shape[3] % 8 == 0
         implementation = "cudnn" if allowed and jax.default_backend() == "gpu" else "xla"
         return jax.nn.dot_product_attention(
@@ -150,9 +159,9 @@ def attention(query, key, value, lengths, rate: float, dropout_key):
 
 
 def dropout(x, rate: float, key):
-    """Inverted dropout, its rate rounded to 1/256; nothing is dropped without a key.
+    """Inverted dropout, its rate rounded to 1/256; without a key, the identity.
 
-    Four elements share a random word: a word each takes twenty times longer on a CPU, a quarter of the whole step.
+    Each element gets one byte of a random word: a word each takes twenty times longer on a CPU, a quarter of a step.
     """
     dropped = round(rate * 256)
     if key is None or not dropped:
@@ -163,7 +172,7 @@ def dropout(x, rate: float, key):
 
 
 class Bert(nnx.Module):
-    """BERT's embeddings and layers: Packed -> hidden states [P, D] in `dtype`."""
+    """BERT without its pooler: Packed -> hidden states [P, D] in `dtype`."""
 
     def __init__(
         self,
@@ -180,7 +189,7 @@ class Bert(nnx.Module):
         self.words = nnx.Param(jnp.asarray(table.take("word_embeddings.weight", (config["vocab_size"], width))))
         positions = table.take("position_embeddings.weight", (config["max_position_embeddings"], width))
         types = table.take("token_type_embeddings.weight", (config["type_vocab_size"], width))
-        # All tokens are of the first type, so its embedding is part of every position's, in training too.
+        # All tokens have type 0, so its embedding is added to the positions' once, and is trained with them.
         self.positions = nnx.Param(jnp.asarray(positions + types[0]))
         self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
         layers = tensors.layers("encoder.layer", shape.layers)
@@ -194,25 +203,23 @@ class Bert(nnx.Module):
 
 
 class BertClassifier(nnx.Module):
-    """BERT with its pooler and a fresh head: Packed -> logits [B, classes] in float32.
+    """BERT with its pooler and a new head: Packed -> logits [B, classes] in float32.
 
-    A checkpoint without a pooler gets a fresh one (normal, 0.02), as Hugging Face's sequence classifier has it.
+    A checkpoint without a pooler gets one drawn from N(0, 0.02^2), as in Hugging Face's sequence classifier.
     """
 
-    def __init__(
-        self,
-        tensors: Tensors,
-        config: dict[str, Any],
-        classes: int,
-        *,
-        head: str = "linear",
-        dropout: float = 0.1,
-        unroll: bool = False,
-        dtype=jnp.float32,
-        rng: np.random.Generator,
-    ):
-        self.bert = Bert(tensors, config, dropout=dropout, unroll=unroll, dtype=dtype)
-        width, tensors = config["hidden_size"], tensors.below("embeddings.word_embeddings.weight")
+    def __init__(self, bert: Bert, tensors: Tensors, classes: int, *, head: str = "linear", rng: np.random.Generator):
+        """Put a pooler and a head on `bert`.
+
+        Args:
+            bert: the encoder; dropout before the head has its rate.
+            tensors: of its checkpoint, perhaps with a pooler.
+            classes: outputs of the head.
+            head: a key of `HEADS`.
+            rng: draws the initial weights.
+        """
+        self.bert = bert
+        width, tensors = bert.words.shape[1], tensors.below("embeddings.word_embeddings.weight")
         if tensors.has("pooler.dense.weight"):
             kernel = tensors.take("pooler.dense.weight", (width, width)).T
             bias = tensors.take("pooler.dense.bias", (width,))
@@ -221,10 +228,10 @@ class BertClassifier(nnx.Module):
             bias = np.zeros(width, np.float32)
         self.pooler_kernel, self.pooler_bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.asarray(bias))
         self.head = HEADS[head](width, classes, rng=rng)
-        self.dropout = dropout
+        self.dropout = bert.dropout
 
     def features(self, packed: Packed, *, key=None):
-        """The pooled [CLS] state [B, D] that the head sees, in float32."""
+        """The pooled state of [CLS], which the head reads: [B, D] in float32."""
         first = first_tokens(self.bert(packed, key), packed).astype(jnp.float32)
         return jnp.tanh(first @ self.pooler_kernel[...] + self.pooler_bias[...][None])
 
@@ -234,9 +241,10 @@ class BertClassifier(nnx.Module):
 
 
 class ClipVision(nnx.Module):
-    """CLIP's vision transformer: images [B, S, S, 3], normalized -> embeddings [B, projection] in float32.
+    """CLIP's vision transformer: images [B, S, S, 3] -> embeddings in float32.
 
-    Without a projection in the checkpoint the embedding is the pooled state itself.
+    Images are normalized; embeddings are [B, projection_dim]. For a checkpoint without a projection, the embedding is
+    the pooled state [B, hidden_size].
     """
 
     def __init__(self, tensors: Tensors, config: dict[str, Any], *, dtype=jnp.float32):
@@ -248,7 +256,7 @@ class ClipVision(nnx.Module):
         self.patches = nnx.Param(jnp.asarray(kernel.reshape(-1, width)))
         count = (config["image_size"] // patch) ** 2 + 1
         self.positions = nnx.Param(jnp.asarray(table.take("position_embedding.weight", (count, width))))
-        self.norm_before = LayerNorm(tower.at("pre_layrnorm"), width, shape.epsilon)  # the checkpoints' own spelling
+        self.norm_before = LayerNorm(tower.at("pre_layrnorm"), width, shape.epsilon)  # sic, in the checkpoints
         self.layers = Layers(tower.layers("encoder.layers", shape.layers), shape, pre_norm=True)
         self.norm_after = LayerNorm(tower.at("post_layernorm"), width, shape.epsilon)
         top = tensors.below("visual_projection.weight")
@@ -260,7 +268,7 @@ class ClipVision(nnx.Module):
         self.patch, self.dtype = patch, dtype
 
     def hidden(self, images):
-        """Hidden states [B, 1 + patches, D] of the last layer, the class token first."""
+        """Hidden states of the last layer [B, 1 + patches, D], the class token first."""
         batch, height, width, channels = images.shape
         grid = images.reshape(batch, height // self.patch, self.patch, width // self.patch, self.patch, channels)
         patches = grid.swapaxes(2, 3).reshape(batch, -1, self.patches.shape[0]).astype(self.dtype)
@@ -275,6 +283,7 @@ class ClipVision(nnx.Module):
 
 
 def _as_row(values, x):
+    """`values` [D] with as many axes as `x`, for strict rank promotion."""
     return values.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -303,7 +312,10 @@ _CLIP_DEFAULTS = {
 
 
 def bert_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The settings of a BERT checkpoint. Raises UserError for one of another architecture."""
+    """The settings of a BERT checkpoint.
+
+    Raises UserError for another architecture or impossible values.
+    """
     values = checkpoint.json("config.json")
     if values.get("model_type") != "bert" or values.get("position_embedding_type", "absolute") != "absolute":
         raise _other_architecture(checkpoint, values, "BERT (model_type bert, absolute positions)")
@@ -311,7 +323,10 @@ def bert_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The settings of a CLIP checkpoint's vision tower. Raises UserError for one of another architecture."""
+    """The settings of a CLIP checkpoint's vision transformer.
+
+    Raises UserError for another architecture or impossible values.
+    """
     values = checkpoint.json("config.json")
     if values.get("model_type") not in ("clip", "clip_vision_model"):
         raise _other_architecture(checkpoint, values, "CLIP (model_type clip or clip_vision_model)")
@@ -319,23 +334,26 @@ def clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
     if isinstance(vision, dict):
         values = {**vision, **{k: values[k] for k in ("projection_dim",) if k in values}}
     config = _checked(settings(values, _CLIP_DEFAULTS, checkpoint.name), checkpoint)
-    if config["image_size"] % config["patch_size"]:
-        raise UserError(f"checkpoint {checkpoint.name}: its image_size is no multiple of its patch_size")
+    _require_multiple(config, "image_size", "patch_size", checkpoint)
     return config
 
 
 def _other_architecture(checkpoint, values, needed):
     return UserError(
-        f"checkpoint {checkpoint.name} is of another architecture, {values.get('model_type')!r}: needed is {needed}"
+        f"checkpoint {checkpoint.name}: its architecture is {values.get('model_type')!r}; needed: {needed}"
     )
 
 
 def _checked(config, checkpoint):
     if config["hidden_act"] not in _ACTIVATIONS:
         raise unknown(f"hidden_act of checkpoint {checkpoint.name}", config["hidden_act"], _ACTIVATIONS)
-    if config["hidden_size"] % config["num_attention_heads"]:
-        raise UserError(f"checkpoint {checkpoint.name}: its hidden_size is no multiple of its num_attention_heads")
+    _require_multiple(config, "hidden_size", "num_attention_heads", checkpoint)
     return config
+
+
+def _require_multiple(config, name, divisor, checkpoint):
+    if config[name] % config[divisor]:
+        raise UserError(f"checkpoint {checkpoint.name}: config.json has {name} not a multiple of {divisor}")
 
 
 def _shape(config: dict[str, Any]) -> Shape:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.tokenizer import Tokens
-from rgjax.models.transformer import BertClassifier
+from rgjax.models.transformer import Bert, BertClassifier
 from rgjax.training.feed import HostData
 from tests.bench.case import Case
 from tests.bench.program import train_program
@@ -49,7 +49,8 @@ def bert_step() -> Case:
     rng = np.random.default_rng(0)
     rows = 8 * BATCH
     tokens = Tokens(rng.integers(1, CONFIG["vocab_size"], (rows, LENGTH), np.int32), np.full(rows, LENGTH, np.int32))
-    model = BertClassifier(RandomTensors(rng), CONFIG, CLASSES, dropout=0.1, rng=rng)
+    tensors = RandomTensors(rng)
+    model = BertClassifier(Bert(tensors, CONFIG, dropout=0.1), tensors, CLASSES, rng=rng)
 
     def prepare(tokens, key):
         return prepare_tokens(tokens, key, budget=BATCH * LENGTH)

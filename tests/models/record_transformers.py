@@ -60,7 +60,7 @@ def fresh(case):
 
 
 def draw_parameters(model, seed):
-    """Draw every parameter anew: the libraries start biases at 0 and norms at 1, which would hide a mix-up."""
+    """Draw all parameters: the libraries start biases at 0 and norms at 1, which would hide a mix-up."""
     import torch
 
     rng = np.random.default_rng(seed)

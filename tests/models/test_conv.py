@@ -55,10 +55,10 @@ def test_vmapped_convolution_equals_one_after_another(channels, over):
         y, vjp = jax.vjp(conv, x, w)
         return y, *vjp(jnp.cos(y))
 
-    found = jax.vmap(value_and_gradients, in_axes=over)(x, w)
+    results = jax.vmap(value_and_gradients, in_axes=over)(x, w)
     for i in range(3):
         alone = value_and_gradients(*(v if axis is None else v[i] for v, axis in zip((x, w), over, strict=True)))
-        for ours, expected in zip(found, alone, strict=True):
+        for ours, expected in zip(results, alone, strict=True):
             np.testing.assert_allclose(ours[i], expected, rtol=1e-4, atol=1e-4)
 
 

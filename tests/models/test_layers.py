@@ -1,4 +1,4 @@
-"""Layers against closed forms."""
+"""Layers against their closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from rgjax.models.layers import BatchNorm, Conv, CosineHead, LinearHead
 
 
-def test_batch_norm_normalises_and_keeps_torch_running_statistics():
+def test_batch_norm_normalizes_and_keeps_torchs_running_statistics():
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (16, 4, 4, 5))
     norm = BatchNorm(5)
     y = np.asarray(norm(x, train=True))
@@ -19,7 +19,7 @@ def test_batch_norm_normalises_and_keeps_torch_running_statistics():
     np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * flat.var(axis=0, ddof=1), rtol=1e-4)
 
 
-def test_batch_norm_in_evaluation_uses_the_running_statistics():
+def test_batch_norm_evaluates_with_running_statistics():
     norm = BatchNorm(2)
     norm.mean[...], norm.var[...] = jnp.array([1.0, 2.0]), jnp.array([4.0, 9.0])
     x = jnp.ones((1, 1, 1, 2))
@@ -27,19 +27,19 @@ def test_batch_norm_in_evaluation_uses_the_running_statistics():
     np.testing.assert_allclose(norm(x, train=False)[0, 0, 0], expected, rtol=1e-5)
 
 
-def test_convolution_draws_he_normal_by_fan_out():
+def test_convolution_weights_are_he_normal_by_fan_out():
     conv = Conv(64, 128, 3, 1, rng=np.random.default_rng(0))
     assert np.asarray(conv.kernel[...]).std() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
 
 
-def test_linear_head_is_drawn_within_torch_bounds():
+def test_linear_head_weights_are_within_torchs_bounds():
     head = LinearHead(400, 10, rng=np.random.default_rng(0))
     for draw in (head.kernel[...], head.bias[...]):
         assert np.abs(draw).max() <= 0.05
     assert np.asarray(head.kernel[...]).std() == pytest.approx(0.1 / 12**0.5, rel=0.03)
 
 
-def test_cosine_head_gives_cosines_and_survives_zero_features():
+def test_cosine_head_gives_cosines_and_finite_gradients_at_zero():
     head = CosineHead(8, 3, rng=np.random.default_rng(0))
     x = jax.random.normal(jax.random.key(0), (4, 8))
     w = np.asarray(head.kernel[...])

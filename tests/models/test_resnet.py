@@ -1,4 +1,4 @@
-"""ResNet in torchvision's topology: parameter counts a layer, recorded activations, precision."""
+"""ResNet in torchvision's topology: parameter counts by layer, recorded activations, precision."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rgjax.models.resnet import ResNet
+from rgjax.models.resnet import PLAIN, Numerics, ResNet
 
 
 def count(module) -> int:
@@ -16,11 +16,11 @@ def count(module) -> int:
 
 
 @pytest.mark.parametrize(("name", "total"), [("resnet34", 21_797_672), ("resnet18", 11_689_512)])
-def test_parameter_count_of_torchvision(name, total):
+def test_parameter_count_equals_torchvision(name, total):
     assert count(ResNet(name, 1000, rng=np.random.default_rng(0))) == total
 
 
-def test_parameter_counts_of_resnet34_layer_by_layer():
+def test_parameter_counts_of_resnet34_by_stage():
     model = ResNet("resnet34", 1000, rng=np.random.default_rng(0))
     assert count(model.conv1) == 9_408
     stages = [model.blocks[:3], model.blocks[3:7], model.blocks[7:13], model.blocks[13:]]
@@ -28,8 +28,8 @@ def test_parameter_counts_of_resnet34_layer_by_layer():
     assert count(model.head) == 513_000
 
 
-def test_activations_equal_those_recorded_from_torch():
-    """tests/models/record_resnet.py made the file: torch's own layers, put together in torchvision's topology."""
+def test_activations_equal_torch():
+    """record_resnet.py recorded the activations of torch's layers in torchvision's topology."""
     golden = np.load(Path(__file__).with_name("resnet18_torch.npz"))
     model = ResNet("resnet18", 5, width=8, rng=np.random.default_rng(0))
     fill(model)
@@ -39,7 +39,7 @@ def test_activations_equal_those_recorded_from_torch():
 
 
 def run(model, images, train=False):
-    """The model's logits, compiled as one program, and its batch statistics brought up to date."""
+    """The model's logits, compiled as one program; batch statistics are updated in the model."""
     graph, state = nnx.split(model)
 
     @jax.jit
@@ -54,7 +54,7 @@ def run(model, images, train=False):
 
 
 def fill(model) -> None:
-    """Weights by a rule that the recording script shares: drawn layer by layer, in torchvision's order."""
+    """Draw weights layer by layer in torchvision's order, as the recording script does."""
     rng = np.random.default_rng(0)
 
     def draw(shape, scale):
@@ -76,11 +76,12 @@ def fill(model) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-def test_recomputation_keeps_less_and_changes_nothing(stem):
+def test_recomputation_saves_memory_and_gives_equal_gradients(stem):
     images = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
-    found, kept = [], []
+    results, kept = [], []
     for recompute in (False, True):
-        model = ResNet("resnet18", 5, stem=stem, width=8, recompute=recompute, rng=np.random.default_rng(0))
+        numerics = Numerics(recompute=recompute)
+        model = ResNet("resnet18", 5, stem=stem, width=8, numerics=numerics, rng=np.random.default_rng(0))
         fill(model)
         graph, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
 
@@ -88,24 +89,24 @@ def test_recomputation_keeps_less_and_changes_nothing(stem):
             merged = nnx.merge(graph, params, statistics, copy=True)
             return jnp.sin(merged(images, train=True)).sum(), nnx.state(merged, nnx.BatchStat)
 
-        found.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
+        results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
         pullback = jax.eval_shape(lambda params: jax.vjp(loss, params, has_aux=True)[1], params)
         kept.append(sum(leaf.size for leaf in jax.tree.leaves(pullback)) - count(model))
-    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+    for x, y in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(x, y, atol=2e-4 * float(jnp.abs(x).max()))
     assert kept[1] < 0.8 * kept[0]
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize("head", ["linear", "cosine"])
-def test_bfloat16_stays_near_float32_and_returns_float32(stem, head):
+def test_bfloat16_logits_are_float32_and_near_exact(stem, head):
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
-    logits = {
-        dtype: run(
-            ResNet("resnet10", 3, stem=stem, head=head, width=8, dtype=dtype, rng=np.random.default_rng(0)), images
+    exact, rough = (
+        run(
+            ResNet("resnet10", 3, stem=stem, head=head, width=8, numerics=numerics, rng=np.random.default_rng(0)),
+            images,
         )
-        for dtype in (jnp.float32, jnp.bfloat16)
-    }
-    assert logits[jnp.bfloat16].dtype == jnp.float32
-    scale = float(jnp.abs(logits[jnp.float32]).max())
-    np.testing.assert_allclose(logits[jnp.bfloat16], logits[jnp.float32], atol=0.1 * scale)
+        for numerics in (PLAIN, Numerics(dtype=jnp.dtype("bfloat16")))
+    )
+    assert rough.dtype == jnp.float32
+    np.testing.assert_allclose(rough, exact, atol=0.1 * float(jnp.abs(exact).max()))

@@ -11,7 +11,7 @@ import pytest
 
 from rgjax.models.packing import mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.transformer import BertClassifier, ClipVision, bert_config, clip_config
+from rgjax.models.transformer import Bert, BertClassifier, ClipVision, bert_config, clip_config
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -40,7 +40,8 @@ def test_bert_base(tmp_path):
     mask = torch.tensor(np.arange(64) < lengths[:, None]).long()
     with torch.no_grad():
         theirs = model(torch.tensor(ids).long(), attention_mask=mask)
-    ours = BertClassifier(checkpoint.tensors(), bert_config(checkpoint), 3, rng=rng)
+    tensors = checkpoint.tensors()
+    ours = BertClassifier(Bert(tensors, bert_config(checkpoint)), tensors, 3, rng=rng)
     packed = pack(ids, lengths, int(lengths.sum()))
     hidden = ours.bert(packed)
     means = np.stack([h[:n].mean(axis=0) for h, n in zip(theirs.last_hidden_state.numpy(), lengths, strict=True)])

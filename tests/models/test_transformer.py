@@ -24,12 +24,12 @@ def golden():
         return dict(file)
 
 
-def opened(name):
+def open_checkpoint(name):
     return Checkpoint(str(CHECKPOINTS / name), ways_out="another")
 
 
 def bert(name, **settings):
-    checkpoint = opened(name)
+    checkpoint = open_checkpoint(name)
     return Bert(checkpoint.tensors(), bert_config(checkpoint), **settings)
 
 
@@ -42,7 +42,7 @@ def unpacked(hidden, packed):
 
 @pytest.mark.parametrize("name", ["bert", "bert_mlm", "bert_legacy", "bert_sharded", "bert_flax"])
 @pytest.mark.parametrize("budget", [23, 48])
-def test_bert_is_torchs(name, budget, golden):
+def test_bert_equals_torch(name, budget, golden):
     packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), budget)
     hidden, inside = unpacked(bert(name)(packed), packed)
     assert inside.sum() == golden["bert_lengths"].sum() == 23
@@ -50,9 +50,10 @@ def test_bert_is_torchs(name, budget, golden):
 
 
 @pytest.mark.parametrize("unroll", [False, True])
-def test_the_pooler_is_torchs_and_the_gradients_are(unroll, golden):
-    checkpoint, rng = opened("bert"), np.random.default_rng(0)
-    model = BertClassifier(checkpoint.tensors(), bert_config(checkpoint), 3, unroll=unroll, rng=rng)
+def test_pooler_and_gradients_equal_torch(unroll, golden):
+    checkpoint, rng = open_checkpoint("bert"), np.random.default_rng(0)
+    tensors = checkpoint.tensors()
+    model = BertClassifier(Bert(tensors, bert_config(checkpoint), unroll=unroll), tensors, 3, rng=rng)
     packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), 30)
     np.testing.assert_allclose(model.features(packed), golden["bert_pooled"], atol=TOLERANCE)
 
@@ -65,8 +66,8 @@ def test_the_pooler_is_torchs_and_the_gradients_are(unroll, golden):
 
 
 @pytest.mark.parametrize("name", ["clip", "clip_projection", "clip_vision", "clip_flax"])
-def test_clip_is_torchs(name, golden):
-    checkpoint, case = opened(name), name.replace("_flax", "")
+def test_clip_equals_torch(name, golden):
+    checkpoint, case = open_checkpoint(name), name.replace("_flax", "")
     model = ClipVision(checkpoint.tensors(), clip_config(checkpoint))
     pixels = jnp.asarray(golden["clip_pixels"])
     np.testing.assert_allclose(model.hidden(pixels), golden[f"{case}_hidden"], atol=TOLERANCE)
@@ -74,7 +75,7 @@ def test_clip_is_torchs(name, golden):
     np.testing.assert_allclose(model(pixels), embeds, atol=TOLERANCE)
 
 
-def test_bfloat16_is_near(golden):
+def test_bfloat16_is_close_to_float32(golden):
     packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), 23)
     exact = np.asarray(bert("bert")(packed))
     with jax.numpy_dtype_promotion("standard"):  # JAX's own attention promotes within
@@ -83,7 +84,7 @@ def test_bfloat16_is_near(golden):
     assert cosines.min() > 0.999
 
 
-def test_pooling(golden):
+def test_pooled_states_equal_torch(golden):
     lengths = golden["bert_lengths"]
     packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(lengths), 23)
     hidden = bert("bert")(packed)
@@ -94,7 +95,7 @@ def test_pooling(golden):
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 5))
-def test_packing_keeps_every_token_once_and_in_order(lengths, spare):
+def test_packing_keeps_each_token_once_in_order(lengths, spare):
     lengths = np.array(lengths, np.int32)
     ids = np.arange(1, lengths.size * 9 + 1, dtype=np.int32).reshape(-1, 9)
     packed = pack(jnp.asarray(ids), jnp.asarray(lengths), int(lengths.sum()) + spare)
@@ -108,7 +109,7 @@ def test_packing_keeps_every_token_once_and_in_order(lengths, spare):
     assert (slots[~inside] >= len(packed.ids)).all()
 
 
-def test_attention_with_dropout_is_jaxs_where_nothing_is_dropped():
+def test_attention_at_tiny_dropout_equals_jax():
     query, key, value = np.random.default_rng(0).standard_normal((3, 2, 5, 3, 4)).astype(np.float32)
     lengths = jnp.array([5, 2], jnp.int32)
     plain = attention(query, key, value, lengths, 0.0, None)
@@ -116,7 +117,7 @@ def test_attention_with_dropout_is_jaxs_where_nothing_is_dropped():
     np.testing.assert_allclose(ours, plain, atol=1e-6)
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean():
+def test_dropout_has_its_rate_and_keeps_the_mean():
     x = jnp.ones((1000, 101))
     y = np.asarray(dropout(x, 0.1, jax.random.key(1)))
     assert (y == 0).mean() == pytest.approx(26 / 256, abs=0.005)
@@ -129,9 +130,10 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     assert dropout(x, 0.0, jax.random.key(1)) is x
 
 
-def test_dropout_is_on_in_training_alone(golden):
-    checkpoint = opened("bert")
-    model = BertClassifier(checkpoint.tensors(), bert_config(checkpoint), 3, dropout=0.3, rng=np.random.default_rng(0))
+def test_dropout_is_on_in_training_only(golden):
+    model = BertClassifier(
+        bert("bert", dropout=0.3), open_checkpoint("bert").tensors(), 3, rng=np.random.default_rng(0)
+    )
     packed = pack(jnp.asarray(golden["bert_ids"]), jnp.asarray(golden["bert_lengths"]), 23)
     once, again = (model(packed, train=True, key=jax.random.key(i)) for i in (0, 1))
     assert not np.allclose(once, again)

@@ -18,7 +18,7 @@ from rgjax.data.augment import to_lanes
 from rgjax.models.factory import padded
 from rgjax.models.layers import BatchNorm
 from rgjax.models.packing import mean_tokens
-from rgjax.models.resnet import ResNet
+from rgjax.models.resnet import Numerics, ResNet
 from rgjax.models.tokenizer import Tokens
 from rgjax.preflight.program import lowered_program, outline_of
 from rgjax.regroup import Regrouping
@@ -142,7 +142,7 @@ def dense(words=0):
 
 def resnet():
     norm, rng = lambda features: BatchNorm(features, axis=AXIS), np.random.default_rng(0)
-    return [ResNet("resnet10", padded(CLASSES), width=4, norm=norm, rng=rng)]
+    return [ResNet("resnet10", padded(CLASSES), width=4, numerics=Numerics(norm=norm), rng=rng)]
 
 
 @pytest.mark.parametrize("models", [dense, pytest.param(resnet, marks=pytest.mark.long)])

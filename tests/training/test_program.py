@@ -203,7 +203,7 @@ from rgjax.sharding import in_batches
 from rgjax.data.augment import prepare_images
 from rgjax.sharding import by_trial, everywhere, make_mesh, place, place_rows
 from rgjax.models.layers import BatchNorm
-from rgjax.models.resnet import ResNet
+from rgjax.models.resnet import Numerics, ResNet
 from rgjax.training.program import TrainData, init_state, make_predict
 from tests.training.test_feed import dense, images
 from tests.training.test_faults import infinite_loss, with_one_bad_row
@@ -214,7 +214,8 @@ results = {}
 for count, local in ((1, False), (2, False), (4, False), (8, False), (4, True)):
     mesh = make_mesh(jax.devices()[:count], trials=1, batch_size=BATCH)
     norm = partial(BatchNorm, axis="data", local=local)
-    graph, state = init_state(ResNet("resnet10", 3, width=4, norm=norm, rng=np.random.default_rng(0)), "sgd")
+    model = ResNet("resnet10", 3, width=4, numerics=Numerics(norm=norm), rng=np.random.default_rng(0))
+    graph, state = init_state(model, "sgd")
     state, hyper, key = place((one(state), hyper, KEY), by_trial(mesh))
     steps, *rest = place((np.int32(3), *host[1:]), everywhere(mesh))
     data = TrainData(place_rows(np.asarray(host.inputs)[:ROWS + 7], mesh), *rest)

@@ -1,9 +1,9 @@
 """Convolution and max-pooling, lowered to the form that each platform runs fast.
 
-Accelerators get XLA's own convolution. On a CPU that one is several times slower than a matrix product on
-small maps, and twenty times slower inside a loop, so there the convolution becomes a matrix product over
-gathered patches. Maps smaller than the kernel are one matrix product everywhere: convolutions of them, compiled for an
-A100, transpose images and batch before and after (a ResNet34 of 32 pixels: 178 transposes a step; 41 by products).
+Accelerators get XLA's own convolution. On CPUs, that is several times slower than a matrix product on small maps, and
+twenty times slower inside a loop; there, convolution is a matrix product over gathered patches. Maps smaller than the
+kernel are one matrix product everywhere: compiled for an A100, their convolutions transpose images and batch before and
+after (a ResNet34 at 32 pixels: 178 transposes per step, 41 with products).
 
 Shapes: images `x` are [B, H, W, I] (NHWC), kernels `w` are [kh, kw, I, O]; both share one dtype.
 """
@@ -20,7 +20,7 @@ from rgjax.models.kernels import winograd
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
-    """Two-dimensional convolution, zero-padded by half the kernel as torch's `padding=k // 2`.
+    """Two-dimensional convolution, zero-padded as by torch's `padding=k // 2`.
 
     Args:
         x: images [B, H, W, I].
@@ -53,7 +53,7 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 @cache
 def _form(function, stride):
-    """One object for equal arguments: JAX traces a function that it knows but once for each shape."""
+    """One object for equal arguments, which JAX traces once for each shape."""
     return partial(function, stride=stride)
 
 
@@ -85,8 +85,11 @@ def _gradients_on_cpu(x, w, dy, stride):
 
 
 def _fits_winograd(x, w, stride):
-    """Of few tiles, what their products save is less than the transforms of the kernel take. An exported program's
-    batch may be of any size, which cannot be cut into chunks that fit the cache."""
+    """Whether Winograd's algorithm is faster and possible.
+
+    For few tiles, the kernel's transforms take longer than the products save. A batch of symbolic size, as in exported
+    programs, cannot be cut into chunks that fit the cache.
+    """
     suits = w.shape[:2] == (3, 3) and stride == 1 and not _is_tiny(x) and isinstance(x.shape[0], int)
     return suits and 8 <= x.shape[3] <= 8 * winograd.tiles(x.shape)
 
@@ -107,7 +110,10 @@ def _is_tiny(x):
 
 
 def _patches(x, kh, kw, stride):
-    """Windows of `x` as [B, H', W', kh * kw * I]; columns are joined first, so each pixel is copied once a row."""
+    """Windows of `x` as [B, H', W', kh * kw * I].
+
+    Columns are joined first, so that each pixel is copied once per row of the kernel.
+    """
     x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
     for axis, k in ((2, kw), (1, kh)):
         count = (x.shape[axis] - k) // stride + 1
@@ -119,7 +125,7 @@ def _patches(x, kh, kw, stride):
 
 
 def _conv_of_tiny_map(x, w, stride):
-    """One product with the whole map: each output pixel sees it through the part of the kernel that meets it."""
+    """One product with the whole map, for maps that are smaller than the kernel."""
     kh, kw, _, c_out = w.shape
     batch, height, width, _ = x.shape
     out_h, out_w = -(-height // stride), -(-width // stride)
@@ -132,7 +138,7 @@ def _conv_of_tiny_map(x, w, stride):
 
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 windows of stride 2 of [B, H, W, C], padded by one, for inputs that are not negative.
+    """Maximum over 3x3 windows of stride 2, padded by one: [B, H, W, C], x >= 0.
 
     Accelerators get XLA's windowed reduction. On a CPU its gradient (select-and-scatter) takes a tenth of a ResNet34
     step; there it is maxima of strided slices, padded with zeros, so `x` must come from a ReLU. Among equal values the

@@ -1,9 +1,9 @@
-"""3x3 convolution of stride 1 by Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2016, section 4).
+"""3x3 convolution of stride 1 by Winograd's minimal filtering F(4x4, 3x3).
 
-Each 4x4 tile of the output takes 36 products a channel pair instead of 144, all of them in 36 matrix products.
-The transforms are sums of shifted slices, which XLA fuses into one pass over the image each. A vmapped convolution
-runs one after another: batched, the tiles of all leave the cache and its products transpose them (four trials of a
-ResNet34 took 1.18 of the time of four alone; so 0.9).
+Lavin & Gray 2016, section 4. Each 4x4 tile of the output takes 36 products per channel pair instead of 144, in 36
+matrix products. The transforms are sums of shifted slices, each of which XLA fuses into one pass over the image. Under
+vmap, convolutions run one after the other: batched, their tiles leave the cache, and the products transpose them (four
+trials of a ResNet34 take 1.18 times as long as four alone when batched, 0.9 times in sequence).
 
 Shapes: images [B, H, W, C], kernels [3, 3, I, O], tiles [36, T, C] with T = B * ceil(H / 4) * ceil(W / 4).
 """
@@ -26,12 +26,15 @@ _POINTS = np.array([0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])
 
 
 def _transforms(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """B^T [6, 6], G [6, 3] and A^T [4, 6] of the Toom-Cook scheme that interpolates at `points` and at infinity."""
-    others = [np.delete(points, j) for j in range(len(points))]
+    """B^T [6, 6], G [6, 3] and A^T [4, 6] of the Toom-Cook scheme.
+
+    It interpolates at `points` and at infinity.
+    """
+    remaining = [np.delete(points, j) for j in range(len(points))]
     inputs, kernels, outputs = np.zeros((_WINDOW, _WINDOW)), np.zeros((_WINDOW, 3)), np.zeros((TILE, _WINDOW))
-    inputs[:-1, :-1] = [np.poly(rest)[::-1] for rest in others]
+    inputs[:-1, :-1] = [np.poly(rest)[::-1] for rest in remaining]
     inputs[-1] = np.poly(points)[::-1]
-    norms = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
+    norms = [np.prod(point - rest) for point, rest in zip(points, remaining, strict=True)]
     kernels[:-1] = np.vander(points, 3, increasing=True) / np.array(norms)[:, None]
     outputs[:, :-1] = np.vander(points, TILE, increasing=True).T
     kernels[-1, -1] = outputs[-1, -1] = 1
@@ -63,9 +66,10 @@ def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
 
 @sequential_vmap
 def gradients(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `convolve` by `x` and by `w`, where the gradient by its value is `dy` [B, H, W, O].
+    """Gradients of `convolve` by `x` and by `w`, from that by its value, `dy`.
 
-    The first is a convolution itself, with the kernel turned round; the second runs the products backwards.
+    `dy` is [B, H, W, O]. The first is a convolution itself, with the kernel turned round; the second runs the products
+    backwards.
     """
     n, turned = max(_chunk_count(x), _chunk_count(dy)), _kernel_tiles(w[::-1, ::-1])
 
@@ -84,7 +88,7 @@ def _chunk_count(x):
 
 
 def _chunks(x, n):
-    """`x` [B, ...] as [n, B / n, ...]: few enough images at a time for their tiles to stay in the cache."""
+    """`x` [B, ...] as [n, B / n, ...], whose tiles stay in the cache."""
     return x.reshape(n, -1, *x.shape[1:])
 
 
@@ -103,7 +107,10 @@ def _combine(matrix: np.ndarray, parts) -> list[jax.Array]:
 
 
 def _along(matrix: np.ndarray, x: jax.Array, axis: int, count: int) -> jax.Array:
-    """`matrix` applied to the `count` windows along `axis`, one every four places; its rows become a new first axis."""
+    """`matrix` applied to `count` windows along `axis`, one every four pixels.
+
+    The rows of the matrix become a new first axis.
+    """
     last = (count - 1) * TILE + 1
     slices = [lax.slice_in_dim(x, i, i + last, stride=TILE, axis=axis) for i in range(matrix.shape[1])]
     return jnp.stack(_combine(matrix, slices))
