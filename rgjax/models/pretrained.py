@@ -1,24 +1,25 @@
-"""Pretrained checkpoints in Hugging Face form, from a folder or the hub: read without torch, pickle or remote code.
+"""Reads pretrained checkpoints in Hugging Face's format.
 
-Weights come as safetensors (one file or sharded) or flax_model.msgpack, under torch's names and in torch's layout.
+Neither torch nor pickles nor remote code are used. Weights are read from safetensors (one file or shards) or
+flax_model.msgpack, under torch's names and in its layout.
 """
 
-import hashlib
-import json
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
+from flax import serialization, traverse_util
+from safetensors import SafetensorError, safe_open
 
 from rgjax.console import local_path
 from rgjax.errors import UserError, first_few
 from rgjax.storage import hub
-from rgjax.storage.files import digest
+from rgjax.storage.files import digest, file_sha256, read_json_object
 
 _SAFETENSORS, _MSGPACK = "model.safetensors", "flax_model.msgpack"
 _INDEX = f"{_SAFETENSORS}.index.json"
@@ -30,46 +31,18 @@ Network = TypeVar("Network")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """A view of a checkpoint's tensors below some prefix; what is taken must be there, in the expected shape.
+class Weights:
+    """The tensors in a checkpoint's files, and the names of those that have been read."""
 
-    A view of several layers (`layers`) gives each tensor of all of them stacked along a new first axis.
-    """
+    def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]], source: Path):
+        self.readers, self.source = readers, source
+        self._read: set[str] = set()
 
-    readers: dict[str, Callable[[], np.ndarray]]
-    source: Path
-    prefixes: Sequence[str] = ("",)
-    stacked: bool = False
-    taken: set[str] = field(default_factory=set)
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor `name` as float32.
 
-    def at(self, name: str) -> "Tensors":
-        return replace(self, prefixes=[f"{prefix}{name}." for prefix in self.prefixes])
-
-    def layers(self, name: str, count: int) -> "Tensors":
-        (prefix,) = self.prefixes
-        if not any(key.startswith(f"{prefix}{name}.{count - 1}.") for key in self.readers):
-            raise UserError(f"{self.source}: there is no '{name}.{count - 1}', but config.json counts {count} layers")
-        return replace(self, prefixes=[f"{prefix}{name}.{i}." for i in range(count)], stacked=True)
-
-    def below(self, name: str) -> "Tensors":
-        """The view whose `name` is in the checkpoint, under whatever prefix (`bert.`, `vision_model.`, none)."""
-        found = [key.removesuffix(name) for key in self.readers if key.endswith(name)]
-        return replace(self, prefixes=[min(found, key=len, default="")])
-
-    def has(self, name: str) -> bool:
-        return f"{self.prefixes[0]}{name}" in self.readers
-
-    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The tensor `name` as float32 [*shape], with the layers in front where there are several."""
-        arrays = [self._read(prefix + name, shape) for prefix in self.prefixes]
-        return np.stack(arrays) if self.stacked else arrays[0]
-
-    def unused(self) -> list[str]:
-        """The names of the tensors that nothing has taken; position_ids is a mere count that old versions saved."""
-        return sorted(name for name in self.readers.keys() - self.taken if not name.endswith("position_ids"))
-
-    def _read(self, name, shape):
+        Raises UserError unless it is there, finite and of this shape.
+        """
         if name not in self.readers:
             raise UserError(f"{self.source}: tensor '{name}' is missing")
         try:
@@ -79,19 +52,69 @@ class Tensors:
         if array.shape != shape:
             raise UserError(f"{self.source}: tensor '{name}' has shape {array.shape}, but config.json says {shape}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise UserError(f"{self.source}: tensor '{name}' is of {array.dtype}; quantized weights are not read")
+            raise UserError(f"{self.source}: tensor '{name}' has dtype {array.dtype}; quantized weights are not read")
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"{self.source}: tensor '{name}' has values that are not finite")
-        self.taken.add(name)
+        self._read.add(name)
         return array
+
+    def unused(self) -> list[str]:
+        """Names of the tensors that were not read.
+
+        Without position_ids, a constant that old versions of transformers saved.
+        """
+        return sorted(name for name in self.readers.keys() - self._read if not name.endswith("position_ids"))
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of a checkpoint below a prefix, or of several layers, stacked.
+
+    Attributes:
+        weights: all tensors of the checkpoint.
+        prefixes: what the names begin with: one prefix, or one for each layer.
+        stacked: tensors of all prefixes are stacked along a new first axis.
+    """
+
+    weights: Weights
+    prefixes: Sequence[str] = ("",)
+    stacked: bool = False
+
+    def at(self, name: str) -> "Tensors":
+        """The tensors below `name`."""
+        return replace(self, prefixes=[f"{prefix}{name}." for prefix in self.prefixes])
+
+    def layers(self, name: str, count: int) -> "Tensors":
+        """The tensors of the layers `name.0`, `name.1`, ..., stacked."""
+        (prefix,) = self.prefixes
+        if not any(key.startswith(f"{prefix}{name}.{count - 1}.") for key in self.weights.readers):
+            raise UserError(
+                f"{self.weights.source}: there is no '{name}.{count - 1}', but config.json counts {count} layers"
+            )
+        return replace(self, prefixes=[f"{prefix}{name}.{i}." for i in range(count)], stacked=True)
+
+    def below(self, name: str) -> "Tensors":
+        """The tensors below the prefix of `name`: "bert.", "vision_model." or none."""
+        prefixes = [key.removesuffix(name) for key in self.weights.readers if key.endswith(name)]
+        return replace(self, prefixes=[min(prefixes, key=len, default="")])
+
+    def has(self, name: str) -> bool:
+        return f"{self.prefixes[0]}{name}" in self.weights.readers
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor `name` as float32 [*shape], or [layers, *shape] if stacked.
+
+        Raises UserError as `Weights.read` does.
+        """
+        arrays = [self.weights.read(prefix + name, shape) for prefix in self.prefixes]
+        return np.stack(arrays) if self.stacked else arrays[0]
 
 
 class Checkpoint:
-    """A checkpoint by the name of a folder or of a hub repository, as rgjax.hub reads it; files are fetched when they
-    are asked for.
+    """A checkpoint in a local folder or in a hub repository.
 
-    `ways_out` ends the error message for one that cannot be had.
+    Files are fetched when they are needed. `ways_out` ends the error message for a checkpoint that is unavailable.
     """
 
     def __init__(self, name: str, *, ways_out: str):
@@ -102,7 +125,7 @@ class Checkpoint:
             raise UserError(f"checkpoint: there is no folder {name}: give {ways_out}")
 
     def file(self, name: str) -> Path | None:
-        """The local path of one of its files; None where it has no such file."""
+        """The local path of one of its files; None if it has no such file."""
         if self._folder is not None:
             path = self._folder / name
             return path if path.is_file() else None
@@ -110,27 +133,27 @@ class Checkpoint:
             return hub.fetch(self.name, name) if name in hub.list_files(self.name) else None
         except hub.OutOfReach as error:
             raise UserError(
-                f"checkpoint '{self.name}' is no folder here, and the Hugging Face hub does not give it ({error}): "
+                f"checkpoint '{self.name}' is not a local folder, and the Hugging Face hub is unavailable ({error}): "
                 f"give {self._ways_out}"
             ) from error
 
     def required(self, name: str) -> Path:
+        """The local path of one of its files. Raises UserError if it has no such file."""
         path = self.file(name)
         if path is None:
             raise UserError(f"checkpoint {self.name} has no {name}: give {self._ways_out}")
         return path
 
     def json(self, name: str) -> dict[str, Any]:
+        """The JSON object in one of its files."""
         path = self.required(name)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path} is not a JSON object")
-        return value
+            return read_json_object(path)
+        except ValueError as error:
+            raise UserError(f"{path} is {error}") from error
 
     def weight_files(self) -> list[Path]:
+        """Local paths of the files with its weights. Raises UserError if it has none."""
         if path := self.file(_SAFETENSORS):
             return [path]
         if self.file(_INDEX):
@@ -146,45 +169,44 @@ class Checkpoint:
         )
 
     def fingerprint(self, *names: str) -> str:
-        """SHA-256 over the config, the weights, and those of the files called `names` that there are."""
-        digests = []
-        for path in [self.required("config.json"), *self.weight_files(), *filter(None, map(self.file, names))]:
-            with open(path, "rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").digest())
-        return digest(*digests)
+        """A hash of config.json, the weights, and those of the files `names` that exist."""
+        files = [self.required("config.json"), *self.weight_files(), *filter(None, map(self.file, names))]
+        return digest(*(bytes.fromhex(file_sha256(path)) for path in files))
 
     def tensors(self) -> Tensors:
+        """All its tensors, under today's names; each is read when it is taken."""
         readers: dict[str, Callable[[], np.ndarray]] = {}
         files = self.weight_files()
         for path in files:
             read = _read_msgpack if path.suffix == ".msgpack" else _read_safetensors
             readers |= {_modern(name): reader for name, reader in read(path).items()}
-        return Tensors(readers, files[0])
+        return Tensors(Weights(readers, files[0]))
 
     def build(self, network: Callable[[Tensors], Network]) -> Network:
-        """What `network` makes of the tensors; those that it does not use are reported."""
+        """`network(tensors)`; the names of tensors that it leaves unused are logged."""
         tensors = self.tensors()
         built = network(tensors)
-        if unused := tensors.unused():
-            _log.info(f"{self.name}: {len(unused)} tensors are not used: {first_few(unused)}")
+        if unused := tensors.weights.unused():
+            _log.info(f"{self.name}: {len(unused)} unused tensors: {first_few(unused)}")
         return built
 
 
 def settings(values: dict[str, Any], defaults: dict[str, Any], source: str) -> dict[str, Any]:
-    """The values of a config.json for the keys of `defaults`, which stand in for what it leaves out.
+    """The `values` of a config.json for the keys of `defaults`, or their defaults.
 
-    Raises UserError for a value of another type than its default's, and for a number that is not positive or absurd.
+    Raises UserError for a value of another type than its default, and for a number outside (0, 10,000,000).
     """
-    found = {name: values.get(name, default) for name, default in defaults.items()}
-    for name, value in found.items():
+    # Not by AutoConfig: it acts on every key, and num_labels=10000000 alone takes ten seconds and a gigabyte.
+    config = {name: values.get(name, default) for name, default in defaults.items()}
+    for name, value in config.items():
         kind = (int, float) if isinstance(defaults[name], float) else type(defaults[name])
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _LARGEST
         if not isinstance(value, kind) or not (number or isinstance(value, str)):
             raise UserError(f"checkpoint {source}: config.json has {name}={value!r}")
-    return found
+    return config
 
 
-_LARGEST = 10_000_000  # of any count or size in a config.json
+_LARGEST = 10_000_000
 
 
 def _plain(name: Any) -> bool:
@@ -192,7 +214,7 @@ def _plain(name: Any) -> bool:
 
 
 def _modern(name: str) -> str:
-    """Old BERT checkpoints, bert-base-uncased among them, say gamma and beta."""
+    """Today's name of a tensor: bert-base-uncased and others say gamma and beta."""
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_OLD_NAMES[m[1]]}", name)
 
 
@@ -200,33 +222,29 @@ _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
 def _read_safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    # "flax" would make device arrays; "numpy" reads bfloat16 too once jax has registered it.
-    from safetensors import SafetensorError, safe_open
-
+    # framework="flax" would give device arrays; "numpy" reads bfloat16 as well once jax has registered it.
     try:
         file = safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged, download it again: {error}") from error
+        raise UserError(f"{path} is corrupted ({error}); download it again") from error
 
     def reader(name):
         return lambda: file.get_tensor(name)
 
-    return {name: reader(name) for name in file.keys()}  # noqa: SIM118 (no mapping, though it has keys)
+    return {name: reader(name) for name in file.keys()}  # noqa: SIM118 (not a mapping, though it has keys)
 
 
 def _read_msgpack(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    """Tensors of a Flax checkpoint under torch's names; its kernels are transposed."""
-    from flax import serialization, traverse_util
-
+    """Tensors of a Flax checkpoint under torch's names and in torch's layout."""
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
         flat = traverse_util.flatten_dict(tree, sep=".")
     except Exception as error:  # msgpack raises whatever the damage leads it to
-        raise UserError(f"{path} is damaged, download it again: {type(error).__name__}") from error
+        raise UserError(f"{path} is corrupted ({type(error).__name__}); download it again") from error
     readers: dict[str, Callable[[], np.ndarray]] = {}
     for name, value in flat.items():
         if not isinstance(value, np.ndarray):
-            raise UserError(f"{path}: '{name}' is no tensor")
+            raise UserError(f"{path}: '{name}' is not a tensor")
         parent, _, leaf = name.rpartition(".")
         array = value
         if leaf == "kernel":

@@ -16,7 +16,7 @@ from rgjax.data.phrasebank import TOKEN_QUANTILES
 from rgjax.errors import UserError
 from rgjax.losses import ClassStats, class_stats, loss_of
 from rgjax.models.factory import bert_checkpoint, make_model, packing, reads_text
-from rgjax.models.pretrained import Checkpoint, Tensors
+from rgjax.models.pretrained import Checkpoint, Tensors, Weights
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import bert_config
 from rgjax.regroup import Regrouping, regroup
@@ -165,7 +165,7 @@ class BlankCheckpoint(Checkpoint):
         return self._values
 
     def tensors(self) -> Tensors:
-        return BlankTensors({}, Path(self.name))
+        return BlankTensors(Weights({}, Path(self.name)))
 
 
 class BlankTensors(Tensors):

@@ -1,44 +1,46 @@
-"""Files of the Hugging Face hub, and of its cache on disk where it is out of reach.
+"""The Hugging Face hub, with pinned revisions and without code or pickles.
 
-A repository is called NAME or NAME@REVISION, a commit, tag or branch of it. None of its code is fetched, and nothing
-that could be a pickle; what is fetched must have the SHA-256 that the hub tells of it.
+A repository is NAME or NAME@REVISION (a commit, tag or branch). Offline, the hub's cache on disk is used.
 """
 
 import functools
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+from rgjax.storage.files import file_sha256
 
-# Of the defaults the commits that are meant where none is named.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported, by whomever
+
+# Commits of the default checkpoints, used where no revision is named.
 PINNED = {
     "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
 }
-_FETCHED = (".json", ".txt", ".safetensors", ".msgpack", ".zip")
+_ALLOWED = (".json", ".txt", ".safetensors", ".msgpack", ".zip")
 
 
 class OutOfReach(Exception):
-    """The hub does not give a repository or a file of it, and the cache does not hold it."""
+    """A repository or file is unavailable online and not cached."""
 
 
 @functools.cache
 def list_files(repository: str, kind: str = "model") -> dict[str, str | None]:
-    """The names of a repository's files, as far as they can be had, with the SHA-256 that the hub tells of the large
-    ones; `kind` is "model" or "dataset"."""
-    # Imported here and below: the hub's client takes half a second, and most runs need none.
+    """Names of a repository's files, and the SHA-256 of the large ones if online.
+
+    `kind` is "model" or "dataset".
+    """
+    # Imported here and below: it takes half a second, and most runs need no hub.
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # it tells of each new attempt
+    logging.set_verbosity_error()  # no message for each retry
     name, revision = _revision(repository)
     try:
-        # Asked for first, because a download goes on trying for half a minute where there is no network.
+        # Before any download, which would retry for half a minute without a network.
         info: Any = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=20, files_metadata=True)
         return {file.rfilename: file.lfs.sha256 if file.lfs else None for file in info.siblings or ()}
-    except Exception as error:  # of several libraries, for a name that is unknown or a server out of reach
+    except Exception as error:  # several libraries raise here, for an unknown name or an unreachable server
         try:
             folder = Path(snapshot_download(name, revision=revision, repo_type=kind, local_files_only=True))
         except Exception:
@@ -47,23 +49,21 @@ def list_files(repository: str, kind: str = "model") -> dict[str, str | None]:
 
 
 def fetch(repository: str, file: str, kind: str = "model") -> Path:
-    """The local path of a file of a repository. One that has just come is held to its SHA-256."""
+    """The local path of a repository's file; downloads are held to the hub's SHA-256."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    if not file.endswith(_FETCHED):
+    if not file.endswith(_ALLOWED):
         raise OutOfReach(f"{file} may be code or a pickle, which are not fetched")
     name, revision = _revision(repository)
-    before = try_to_load_from_cache(name, file, revision=revision, repo_type=kind)
+    cached = try_to_load_from_cache(name, file, revision=revision, repo_type=kind)
     try:
         path = Path(hf_hub_download(name, file, revision=revision, repo_type=kind))
     except Exception as error:
         raise OutOfReach(type(error).__name__) from error
-    if str(path) != before and (expected := list_files(repository, kind).get(file)):
-        with open(path, "rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-        if sha256 != expected:
-            path.resolve().unlink()  # or the cache would give it next time
-            raise OutOfReach(f"{file} came with another SHA-256 than the hub tells; it was removed, try again")
+    expected = None if str(path) == cached else list_files(repository, kind).get(file)
+    if expected and file_sha256(path) != expected:
+        path.resolve().unlink()  # or the cache would serve it next time
+        raise OutOfReach(f"{file} arrived with another SHA-256 than the hub records; it was removed, try again")
     return path
 
 

@@ -136,7 +136,7 @@ def command_line(path: Path) -> None:
 
 
 def _take_all(tensors: Tensors) -> None:
-    for name, read in tensors.readers.items():
+    for name, read in tensors.weights.readers.items():
         try:
             shape = read().shape
         except Exception:  # `take` reports it

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, and those that are not: each mistake is one line that names file and tensor."""
+"""Whole checkpoints in all formats, and malformed ones: each is an error of one line that names file and tensor."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def load(folder, network=Bert, config=bert_config):
 
 @pytest.fixture
 def copy(tmp_path):
-    """A BERT checkpoint to be damaged."""
+    """A BERT checkpoint that a test may change."""
     folder = tmp_path / "bert"
     shutil.copytree(CHECKPOINTS / "bert", folder)
     return folder
@@ -46,17 +46,17 @@ def configure(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_what_is_not_used_is_reported():
-    assert load(CHECKPOINTS / "bert").unused() == ["pooler.dense.bias", "pooler.dense.weight"]
-    unused = load(CHECKPOINTS / "bert_mlm").unused()
+def test_unused_tensors_are_listed():
+    assert load(CHECKPOINTS / "bert").weights.unused() == ["pooler.dense.bias", "pooler.dense.weight"]
+    unused = load(CHECKPOINTS / "bert_mlm").weights.unused()
     assert unused
     assert all(name.startswith("cls.predictions.") for name in unused)
-    unused = load(CHECKPOINTS / "clip", ClipVision, clip_config).unused()
+    unused = load(CHECKPOINTS / "clip", ClipVision, clip_config).weights.unused()
     assert "logit_scale" in unused
     assert not any(name.startswith("vision_model.") for name in unused)
 
 
-def test_equal_weights_in_every_form_have_equal_tensors():
+def test_every_format_gives_equal_tensors():
     expected = Checkpoint(str(CHECKPOINTS / "bert"), ways_out="").tensors()
     names = "embeddings.word_embeddings.weight", "encoder.layer.1.attention.self.key.weight"
     for form in ("bert_mlm", "bert_legacy", "bert_sharded", "bert_flax"):
@@ -65,7 +65,7 @@ def test_equal_weights_in_every_form_have_equal_tensors():
             np.testing.assert_array_equal(tensors.take(name, shape), expected.take(name, shape))
 
 
-def test_fingerprints_follow_the_weights(copy):
+def test_fingerprint_changes_with_the_weights(copy):
     def fingerprint():
         return Checkpoint(str(copy), ways_out="").fingerprint()
 
@@ -75,7 +75,7 @@ def test_fingerprints_follow_the_weights(copy):
     assert fingerprint() != before
 
 
-def test_fingerprints_follow_the_files_that_are_named(copy):
+def test_fingerprint_changes_with_the_named_files(copy):
     def fingerprint():
         return Checkpoint(str(copy), ways_out="").fingerprint("vocab.txt")
 
@@ -86,7 +86,7 @@ def test_fingerprints_follow_the_files_that_are_named(copy):
     assert len({before, first, fingerprint()}) == 3
 
 
-def test_half_precision_is_read(copy):
+def test_half_precision_is_read_as_float32(copy):
     tensors = load_file(copy / "model.safetensors")
     save_file({name: value.astype(np.float16) for name, value in tensors.items()}, copy / "model.safetensors")
     words = load(copy).take("embeddings.word_embeddings.weight", (60, 24))
@@ -101,14 +101,14 @@ def says(folder, network=Bert, config=bert_config):
     return str(error.value)
 
 
-def test_a_missing_or_misshapen_tensor_is_named(copy):
+def test_missing_or_misshapen_tensor_is_named(copy):
     change(copy, encoder__layer__1__output__dense__bias=np.zeros(23, np.float32))
     assert "tensor 'encoder.layer.1.output.dense.bias' has shape (23,), but config.json says (24,)" in says(copy)
     change(copy, encoder__layer__1__output__dense__bias=None)
     assert "tensor 'encoder.layer.1.output.dense.bias' is missing" in says(copy)
 
 
-def test_a_folder_without_weights_names_what_it_needs(copy):
+def test_folder_without_weights_is_told_the_formats(copy):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     text = says(copy)
     assert "has no weights (model.safetensors" in text
@@ -118,18 +118,18 @@ def test_a_folder_without_weights_names_what_it_needs(copy):
         bert_config(Checkpoint(str(copy), ways_out=""))
 
 
-def test_another_architecture_is_named(copy):
-    assert "another architecture, 'bert': needed is CLIP" in says(copy, ClipVision, clip_config)
-    assert "another architecture, 'clip': needed is BERT" in says(CHECKPOINTS / "clip")
+def test_other_architecture_is_refused(copy):
+    assert "its architecture is 'bert'; needed: CLIP" in says(copy, ClipVision, clip_config)
+    assert "its architecture is 'clip'; needed: BERT" in says(CHECKPOINTS / "clip")
     configure(copy, model_type="roberta")
-    assert "another architecture, 'roberta'" in says(copy)
+    assert "its architecture is 'roberta'" in says(copy)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"hidden_act": "swish"}, "unknown hidden_act"),
-        ({"num_attention_heads": 5}, "its hidden_size is no multiple of its num_attention_heads"),
+        ({"num_attention_heads": 5}, "config.json has hidden_size not a multiple of num_attention_heads"),
         ({"num_hidden_layers": "three"}, "config.json has num_hidden_layers='three'"),
         ({"intermediate_size": -40}, "config.json has intermediate_size=-40"),
         ({"vocab_size": True}, "config.json has vocab_size=True"),
@@ -139,36 +139,36 @@ def test_another_architecture_is_named(copy):
     ],
     ids=str,
 )
-def test_a_config_of_nonsense_is_named(copy, changes, expected):
+def test_impossible_config_is_refused(copy, changes, expected):
     configure(copy, **changes)
     assert expected in says(copy)
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(np.ones(24, np.int8), "is of int8"), (np.full(24, np.nan, np.float32), "has values that are not finite")],
+    [(np.ones(24, np.int8), "has dtype int8"), (np.full(24, np.nan, np.float32), "has values that are not finite")],
     ids=["int8", "nan"],
 )
-def test_what_is_no_finite_float_is_refused(value, expected, copy):
+def test_tensor_of_integers_or_nan_is_refused(value, expected, copy):
     change(copy, embeddings__LayerNorm__bias=value)
     assert f"tensor 'embeddings.LayerNorm.bias' {expected}" in says(copy)
 
 
 @pytest.mark.parametrize("keep", [0, 200, 30_000])
-def test_a_truncated_file_is_named(copy, keep):
+def test_truncated_file_is_named(copy, keep):
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    assert f"{path} is damaged, download it again" in says(copy)
+    assert f"{path} is corrupted (" in says(copy)
 
 
-def test_other_damage_is_named(copy, tmp_path):
+def test_corrupted_files_are_named(copy, tmp_path):
     (copy / "config.json").write_text("{")
     assert "is not JSON" in says(copy)
     folder = tmp_path / "flax"
     shutil.copytree(CHECKPOINTS / "bert_flax", folder)
     path = folder / "flax_model.msgpack"
     path.write_bytes(path.read_bytes()[:1000])
-    assert f"{path} is damaged" in says(folder)
+    assert f"{path} is corrupted (" in says(folder)
     folder = tmp_path / "sharded"
     shutil.copytree(CHECKPOINTS / "bert_sharded", folder)
     index = folder / "model.safetensors.index.json"
@@ -178,10 +178,12 @@ def test_other_damage_is_named(copy, tmp_path):
         assert "has no weight_map of file names" in says(folder)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_with_both_ways_out(monkeypatch):
+def test_unreachable_hub_is_one_line_with_both_ways_out(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     checkpoint = Checkpoint("someone/some-model", ways_out="a local folder or another encoder")
-    with pytest.raises(UserError, match=r"'someone/some-model' is no folder here.*a local folder or another encoder"):
+    with pytest.raises(
+        UserError, match=r"'someone/some-model' is not a local folder.*a local folder or another encoder"
+    ):
         checkpoint.json("config.json")
     with pytest.raises(UserError, match="there is no folder /nowhere/at/all"):
         Checkpoint("/nowhere/at/all", ways_out="")

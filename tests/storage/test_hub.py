@@ -1,3 +1,5 @@
+"""The hub: its cache offline, allowed files, checksums and revisions, against a server on this machine."""
+
 import hashlib
 import json
 import threading
@@ -6,21 +8,21 @@ from typing import ClassVar
 
 import pytest
 
-from rgjax.encoders import bert, clip
+from rgjax.encoders.clip import DEFAULT_CLIP
 from rgjax.errors import UserError
-from rgjax.models.pretrained import Checkpoint
+from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint
 from rgjax.storage import hub
 
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No network, and a cache of our own; huggingface_hub reads both settings when it is imported."""
+    """No network, and a private cache; huggingface_hub reads both settings when it is imported."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     return tmp_path
 
 
-def test_what_an_earlier_use_has_left_is_enough(offline):
+def test_cache_is_used_offline(offline):
     revision = "a" * 40
     repository = offline / "models--someone--some-model"
     snapshot = repository / "snapshots" / revision
@@ -33,7 +35,7 @@ def test_what_an_earlier_use_has_left_is_enough(offline):
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_what_cannot_be_had_is_one_error(kind, offline):
+def test_uncached_repository_offline_is_out_of_reach(kind, offline):
     with pytest.raises(hub.OutOfReach, match="OfflineModeIsEnabled"):
         hub.list_files("someone/some-model", kind)
     with pytest.raises(hub.OutOfReach):
@@ -44,17 +46,17 @@ COMMIT = "c" * 40
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download needs: a repository of two files, of which one is large."""
+    """As much of the hub as a download needs: one repository, in which model.safetensors is large."""
 
     files: ClassVar = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"}
-    sent: ClassVar[dict[str, bytes]] = {}  # instead of what is told
+    sent: ClassVar[dict[str, bytes]] = {}  # in place of `files`
     asked: ClassVar[list[str]] = []
 
     def do_HEAD(self):
         self.asked.append(self.path)
         name = self.path.rpartition("/")[2]
-        known, content = self.files.get(name, b""), self.sent.get(name, self.files.get(name, b""))
-        sha256 = hashlib.sha256(known).hexdigest()
+        recorded = self.files.get(name, b"")
+        content, sha256 = self.sent.get(name, recorded), hashlib.sha256(recorded).hexdigest()
         if self.path.startswith("/api/"):
             large = {"sha256": hashlib.sha256(self.files["model.safetensors"]).hexdigest(), "size": 7, "pointerSize": 1}
             siblings = [{"rfilename": name, **({"lfs": large} if "model" in name else {})} for name in self.files]
@@ -75,7 +77,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def online(monkeypatch, tmp_path):
-    """A hub of this machine; what `sent` names is sent instead of what the hub tells of."""
+    """A hub on this machine; it sends the content in `sent` under the checksum of that in `files`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -94,25 +96,27 @@ def online(monkeypatch, tmp_path):
     thread.join()
 
 
-def test_a_file_that_came_as_the_hub_tells_is_kept(online):
+def test_download_with_the_right_checksum_is_kept(online):
     for _ in range(2):
         assert hub.fetch("someone/some-model", "model.safetensors").read_bytes() == b"weights"
         assert hub.fetch("someone/some-model", "config.json").read_bytes() == b"{}"
 
 
-def test_a_file_of_another_checksum_is_refused_and_removed(online):
-    online.sent["model.safetensors"] = b"Weights"  # as long: the hub's client looks at the size alone
+def test_download_with_a_wrong_checksum_is_refused_and_removed(online):
+    online.sent["model.safetensors"] = b"Weights"  # of equal length: the hub's client checks the size only
     checkpoint = Checkpoint("someone/some-model", ways_out="a folder")
     for _ in range(2):
-        with pytest.raises(UserError, match=r"model\.safetensors came with another SHA-256.*try again.*give a folder"):
+        with pytest.raises(
+            UserError, match=r"model\.safetensors arrived with another SHA-256.*try again.*give a folder"
+        ):
             checkpoint.weight_files()
     online.sent.clear()
     assert checkpoint.weight_files()[0].read_bytes() == b"weights"
 
 
-def test_a_checksum_is_computed_once(online, monkeypatch):
+def test_checksum_is_computed_once(online, monkeypatch):
     hub.fetch("someone/some-model", "model.safetensors")
-    monkeypatch.setattr(hub.hashlib, "file_digest", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(hub, "file_sha256", lambda *_: pytest.fail("computed again"))
     hub.fetch("someone/some-model", "model.safetensors")
 
 
@@ -124,14 +128,14 @@ def test_pickles_and_code_are_not_fetched(name, online):
 
 
 @pytest.mark.parametrize(("revision", "asked"), [("", "main"), ("@v1.0", "v1.0"), (f"@{COMMIT}", COMMIT)])
-def test_the_revision_that_is_named_is_taken(revision, asked, online):
+def test_named_revision_is_requested(revision, asked, online):
     Checkpoint(f"someone/some-model{revision}", ways_out="").weight_files()
     assert f"/someone/some-model/resolve/{asked}/model.safetensors" in online.asked
     assert not [path for path in online.asked if "/resolve/" in path and asked not in path]
 
 
-def test_the_defaults_are_pinned_to_commits(online):
-    assert hub.PINNED.keys() == {clip.DEFAULT, bert.DEFAULT}
+def test_defaults_are_pinned_to_commits(online):
+    assert hub.PINNED.keys() == {DEFAULT_CLIP, DEFAULT_BERT}
     for name, commit in hub.PINNED.items():
         assert len(bytes.fromhex(commit)) == 20
         Checkpoint(name, ways_out="").required("config.json")
@@ -140,7 +144,7 @@ def test_the_defaults_are_pinned_to_commits(online):
         assert f"/{name}/resolve/main/config.json" in online.asked
 
 
-def test_no_telemetry(online):
+def test_telemetry_is_off(online):
     from huggingface_hub import constants
 
     assert constants.HF_HUB_DISABLE_TELEMETRY
