@@ -1,6 +1,7 @@
-"""Sentences to word-piece tokens, by the tokenizer that comes with a checkpoint."""
+"""Sentences to WordPiece tokens, by the tokenizer of a BERT checkpoint."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,84 +12,93 @@ from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint
 
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
-_CHARACTERS = 100  # a token: so much of a sentence is read first, as ten megabytes take ten seconds
+_CHARACTERS_PER_TOKEN = 100  # of a text are read first: a tokenizer takes ten seconds for ten megabytes
 
 
 class Tokens(NamedTuple):
-    """Sentences as token numbers `ids` int32 [N, T], padded by 0 at the right of their `lengths` int32 [N]."""
+    """Sentences as int32 tokens: `ids` [N, T], padded with 0 on the right, and `lengths` [N]."""
 
     ids: np.ndarray
     lengths: np.ndarray
 
 
 def tokenize(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarray, max_length: int) -> Tokens:
-    """Tokens of all sentences [N], as `WordPieces` makes them."""
+    """Tokens of all sentences [N], by the checkpoint's `WordPieces`."""
     return WordPieces(checkpoint, config, max_length)(sentences)
 
 
 class WordPieces:
-    """The tokenizer of a BERT checkpoint, which cuts sentences at `max_length` tokens.
+    """The tokenizer of a BERT checkpoint.
 
-    Reads tokenizer.json, else vocab.txt. Raises UserError where it does not fit the checkpoint's `config`.
+    It cuts sentences at `max_length` tokens, [CLS] and [SEP] included. It reads tokenizer.json; without that, vocab.txt
+    and tokenizer_config.json. Raises UserError if these files are malformed or do not fit `config`, the settings of the
+    network.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: dict[str, Any], max_length: int):
         if max_length > config["max_position_embeddings"]:
             raise UserError(
-                f"config.data.max_length={max_length} is more than the {config['max_position_embeddings']} tokens of "
-                f"checkpoint {checkpoint.name}: lower it"
+                f"config.data.max_length={max_length}: checkpoint {checkpoint.name} reads at most "
+                f"{config['max_position_embeddings']} tokens; lower it"
             )
-        self._name, self._vocabulary, self.max_length = checkpoint.name, config["vocab_size"], max_length
-        self._path = checkpoint.file("tokenizer.json") or checkpoint.required("vocab.txt")
-        lowercase = True
-        if self._path.name == "vocab.txt" and checkpoint.file("tokenizer_config.json"):
-            lowercase = checkpoint.json("tokenizer_config.json").get("do_lower_case") is not False
-        with self._told():
-            self._tokenizer = _read(self._path, lowercase)
-            self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(max_length)
-            if self._tokenizer.num_special_tokens_to_add(False) != 2:
+        self._name, self._vocab_size, self.max_length = checkpoint.name, config["vocab_size"], max_length
+        files = {name: checkpoint.file(name) for name in FILES}
+        self._path = files["tokenizer.json"] or checkpoint.required("vocab.txt")
+        with self._naming_the_file():
+            tokenizer = _read(self._path)
+            self._backend = tokenizer.backend_tokenizer
+            self._backend.no_padding()
+            self._backend.enable_truncation(max_length)
+            marks = self._backend.encode("").ids
+            if len(marks) != 2 or max(marks) >= tokenizer.vocab_size:
                 raise ValueError("it does not add [CLS] and [SEP]")
 
     def __call__(self, sentences: np.ndarray) -> Tokens:
-        """Tokens of all sentences [N], [CLS] and [SEP] included; T is the longest of them."""
-        with self._told():
+        """Tokens of sentences [N], as long as the longest of them."""
+        with self._naming_the_file():
             rows = self._encode(sentences.tolist())
         lengths = np.array([len(row) for row in rows], np.int32)
         ids = np.zeros((len(rows), lengths.max()), np.int32)
         tokens = np.concatenate(rows)
-        if tokens.max() >= self._vocabulary:
+        if tokens.max() >= self._vocab_size:
             raise UserError(
-                f"checkpoint {self._name}: its tokenizer gives token {tokens.max()}, but its config.json has only "
-                f"{self._vocabulary}"
+                f"checkpoint {self._name}: its tokenizer gives token {tokens.max()}, but config.json has "
+                f"vocab_size={self._vocab_size}"
             )
         ids[np.arange(ids.shape[1])[None] < lengths[:, None]] = tokens
         return Tokens(ids, lengths)
 
-    def _encode(self, sentences: list[str]) -> list[list[int]]:
-        within = _CHARACTERS * self.max_length
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch([text[:within] for text in sentences])]
-        for row, text in enumerate(sentences):
-            if len(text) > within and len(rows[row]) < self.max_length:  # a long word, or many spaces
-                rows[row] = self._tokenizer.encode(text).ids
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        limit = _CHARACTERS_PER_TOKEN * self.max_length
+        rows = [encoding.ids for encoding in self._backend.encode_batch([text[:limit] for text in texts])]
+        for row, text in enumerate(texts):
+            if len(text) > limit and len(rows[row]) < self.max_length:  # a long word, or many spaces
+                rows[row] = self._backend.encode(text).ids
         return rows
 
     def save(self, path: Path) -> None:
-        """Write it in the form of a tokenizer.json, with the length that it cuts at."""
-        self._tokenizer.save(str(path))
+        """Write it as a tokenizer.json that cuts at `max_length`."""
+        self._backend.save(str(path))
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _naming_the_file(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # the library raises plain Exception
-            raise UserError(f"{self._path} is no tokenizer of BERT's: {error}") from error
+        except Exception as error:  # the libraries raise plain Exception, among others
+            raise UserError(f"{self._path} is not a tokenizer of BERT: {error}") from error
 
 
-def _read(path: Path, lowercase: bool):
-    from tokenizers import Tokenizer
-    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
+def _read(path: Path):
+    """The tokenizer in a tokenizer.json, or in a vocab.txt.
 
-    if path.name == "vocab.txt":
-        return BertWordPieceTokenizer(str(path), lowercase=lowercase)
-    return Tokenizer.from_file(str(path))
+    The latter is read with the tokenizer_config.json beside it. Not by AutoTokenizer: that makes BERT's tokenizer from
+    the vocabulary alone, even where tokenizer.json asks for another normalization; and a tokenizer would depend on
+    files that do not belong to a checkpoint's fingerprint.
+    """
+    # Imported here because it takes a second, which runs on images need not wait.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
+    from transformers import BertTokenizer, PreTrainedTokenizerFast
+
+    if path.name == "tokenizer.json":
+        return PreTrainedTokenizerFast(tokenizer_file=str(path))
+    return BertTokenizer.from_pretrained(path.parent, local_files_only=True)

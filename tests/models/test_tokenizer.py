@@ -1,4 +1,7 @@
+"""The tokenizer of a checkpoint: which files it reads, how it cuts, and what it refuses."""
+
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from tokenizers.models import WordLevel
 
 from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.tokenizer import tokenize
+from rgjax.models.tokenizer import WordPieces, tokenize
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "profit", "fell", "ros", "##e", "."]
 CONFIG = {"max_position_embeddings": 16, "vocab_size": len(WORDS)}
@@ -25,55 +28,108 @@ def tokens(folder: Path, *sentences, max_length=16, config=CONFIG):
     return tokenize(Checkpoint(str(folder), ways_out="another"), config, np.array(sentences), max_length)
 
 
-def test_a_vocabulary_is_enough(folder):
-    found = tokens(folder, "Profit rose.", "fell")
-    np.testing.assert_array_equal(found.ids, [[2, 5, 7, 8, 9, 3], [2, 6, 3, 0, 0, 0]])
-    np.testing.assert_array_equal(found.lengths, [6, 3])
-    assert found.ids.dtype == found.lengths.dtype == np.int32
+def write_tokenizer(folder: Path, **options) -> BertWordPieceTokenizer:
+    """A tokenizer.json in place of the folder's vocab.txt."""
+    tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), **options)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "vocab.txt").unlink()
+    return tokenizer
 
 
-def test_case_is_kept_where_the_checkpoint_says_so(folder):
+def test_vocabulary_alone_is_enough(folder):
+    result = tokens(folder, "Profit rose.", "fell")
+    np.testing.assert_array_equal(result.ids, [[2, 5, 7, 8, 9, 3], [2, 6, 3, 0, 0, 0]])
+    np.testing.assert_array_equal(result.lengths, [6, 3])
+    assert result.ids.dtype == result.lengths.dtype == np.int32
+
+
+def test_tokenizer_config_keeps_case(folder):
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     np.testing.assert_array_equal(tokens(folder, "Profit fell").ids, [[2, 1, 6, 3]])
 
 
-def test_tokenizer_json_is_read_and_its_own_padding_and_cut_are_not_used(folder):
-    tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"))
+def test_tokenizer_json_keeps_case_without_tokenizer_config(folder):
+    write_tokenizer(folder, lowercase=False)
+    np.testing.assert_array_equal(tokens(folder, "Profit fell").ids, [[2, 1, 6, 3]])
+
+
+def test_padding_and_truncation_of_tokenizer_json_are_ignored(folder):
+    tokenizer = write_tokenizer(folder)
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=12)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "vocab.txt").unlink()
     np.testing.assert_array_equal(tokens(folder, "profit fell.").ids, [[2, 5, 6, 9, 3]])
 
 
-def test_a_tokenizer_without_its_marks_is_refused(folder):
+@pytest.mark.parametrize("by", ["vocab.txt", "tokenizer.json"])
+def test_saved_tokenizer_cuts_and_gives_the_same_tokens(by, folder, tmp_path):
+    if by == "tokenizer.json":
+        write_tokenizer(folder)
+    sentences = ["Profit rose.", "fell fell fell fell"]
+    pieces = WordPieces(Checkpoint(str(folder), ways_out=""), CONFIG, 5)
+    pieces.save(tmp_path / "saved.json")
+    ids = [encoding.ids for encoding in Tokenizer.from_file(str(tmp_path / "saved.json")).encode_batch(sentences)]
+    np.testing.assert_array_equal(ids, pieces(np.array(sentences)).ids)
+
+
+def test_long_sentence_is_cut_and_ends_in_sep(folder):
+    np.testing.assert_array_equal(tokens(folder, "profit fell fell fell", max_length=4).ids, [[2, 5, 6, 3]])
+
+
+def test_ten_megabytes_take_less_than_ten_seconds(folder):
+    began = time.process_time()
+    np.testing.assert_array_equal(tokens(folder, "profit " * 1_500_000).ids, [[2, *[5] * 14, 3]])
+    assert time.process_time() - began < 5
+    # Where the first characters do not fill the limit, the rest is read all the same.
+    np.testing.assert_array_equal(tokens(folder, " " * 5000 + "profit fell").ids, [[2, 5, 6, 3]])
+
+
+def test_tokenizer_without_cls_and_sep_is_refused(folder):
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\nprofit\n")
+    with pytest.raises(UserError, match=r"it does not add \[CLS\] and \[SEP\]"):
+        tokens(folder, "profit")
     tokenizer = Tokenizer(WordLevel({"profit": 0, "[UNK]": 1}, unk_token="[UNK]"))
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(UserError, match=r"it does not add \[CLS\] and \[SEP\]"):
         tokens(folder, "profit")
 
 
-def test_long_sentences_are_cut_and_keep_their_end_mark(folder):
-    np.testing.assert_array_equal(tokens(folder, "profit fell fell fell", max_length=4).ids, [[2, 5, 6, 3]])
-
-
-def test_what_does_not_fit_the_checkpoint_is_refused(folder):
-    with pytest.raises(UserError, match=r"config\.data\.max_length=20 is more than the 16 tokens"):
+def test_tokenizer_that_does_not_fit_the_network_is_refused(folder):
+    with pytest.raises(UserError, match=r"config\.data\.max_length=20: checkpoint .* reads at most 16 tokens; lower"):
         tokens(folder, "profit", max_length=20)
-    with pytest.raises(UserError, match=r"gives token 9, but its config\.json has only 8"):
+    with pytest.raises(UserError, match=r"gives token 9, but config\.json has vocab_size=8"):
         tokens(folder, "profit fell .", config=CONFIG | {"vocab_size": 8})
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json is no tokenizer"):
-        tokens(folder, "profit")
-    (folder / "tokenizer.json").unlink()
-    (folder / "vocab.txt").unlink()
-    with pytest.raises(UserError, match=r"has no vocab\.txt"):
-        tokens(folder, "profit")
 
 
-def test_a_token_beyond_32_bits_is_refused(folder):
+def test_token_beyond_32_bits_is_refused(folder):
     tokenizer = json.loads(BertWordPieceTokenizer(str(folder / "vocab.txt")).to_str())
     tokenizer["model"]["vocab"]["profit"] = 2**32 - 1
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match=r"gives token 4294967295, but its config\.json has only 10"):
+    with pytest.raises(UserError, match=r"gives token 4294967295, but config\.json has vocab_size=10"):
+        tokens(folder, "profit")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"[" * 100_000),
+        ("vocab.txt", b""),
+        ("vocab.txt", b"\xff\xfe"),
+        ("tokenizer_config.json", b"["),
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"0": 1}}'),
+    ],
+    ids=str,
+)
+def test_malformed_file_is_one_line(name, content, folder):
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"(tokenizer\.json|vocab\.txt) is not a tokenizer of BERT: .+") as error:
+        tokens(folder, "profit")
+    assert str(error.value).isprintable()
+
+
+def test_checkpoint_without_vocabulary_is_refused(folder):
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(UserError, match=r"has no vocab\.txt"):
         tokens(folder, "profit")
