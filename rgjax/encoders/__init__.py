@@ -1,4 +1,4 @@
-"""Encoders: from inputs to the features that classes are clustered on."""
+"""Encoders: the features on which classes are clustered."""
 
 from rgjax.encoders.bert import encode_tokens as encode_tokens
 from rgjax.encoders.encoder import Encoder as Encoder

@@ -1,4 +1,4 @@
-"""Sentence features of BERT (Devlin et al. 2019)."""
+"""Sentence features by BERT (Devlin et al. 2019)."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,18 @@ from rgjax.sharding import in_batches, over_devices
 from rgjax.storage.files import digest
 
 POOLINGS = {"mean": mean_tokens, "cls": first_tokens}
-_BATCH = 32  # a device
+_BATCH = 32  # sentences per device
 _BUCKET = 16  # tokens
 
 
 def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int) -> Encoder:
-    """The encoder of sentences [N] by a BERT checkpoint, in float32."""
+    """The encoder of sentences [N] by a BERT checkpoint: [N, hidden_size], in float32.
+
+    Args:
+        checkpoint: weights and tokenizer.
+        pooling: a key of `POOLINGS`.
+        max_length: tokens at which sentences are cut.
+    """
     config = bert_config(checkpoint)
 
     def encode(sentences: np.ndarray) -> np.ndarray:
@@ -35,19 +41,28 @@ def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int) -> Encoder:
 
 
 def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int = _BUCKET) -> np.ndarray:
-    """`forward(params, Packed) -> [B, D]` of all sentences [N, D] float32; those of like length go together, padded
-    to a multiple of `bucket` tokens."""
+    """Run a network over all sentences, in batches of similar length.
+
+    Args:
+        forward: `(params, Packed) -> [B, D]`.
+        params: what it reads.
+        tokens: of the N sentences.
+        bucket: batches are padded to a multiple of so many tokens, so that few programs are compiled.
+
+    Returns:
+        [N, D] float32, in the order of the sentences.
+    """
     order = in_batches(np.argsort(tokens.lengths, kind="stable"), _BATCH * jax.local_device_count())
     longest = tokens.ids.shape[1]
 
-    def batch(rows):
-        width = min(longest, -(-int(tokens.lengths[rows].max()) // bucket) * bucket)
-        return Tokens(tokens.ids[rows, :width], tokens.lengths[rows])
+    def batch(indices):
+        width = min(longest, -(-int(tokens.lengths[indices].max()) // bucket) * bucket)
+        return Tokens(tokens.ids[indices, :width], tokens.lengths[indices])
 
     def packed(params, batch):
         return forward(params, pack(batch.ids, batch.lengths, batch.ids.size))
 
-    found = over_devices(packed, params, map(batch, order), what="encode", total=len(order))
-    features = np.empty((len(tokens.lengths), found.shape[1]), np.float32)
-    features[order.ravel()] = found
+    by_length = over_devices(packed, params, map(batch, order), what="encode", total=len(order))
+    features = np.empty((len(tokens.lengths), by_length.shape[1]), np.float32)
+    features[order.ravel()] = by_length
     return features

@@ -1,4 +1,4 @@
-"""Image embeddings of CLIP (Radford et al. 2021), preprocessed as its authors do."""
+"""Image embeddings by CLIP (Radford et al. 2021), with its own preprocessing."""
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,14 @@ from rgjax.storage.files import digest
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
-_BATCH = 64  # a device
+_BATCH = 64  # images per device
 
 
 def clip(checkpoint: Checkpoint, *, unit_length: bool) -> Encoder:
-    """The encoder of uint8 images [N, H, W, 3] by a CLIP checkpoint: float32, of length 1 if so wished."""
+    """The encoder of uint8 images [N, H, W, 3] by a CLIP checkpoint.
+
+    Features are float32, L2-normalized if `unit_length`.
+    """
     config = clip_config(checkpoint)
 
     def encode(images: np.ndarray) -> np.ndarray:
@@ -31,15 +34,18 @@ def clip(checkpoint: Checkpoint, *, unit_length: bool) -> Encoder:
             return embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True) if unit_length else embeddings
 
         order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())
-        batches = (preprocess(images[rows], config["image_size"]) for rows in order)
+        batches = (preprocess(images[indices], config["image_size"]) for indices in order)
         return over_devices(forward, params, batches, what="encode", total=len(order))[: len(images)]
 
     return Encoder(digest("clip-v1", checkpoint.fingerprint(), unit_length), encode)
 
 
 def preprocess(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [N, size, size, 3] as CLIPImageProcessor makes them with Pillow: the shorter side to `size` (bicubic),
-    the center cut out. On the host, where Pillow's rounding is exact; it costs less than a tenth of the network."""
+    """Resize the shorter side to `size` (bicubic) and crop the center.
+
+    uint8 [N, H, W, 3] -> [N, size, size, 3], bit for bit as by CLIPImageProcessor. By Pillow on the host, whose
+    rounding no resize on a device reproduces; it takes less than a tenth of the network's time.
+    """
     height, width = images.shape[1:3]
     short = min(height, width)
     new_height, new_width = size * height // short, size * width // short

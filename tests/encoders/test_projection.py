@@ -1,3 +1,5 @@
+"""Features of the untrained network, and the cache of features."""
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -30,15 +32,15 @@ def test_clusters_of_the_features_follow_the_digits():
     assert normalized_mutual_info_score(digits, clusters) > 0.3
 
 
-def test_features_are_kept_by_content(monkeypatch, tmp_path):
+def test_features_are_cached_by_content(monkeypatch, tmp_path):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path))
     images, _ = digit_images(10)
     encoder = projection(seed=0)
     first = encode_cached(encoder, images, "a")
-    known = encoder._replace(encode=lambda images: pytest.fail("encoded again"))
-    np.testing.assert_array_equal(encode_cached(known, images, "a"), first)
-    broken = known._replace(fingerprint="broken", encode=lambda images: first * np.nan)
+    cached = encoder._replace(encode=lambda images: pytest.fail("encoded again"))
+    np.testing.assert_array_equal(encode_cached(cached, images, "a"), first)
+    broken = encoder._replace(fingerprint="broken", encode=lambda images: first * np.nan)
     with pytest.raises(UserError, match="not finite"):
         encode_cached(broken, images, "a")
-    other = known._replace(fingerprint="other weights", encode=lambda images: first + 1)
+    other = encoder._replace(fingerprint="other weights", encode=lambda images: first + 1)
     np.testing.assert_array_equal(encode_cached(other, images, "a"), first + 1)
