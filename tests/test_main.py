@@ -35,11 +35,12 @@ def run(*arguments, cwd=ROOT):
     """Run the command in a process of its own."""
     words = [sys.executable, "-m", "rgjax.main", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def run_here(*arguments):
     """Run the command in this process."""
+    sys.modules.pop("config_config", None)  # ml_collections would execute the file in the module of the last one
     with flagsaver.flagsaver():
         parse(["main", *arguments])
         main.main([])
