@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from rgjax.config import ENCODERS
+from rgjax.config import ENCODERS, FIELDS
 from rgjax.encoders import make_encoder
 from rgjax.encoders.factory import MAKERS
 from rgjax.encoders.projection import projection
@@ -17,6 +17,7 @@ def make(kind, **changes):
 
 def test_config_lists_all_encoders():
     assert sorted(MAKERS) == sorted(name for names in ENCODERS.values() for name in names)
+    assert set(FIELDS["encoder.name"].choices or ()) == {"auto", "checkpoint", *MAKERS}
 
 
 def test_encoder_is_made_by_name(tiny_bert):
