@@ -18,7 +18,8 @@ from rgjax.report.pictures import draw_groups, draw_synthetic
 from rgjax.sharding import is_first_process
 from rgjax.storage import manifest, provenance
 from rgjax.storage.files import digest, read_json_object, set_aside, write_json, write_npz
-from rgjax.training.trainer import Outcome, Task, Trial
+from rgjax.training.task import Task
+from rgjax.training.trainer import Outcome, Trial
 
 START_FILES = ("config.json", "provenance.json", "split.npz", "regrouping.npz")
 RESULT_FILES = (*START_FILES, "metrics.jsonl", "predictions.npz", "result.json")

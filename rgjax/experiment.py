@@ -19,13 +19,14 @@ from rgjax.losses import loss_of
 from rgjax.models.factory import compute_dtype, make_model, network_inputs
 from rgjax.predict.run import encoder_of_run
 from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, regroup
-from rgjax.sampling import SAMPLERS, Synthetic, deepsmote
+from rgjax.sampling import Synthetic, deepsmote
 from rgjax.sharding import make_mesh, wait_for_all
 from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
 from rgjax.training.setup import require_trainable
+from rgjax.training.task import Task, clustering_of, make_task
 from rgjax.training.trackers import require_trackers
-from rgjax.training.trainer import Task, Trial, train
+from rgjax.training.trainer import Trial, train
 
 _log = logging.getLogger(__name__)
 
@@ -104,11 +105,6 @@ def encode(config: Config, dataset: Dataset) -> np.ndarray | None:
     return encode_cached(encoder, dataset.inputs, dataset.fingerprint)[dataset.train]
 
 
-def clustering_of(config: Config) -> str:
-    """The clustering of the regrouping, or of the sampler that draws evenly from clusters."""
-    return "kmeans" if config.sampler == "rusc" else config.regroup.clustering
-
-
 def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | None) -> Regrouping:
     """Split the classes of the training set into pseudo-classes; a clustering of features is cached by content."""
     labels = dataset.labels[dataset.train]
@@ -130,17 +126,11 @@ def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | Non
 
 def resample(config: Config, dataset: Dataset, inputs, features: np.ndarray | None, clusters: Regrouping) -> Task:
     """What is trained on: the pseudo-labels, synthetic images if any, and the pool that the sampler draws from."""
-    labels, synthetic = dataset.labels[dataset.train], None
-    # A sampler that draws evenly from clusters trains on the classes themselves.
-    regrouping = Regrouping.identity(labels, len(dataset.class_names)) if config.sampler == "rusc" else clusters
-    indices, labels = dataset.train, regrouping.pseudo_labels
+    synthetic = None
     if config.sampler == "deepsmote":
-        synthetic = synthesize(config, dataset, labels)
-        indices = np.concatenate([indices, len(inputs) + np.arange(len(synthetic.labels), dtype=indices.dtype)])
+        synthetic = synthesize(config, dataset, clusters.pseudo_labels)
         inputs = np.concatenate([dataset.inputs, synthetic.images])
-        labels = np.concatenate([labels, synthetic.labels])
-    pool = SAMPLERS[config.sampler](regrouping.parent[labels], clusters.pseudo_labels, config.data.seed)
-    return Task(dataset, inputs, indices, labels, pool, regrouping, clusters.pseudo_labels, features, synthetic)
+    return make_task(config, dataset, inputs, clusters, features=features, synthetic=synthetic)
 
 
 def synthesize(config: Config, dataset: Dataset, labels: np.ndarray) -> Synthetic:

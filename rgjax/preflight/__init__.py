@@ -1,1 +1,1 @@
-"""Ahead of time: the training program compiled for hardware that is not there, and what can be read from it."""
+"""Ahead-of-time compilation of the training program for absent hardware."""

@@ -1,10 +1,10 @@
-"""Compile a run's training program for hardware that is not at hand, and say what it will need and could reach there.
+"""Compile a training program for other hardware; report memory and a speed bound.
 
     python -m rgjax.preflight --config=configs/FILE.py[:METHOD] [--config.NAME=VALUE ...] --target=a100[,h100,v5e-4]
 
 Needs no accelerator, no data and no weights, only XLA's compiler: `uv sync --extra cuda12` for NVIDIA's cards,
-`uv sync --extra tpu` for Google's. --json prints the figures as JSON; --nomax_batch leaves out the search for the
-largest batch that fits, which takes up to four more compilations.
+`uv sync --extra tpu` for Google's. --json prints JSON. --no-max-batch skips the search for the largest batch that fits,
+which takes up to four more compilations.
 """
 
 import json
@@ -22,45 +22,51 @@ from rgjax.command import CONFIG, run
 from rgjax.config import Config
 from rgjax.errors import UserError
 from rgjax.preflight import targets
-from rgjax.preflight.estimate import Figures, TooLarge, figures, largest_batch
+from rgjax.preflight.estimate import Estimate, TooLarge, estimate, largest_batch
 
 _log = python_logging.getLogger(__name__)
 
-_TARGET = flags.DEFINE_string("target", "", "cards, by commas: " + ", ".join(targets.CARDS) + "; CARD-4: four of them")
-_JSON = flags.DEFINE_bool("json", False, "print the figures as JSON")
-_MAX_BATCH = flags.DEFINE_bool("max_batch", True, "search the largest batch that fits")
+_TARGET = flags.DEFINE_string("target", "", f"cards, by commas: {', '.join(targets.CARDS)}; CARD-4: four of them")
+_JSON = flags.DEFINE_bool("json", False, "print JSON")
+_MAX_BATCH = flags.DEFINE_bool("max_batch", True, "search for the largest batch that fits")
 
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
-    jax.config.update("jax_platforms", "cpu")  # nothing runs here but the drawing of a few rows
+    jax.config.update("jax_platforms", "cpu")  # nothing runs here but the drawing of a few examples
     jax.config.update("jax_enable_compilation_cache", False)
     config = CONFIG.value
     settings.validate(config)
     if not _TARGET.value:
         raise UserError(f"--target=CARD is missing; valid: {', '.join(targets.CARDS)}, or CARD-4 for four of them")
-    chosen = [(target, target.devices()) for target in targets.find(_TARGET.value)]
-    found = []
-    for target, devices in chosen:
-        one = examine(config, target, devices, search=_MAX_BATCH.value)
-        found.append(one)
+    reports = []
+    for target, devices in [(target, target.devices()) for target in targets.find(_TARGET.value)]:
+        report = examine(config, target, devices, search=_MAX_BATCH.value)
+        reports.append(report)
         if not _JSON.value:
-            print(readable(one, config))
+            print(readable(report, config))
     if _JSON.value:
-        print(json.dumps(found[0] if len(found) == 1 else found, indent=2, allow_nan=False))
+        print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2, allow_nan=False))
 
 
 def examine(config: Config, target: targets.Target, devices: list[Any], *, search: bool) -> dict:
-    """The figures of the config's program on a target, with `largest_batch` where it is searched."""
+    """The estimate of the config's program on a target, as a dict.
 
-    def compile_batch(batch: int | None = None) -> Figures:
+    Args:
+        config: of the run.
+        target: the hardware.
+        devices: that stand for it.
+        search: whether to search for the `largest_batch` too.
+    """
+
+    def compile_batch(batch: int) -> Estimate:
         changed = config.copy_and_resolve_references()
-        changed.train.batch_size = batch or config.train.batch_size
-        _log.info(f"{target.name}: compiling for batches of {changed.train.batch_size} ...")
+        changed.train.batch_size = batch
+        _log.info(f"{target.name}: compiling for batches of {batch} ...")
         started = time.perf_counter()
-        one = figures(changed, target, devices)
-        _log.info(f"{target.name}: {gigabytes(one.peak_memory_bytes)}, {time.perf_counter() - started:.0f} s")
-        return one
+        result = estimate(changed, target, devices)
+        _log.info(f"{target.name}: {gigabytes(result.peak_memory_bytes)}, {time.perf_counter() - started:.0f} s")
+        return result
 
     def peak_of(batch: int) -> int | None:
         try:
@@ -68,58 +74,58 @@ def examine(config: Config, target: targets.Target, devices: list[Any], *, searc
         except TooLarge:
             return None
 
+    batch = config.train.batch_size
     try:
-        found = compile_batch()
+        result = compile_batch(batch)
     except TooLarge as error:
         raise UserError(
-            f"--target={target.name}: the program needs more memory than there is; lower config.train.batch_size="
-            f"{config.train.batch_size} ({error})"
+            f"config.train.batch_size={batch}: needs more memory than {target.name} has ({error}); lower it"
         ) from error
-    return asdict(found) | ({"largest_batch": largest_batch(found, peak_of)} if search else {})
+    return asdict(result) | ({"largest_batch": largest_batch(result, peak_of)} if search else {})
 
 
-def readable(found: dict, config: Config) -> str:
-    """The figures for people."""
-    f = Figures(**{name: value for name, value in found.items() if name != "largest_batch"})
-    card = targets.find(f.target)[0].card
-    per_device = " a device" if f.devices > 1 else ""
-    fits = f.peak_memory_bytes <= f.usable_memory_bytes
-    of = f"{gigabytes(f.usable_memory_bytes)} usable of {gigabytes(f.memory_bytes)}"
-    launched = f"{f.launches_per_step} launches" if card.platform == "cuda" else "all of them one program"
-    together = f"; {config.population} trials as one program" if config.population > 1 else ""
-    synthetic = f" and {f.synthetic_rows} synthetic ones" if f.synthetic_rows else ""
-    work = ", ".join(f"{n / 1e9:,.1f} GFLOP in {dtype}" for dtype, n in f.flops_by_dtype.items() if n)
+def readable(report: dict, config: Config) -> str:
+    """An estimate as text."""
+    e = Estimate(**{name: value for name, value in report.items() if name != "largest_batch"})
+    card = targets.find(e.target)[0].card
+    per_device = " a device" if e.devices > 1 else ""
+    fits = "fits" if e.peak_memory_bytes <= e.usable_memory_bytes else "TOO LARGE"
+    usable = f"{gigabytes(e.usable_memory_bytes)} usable of {gigabytes(e.memory_bytes)}"
+    launches = f"{e.launches_per_step} launches" if card.platform == "cuda" else "all of them one program"
+    population = f"; {config.population} trials as one program" if config.population > 1 else ""
+    synthetic = f" and {e.synthetic_rows} synthetic ones" if e.synthetic_rows else ""
+    work = ", ".join(f"{n / 1e9:,.1f} GFLOP in {dtype}" for dtype, n in e.flops_by_dtype.items() if n)
     lines = [
-        f"\n{f.target}: {f.devices} x {f.card}; {config.data.name}, {config.method}, {config.model.name}",
-        f"  {f.training_rows} training rows{synthetic}, {f.pseudo_classes} pseudo-classes, batch {f.batch_size}, "
-        f"{f.steps} steps{together}",
+        f"\n{e.target}: {e.devices} x {e.card}; {config.data.name}, {config.method}, {config.model.name}",
+        f"  {e.training_rows} training examples{synthetic}, {e.pseudo_classes} pseudo-classes, batch {e.batch_size}, "
+        f"{e.steps} steps{population}",
         "",
-        f"  memory{per_device}     peak {gigabytes(f.peak_memory_bytes)} of {of}: {'fits' if fits else 'TOO LARGE'}",
-        f"             data and state {gigabytes(f.argument_bytes)}, temporary {gigabytes(f.temp_memory_bytes)}",
-        f"  a step     {f.kernels_per_step} kernels, {launched}, {f.collectives} collectives, "
-        f"{f.transposes} transposes, {f.host_transfers} host transfers",
-        f"             {work}; {f.bytes_per_step / 1e9:,.2f} GB moved{per_device}",
-        f"  bound      {1000 * f.bound_step_s:.2f} ms a step by {f.bound_by}: "
-        f"{f.bound_examples_per_s:,.0f} examples/s, {duration(3600 * f.bound_hours)} in all",
+        f"  memory{per_device}     peak {gigabytes(e.peak_memory_bytes)} of {usable}: {fits}",
+        f"             data and state {gigabytes(e.argument_bytes)}, temporary {gigabytes(e.temp_memory_bytes)}",
+        f"  a step     {e.kernels_per_step} kernels, {launches}, {e.collectives} collectives, "
+        f"{e.transposes} transposes, {e.host_transfers} host transfers",
+        f"             {work}; {e.bytes_per_step / 1e9:,.2f} GB moved{per_device}",
+        f"  bound      {1000 * e.bound_step_s:.2f} ms a step by {e.bound_by}: "
+        f"{e.bound_examples_per_s:,.0f} examples/s, {duration(3600 * e.bound_hours)} in total",
         f"             at {card.bfloat16 / 1e12:.0f} TFLOP/s bfloat16, {card.float32 / 1e12:.0f} float32, "
         f"{card.bandwidth / 1e12:.3f} TB/s; published trainings of ResNets reach about a third of theirs",
     ]
-    if "largest_batch" in found:
-        lines.append(f"  fits       batches of up to {found['largest_batch']} (of {f.training_rows} rows)")
-    lines += [f"  warning    {text}" for text in warnings(f)]
+    if "largest_batch" in report:
+        lines.append(f"  fits       batches of up to {report['largest_batch']} (of {e.training_rows} examples)")
+    lines += [f"  warning    {text}" for text in warnings(e)]
     return "\n".join(lines)
 
 
-def warnings(f: Figures) -> list[str]:
-    """What slows a step down, or keeps it from running."""
-    found = {
-        "the program needs more memory than JAX hands out": f.peak_memory_bytes > f.usable_memory_bytes,
-        f"{f.f32_convolutions} convolutions in float32: half the speed or less": f.f32_convolutions,
-        f"{gigabytes(f.copied_before_bytes)} of the arguments (the data set?) are copied into another layout and held "
-        "twice": f.copied_before_bytes > 0.05 * f.memory_bytes,
-        f"{f.host_transfers} transfers between host and device in every step": f.host_transfers,
+def warnings(e: Estimate) -> list[str]:
+    """What slows a step down, or keeps the program from running."""
+    checks = {
+        "the program needs more memory than JAX allocates": e.peak_memory_bytes > e.usable_memory_bytes,
+        f"{e.f32_convolutions} convolutions in float32: half the speed or less": e.f32_convolutions,
+        f"{gigabytes(e.copied_before_bytes)} of the arguments (the data set?) are copied into another layout and held "
+        "twice": e.copied_before_bytes > 0.05 * e.memory_bytes,
+        f"{e.host_transfers} transfers between host and device in every step": e.host_transfers,
     }
-    return [text for text, holds in found.items() if holds]
+    return [text for text, holds in checks.items() if holds]
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a config's training program on a target, and the largest batch that fits there."""
+"""Memory, work, speed bound and largest batch of a training program on a target."""
 
 import tempfile
 import time
@@ -13,20 +13,21 @@ from rgjax.config import Config
 from rgjax.errors import first_line
 from rgjax.preflight.flops import step_flops
 from rgjax.preflight.hlo import Program
-from rgjax.preflight.program import lowered_program, outline_of
+from rgjax.preflight.program import lowered_program, spec_task
 from rgjax.preflight.targets import Card, Target
 from rgjax.preflight.thunks import read_dump, step_launches
+from rgjax.training.setup import make_schedule
 
 _COMPILES = 4  # at most, to find the largest batch: one takes 8 to 90 s
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One compiled program. All but the bounds are of one device; `per_step` is one run of the loop's body.
+class Estimate:
+    """What a compiled program needs per device, and the bound of its speed.
 
-    `peak_memory_bytes` are the arguments (data set, state), what is computed in between (`temp`) and the results.
-    `bound_examples_per_s` is what neither arithmetic nor memory traffic, at the card's peaks, would let be exceeded;
-    `bound_hours` are those of all steps of the run at it.
+    `..._per_step` counts one run of the loop's body. `peak_memory_bytes` holds the arguments (data set, state), the
+    temporary arrays and the results. `bound_step_s` is the time of one step's arithmetic or memory traffic, whichever
+    is longer, at the card's peaks; `bound_examples_per_s` and `bound_hours` (of the whole run) follow from it.
     """
 
     target: str
@@ -60,16 +61,19 @@ class Figures:
 
 
 class TooLarge(Exception):
-    """The compiler says that the program needs more memory than the device has."""
+    """The compiler refuses the program: it needs more memory than the device has."""
 
 
-def figures(config: Config, target: Target, devices: list[Any]) -> Figures:
+def estimate(config: Config, target: Target, devices: list[Any]) -> Estimate:
     """Compile the config's program for the `devices` of `target`. Raises TooLarge."""
-    outline = outline_of(config)
-    traced, lowered = lowered_program(config, outline, devices, target.card.platform, target.card.usable)
+    task = spec_task(config)
+    schedule = make_schedule(config, task.examples_per_epoch(config))
+    traced, lowered = lowered_program(config, task, devices, target.card.platform, target.card.usable)
     started = time.perf_counter()
     compiled, dump = _compile(lowered, target.card)
-    seconds = time.perf_counter() - started
+    compile_s = time.perf_counter() - started
+
+    # What the program does in one step; only the thunks of a GPU's program tell what is launched.
     memory: Any = compiled.memory_analysis()
     program = Program(compiled.as_text() or "")
     step = program.step()
@@ -77,18 +81,19 @@ def figures(config: Config, target: Target, devices: list[Any]) -> Figures:
     bound, bound_by = bound_of(flops, step.bytes, target.card)
     kernels, launches, transfers = step.kernels, 0, step.host_transfers
     if dump is not None:
-        sent = step_launches(*dump, program.trips)
-        kernels, launches, transfers = sent.kernels, sent.launches, max(transfers, sent.transfers)
-    return Figures(
+        counts = step_launches(*dump, program.trips)
+        kernels, launches, transfers = counts.kernels, counts.launches, max(transfers, counts.transfers)
+
+    return Estimate(
         target=target.name,
         card=target.card.title,
         devices=len(devices),
-        batch_size=outline.plan.batch_size,
-        training_rows=len(outline.dataset.train),
-        synthetic_rows=len(outline.rows) - len(outline.dataset.train),
-        pseudo_classes=outline.regrouping.num_pseudo_classes,
-        steps=outline.plan.total_steps,
-        compile_s=round(seconds, 1),
+        batch_size=schedule.batch_size,
+        training_rows=len(task.dataset.train),
+        synthetic_rows=len(task.indices) - len(task.dataset.train),
+        pseudo_classes=task.regrouping.num_pseudo_classes,
+        steps=schedule.total_steps,
+        compile_s=round(compile_s, 1),
         memory_bytes=target.card.memory,
         usable_memory_bytes=target.card.usable,
         peak_memory_bytes=_peak(memory),
@@ -106,27 +111,30 @@ def figures(config: Config, target: Target, devices: list[Any]) -> Figures:
         copied_before_bytes=step.copied_before,
         bound_step_s=bound,
         bound_by=bound_by,
-        bound_examples_per_s=round(config.population * outline.plan.batch_size / bound, 1),
-        bound_hours=round(outline.plan.total_steps * bound / 3600, 4),
+        bound_examples_per_s=round(config.population * schedule.batch_size / bound, 1),
+        bound_hours=round(schedule.total_steps * bound / 3600, 4),
     )
 
 
 def bound_of(flops: dict[str, float], moved: int, card: Card) -> tuple[float, str]:
-    """Seconds that a step takes at the least, and what for: all its arithmetic at the peak, or all its traffic."""
+    """Lower bound of a step's time in seconds, and its cause.
+
+    It is the time of all arithmetic or of all memory traffic at the card's peak, whichever is longer.
+    """
     arithmetic = sum(n / (card.float32 if dtype == "float32" else card.bfloat16) for dtype, n in flops.items())
     return max((arithmetic, "arithmetic"), (moved / card.bandwidth, "memory traffic"))
 
 
 def _peak(memory: Any) -> int:
-    """As XLA says, or at least what must be there together."""
+    """Peak memory by XLA's analysis; without one, the arrays that must coexist."""
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.peak_memory_in_bytes or memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
 
 
 def _compile(lowered: jax.stages.Lowered, card: Card) -> tuple[jax.stages.Compiled, tuple[str, str] | None]:
-    """The compiled program and, of a GPU's, the dump of its thunks, which alone tells what is launched.
+    """The compiled program and, for a GPU, the dump of its thunks.
 
-    JAX's cache of programs must be off: what comes out of it leaves no dump.
+    JAX's compilation cache must be off: a cached program leaves no dump.
     """
     with tempfile.TemporaryDirectory() as folder:
         gpu = card.platform == "cuda"
@@ -140,32 +148,34 @@ def _compile(lowered: jax.stages.Lowered, card: Card) -> tuple[jax.stages.Compil
         return compiled, read_dump(Path(folder)) if gpu else None
 
 
-def largest_batch(found: Figures, peak_of: Callable[[int], int | None]) -> int:
-    """The largest batch whose program fits, to within a sixteenth of it or so; 0 where not even one device's share
-    of 8 rows does.
+def largest_batch(start: Estimate, peak_of: Callable[[int], int | None]) -> int:
+    """The largest batch that fits, to about a sixteenth; 0 if 8 per device do not.
 
-    `peak_of(batch)` compiles another batch and gives its peak memory, None where the compiler refuses; memory is
-    taken to grow in proportion to the batch beyond the arguments, so that few compilations do.
+    Memory beyond the arguments is assumed to be proportional to the batch, so that few compilations suffice.
+
+    Args:
+        start: the estimate of one batch.
+        peak_of: compiles the program for a batch and returns its peak memory, None if the compiler refuses it.
     """
 
     def guess(batch: int, peak: int) -> int:
-        each = max(peak - found.argument_bytes, 1) / batch
-        return int((found.usable_memory_bytes - found.argument_bytes) / each)
+        each = max(peak - start.argument_bytes, 1) / batch
+        return int((start.usable_memory_bytes - start.argument_bytes) / each)
 
-    best = guess(found.batch_size, found.peak_memory_bytes)
-    unit = max(8 * found.devices, 1 << max(min(best, found.training_rows), 1).bit_length() >> 4)
-    fits, too_large = 0, found.training_rows // unit * unit + unit
-    if found.peak_memory_bytes <= found.usable_memory_bytes:
-        fits = found.batch_size
+    best = guess(start.batch_size, start.peak_memory_bytes)
+    unit = max(8 * start.devices, 1 << max(min(best, start.training_rows), 1).bit_length() >> 4)
+    fits, too_large = 0, start.training_rows // unit * unit + unit
+    if start.peak_memory_bytes <= start.usable_memory_bytes:
+        fits = start.batch_size
     else:
-        too_large = found.batch_size
+        too_large = start.batch_size
     for _ in range(_COMPILES):
         lowest, highest = fits // unit * unit + unit, -(-too_large // unit) * unit - unit
         if lowest > highest:
             break
         batch = min(max(best // unit * unit, lowest), highest)
         peak = peak_of(batch)
-        if peak is not None and peak <= found.usable_memory_bytes:
+        if peak is not None and peak <= start.usable_memory_bytes:
             fits = batch
         else:
             too_large = batch

@@ -10,10 +10,10 @@ import numpy as np
 def step_flops(jaxpr: Any, platform: str, devices: int) -> dict[str, float]:
     """FLOPs of one step on one of the `devices`, by the dtype of the operands.
 
-    Two for each product of a convolution or matrix product that does not meet padding or the zeros of a dilation, as
-    XLA's own analysis counts; the step is the body of the `while` that does most. Loops of a known length count as
-    often as they run, and of what depends on the platform the `platform`'s branch counts. Element-wise work is left
-    out. What stands outside a shard_map is taken to be spread evenly over the devices.
+    The step is the body of the `while` loop with the most FLOPs. Each product in a convolution or matrix product
+    counts as two, unless it meets padding or the zeros of a dilation, as in XLA's own analysis. A loop of known length
+    counts as often as it runs; of branches that depend on the platform only that of `platform` counts. Element-wise
+    operations do not count. Work outside a shard_map is assumed to be spread evenly over the devices.
     """
     loops = [_total(loop.params["body_jaxpr"].jaxpr, platform, share) for loop, share in _loops(jaxpr, 1 / devices)]
     return max(loops, key=lambda flops: sum(flops.values()), default={})
@@ -35,8 +35,10 @@ def _total(jaxpr: Any, platform: str, share: float) -> dict[str, float]:
 
 
 def _used(jaxpr: Any) -> list[Any]:
-    """The equations that the results depend on: a backward pass is traced together with forward passes that XLA
-    then leaves out."""
+    """The equations that the results depend on.
+
+    XLA drops the rest, such as forward passes that were traced twice.
+    """
     needed, used = set(map(id, jaxpr.outvars)), []
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or any(id(out) in needed for out in eqn.outvars):
@@ -46,7 +48,7 @@ def _used(jaxpr: Any) -> list[Any]:
 
 
 def _loops(jaxpr: Any, share: float) -> Iterator[tuple[Any, float]]:
-    """The outermost loops of unknown length, and the share of their work that is one device's."""
+    """The outermost loops of unknown length, and one device's share of their work."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "while":
             yield eqn, share
@@ -58,7 +60,7 @@ def _loops(jaxpr: Any, share: float) -> Iterator[tuple[Any, float]]:
 def _subprograms(eqn: Any, platform: str) -> list[Any]:
     params = eqn.params
     if eqn.primitive.name == "cond" and params.get("branches_platforms"):
-        # One branch is for the platform by name, the one named by None for all others.
+        # A branch names its platforms; the one named None is for all others.
         choices = params["branches_platforms"]
         chosen = [i for i, names in enumerate(choices) if names and platform in names] or [choices.index(None)]
         return [params["branches"][chosen[0]].jaxpr]
@@ -80,7 +82,7 @@ def _convolution(eqn: Any) -> int:
     numbers = params["dimension_numbers"]
     products = 1
     for axis, (before, _) in enumerate(params["padding"]):
-        # The place in the input that each output and each tap of the kernel meet at.
+        # The input position where each output meets each tap of the kernel.
         outputs = np.arange(out[numbers.out_spec[2 + axis]])[:, None] * params["window_strides"][axis]
         taps = np.arange(rhs[numbers.rhs_spec[2 + axis]])[None] * params["rhs_dilation"][axis]
         at, spread = outputs + taps - before, params["lhs_dilation"][axis]

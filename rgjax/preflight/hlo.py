@@ -1,4 +1,4 @@
-"""What XLA's optimized program does in one step of a training loop, from its text."""
+"""Counts of one training step, from the text of XLA's optimized program."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "token": 0, "opaque": 0}
-# Views, or what only starts or ends a thing that counts elsewhere.
+# Views, and instructions whose work is counted elsewhere.
 _FREE = (
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id",
     "replica-id", "iota", "while", "call", "conditional", "async-start", "async-update",
@@ -36,14 +36,14 @@ class Instruction:
 
     @cached_property
     def called(self) -> list[str]:
-        """The computations that it calls; of a loop the body."""
-        return [name.lstrip("%") for found in _CALLS.findall(self.attributes) for name in found.split(", ")]
+        """The computations that it calls; for a loop, its body."""
+        return [name.lstrip("%") for names in _CALLS.findall(self.attributes) for name in names.split(", ")]
 
     @property
     def trips(self) -> int:
-        """How often a loop runs, as far as the compiler knows; otherwise once."""
-        found = re.search(r'known_trip_count":\{"n":"(\d+)"', self.attributes)
-        return int(found[1]) if found else 1
+        """How often a loop runs; 1 if the compiler does not know."""
+        match = re.search(r'known_trip_count":\{"n":"(\d+)"', self.attributes)
+        return int(match[1]) if match else 1
 
 
 Scope: TypeAlias = dict[str, Instruction]  # the instructions of one computation, by name
@@ -51,9 +51,18 @@ Scope: TypeAlias = dict[str, Instruction]  # the instructions of one computation
 
 @dataclass(frozen=True)
 class Step:
-    """Counts of one step. `bytes` go to and from the device's memory; `kernels` are the
-    instructions that compute or copy; of a GPU's program its thunks tell better. `copied_before` are bytes that are
-    copied before the first step, and held besides the original: an argument whose layout does not suit the loop."""
+    """Counts of one step.
+
+    Attributes:
+        kernels: instructions that compute or copy; the thunks of a GPU's program are more precise.
+        bytes: read from and written to the device's memory.
+        f32_convolutions: convolutions of float32 operands.
+        host_transfers: between device and host.
+        collectives: between devices.
+        transposes: also inside of fusions.
+        copied_before: bytes of arguments that are copied before the first step, because their layout does not suit the
+            loop, and held twice.
+    """
 
     kernels: int
     bytes: int
@@ -65,16 +74,16 @@ class Step:
 
 
 class Program:
-    """A program's computations by name."""
+    """An optimized program: its computations by name."""
 
     def __init__(self, text: str):
         self.computations: dict[str, Scope] = {}
         self.entry = ""
         current: Scope = {}
         for line in text.splitlines():
-            if found := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-                current = self.computations.setdefault(found[2], {})
-                self.entry = found[2] if found[1] else self.entry
+            if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+                current = self.computations.setdefault(header[2], {})
+                self.entry = header[2] if header[1] else self.entry
             elif instruction := _parse(line):
                 current[instruction.name] = instruction
 
@@ -83,7 +92,7 @@ class Program:
         return next((c[loop].trips for c in self.computations.values() if loop in c), 1)
 
     def step(self) -> Step:
-        """The body of the training loop: of the program's outermost loops the one with the longest body."""
+        """Counts of the training loop: the outermost loop with the longest body."""
         outside = [i for i, _, _ in self._run(self.entry, into_loops=False)]
         loops = [i for i in outside if i.opcode == "while"]
         copied = sum(array_bytes(i.type) for i in outside if i.opcode == "copy")
@@ -102,8 +111,10 @@ class Program:
     def _run(
         self, computation: str, times: int = 1, into_loops: bool = True
     ) -> Iterator[tuple[Instruction, Scope, int]]:
-        """The instructions that one run of a computation runs, where they stand, and how often they run; a fusion is
-        one instruction."""
+        """The instructions of a computation, their scope and how often each runs.
+
+        A fusion is one instruction.
+        """
         scope = self.computations[computation]
         for instruction in scope.values():
             yield instruction, scope, times
@@ -113,7 +124,7 @@ class Program:
                     yield from self._run(name, times * instruction.trips, into_loops)
 
     def _within(self, instruction: Instruction, scope: Scope) -> Iterator[tuple[Instruction, Scope]]:
-        """An instruction and, of a fusion, those fused in it."""
+        """An instruction and, for a fusion, those fused into it."""
         yield instruction, scope
         if instruction.opcode == "fusion":
             inside = self.computations[instruction.called[0]]
@@ -121,7 +132,10 @@ class Program:
                 yield from self._within(inner, inside)
 
     def _traffic(self, instruction: Instruction, scope: Scope) -> int:
-        """Bytes of device memory that an instruction reads and writes, slices by what is taken of them."""
+        """Bytes of device memory that an instruction reads and writes.
+
+        Of a sliced array only the slice counts.
+        """
         opcode = instruction.opcode
         if opcode in _FREE or (opcode.endswith(("-done", "-update")) and opcode != "dynamic-update-slice"):
             return 0
@@ -138,7 +152,7 @@ class Program:
         if opcode == "scatter":
             return sum(map(array_bytes, types[1:])) + array_bytes(types[-1])
         if opcode in ("copy-start", "slice-start"):
-            # The type names target and source; of the source no more is read than the target holds.
+            # The type names target and source; no more of the source is read than fits the target.
             parts = _split(instruction.type)[:2]
             return min(map(_all_bytes, parts)) * sum(array_bytes(part) > 0 for part in parts)
         return sum(map(array_bytes, types)) + array_bytes(instruction.type)
@@ -168,8 +182,10 @@ class Program:
 
 
 def array_bytes(text: str) -> int:
-    """Bytes of a type in the device's main memory: f32[2,3]{1,0}, a tuple of such; 0 for what XLA has put into a
-    faster memory of its own, S(1)."""
+    """Bytes of a type such as f32[2,3]{1,0}, or of a tuple, in the main memory.
+
+    What XLA placed in a faster memory, S(1), does not count.
+    """
     return sum(_all_bytes(part) for part in _split(text) if not re.search(r"S\([1-9]", part))
 
 
@@ -189,10 +205,10 @@ def _split(text: str) -> list[str]:
 
 
 def _parse(line: str) -> Instruction | None:
-    found = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
-    if not found:
+    match = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
+    if not match:
         return None
-    start = found.end()
+    start = match.end()
     end = _closing(line, start) if line[start] == "(" else line.index(" ", start)
     call = re.match(r"\s*([\w\-]+)\(", line[end:])
     if not call:
@@ -201,22 +217,22 @@ def _parse(line: str) -> Instruction | None:
     closing = _closing(line, opening)
     operands = tuple(re.findall(r"%([\w.\-]+)", line[opening:closing]))
     attributes = line[opening:] if call[1] == "parameter" else line[closing:]
-    return Instruction(found[2], line[start:end], call[1], operands, attributes, bool(found[1]))
+    return Instruction(match[2], line[start:end], call[1], operands, attributes, bool(match[1]))
 
 
 def _closing(text: str, opening: int) -> int:
-    """The place behind the bracket that closes the one at `opening`."""
+    """The position after the bracket that closes the one at `opening`."""
     depth = 0
-    for place in range(opening, len(text)):
-        depth += (text[place] == "(") - (text[place] == ")")
+    for position in range(opening, len(text)):
+        depth += (text[position] == "(") - (text[position] == ")")
         if not depth:
-            return place + 1
+            return position + 1
     return len(text)
 
 
 def _parameter_number(parameter: Instruction) -> int:
-    found = re.match(r"\((\d+)\)", parameter.attributes)
-    return int(found[1]) if found else 0
+    match = re.match(r"\((\d+)\)", parameter.attributes)
+    return int(match[1]) if match else 0
 
 
 def _crosses_to_host(instruction: Instruction) -> bool:
@@ -228,8 +244,10 @@ def _crosses_to_host(instruction: Instruction) -> bool:
 
 
 def _convolves_f32(instruction: Instruction, scope: Scope) -> bool:
-    """A convolution of float32 operands: cuDNN's, or XLA's own; on a TPU matrix products too are convolutions, which
-    only their origin tells apart."""
+    """Whether it is a convolution of float32 operands, cuDNN's or XLA's own.
+
+    On a TPU matrix products are convolutions as well; only the name of their origin differs.
+    """
     by_xla = instruction.opcode == "convolution" and "conv_general_dilated" in instruction.attributes
     convolves = by_xla or "__cudnn$conv" in instruction.attributes
     return convolves and any(scope[name].type.startswith("f32") for name in instruction.operands[:2])

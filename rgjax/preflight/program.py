@@ -1,8 +1,8 @@
-"""The training program of a config, made from shapes alone: for hardware, data and weights that are not at hand."""
+"""The training program of a config, lowered from shapes without any data."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,150 +11,128 @@ import numpy as np
 
 from rgjax.config import Config
 from rgjax.data import Dataset, load_data
-from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.data.phrasebank import TOKEN_QUANTILES
 from rgjax.errors import UserError
-from rgjax.losses import ClassStats, class_stats, loss_of
-from rgjax.models.factory import bert_checkpoint, make_model, packing, reads_text
+from rgjax.losses import class_stats, loss_of
+from rgjax.models.factory import bert_checkpoint, make_model, reads_text
 from rgjax.models.pretrained import Checkpoint, Tensors, Weights
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import bert_config
-from rgjax.regroup import Regrouping, regroup
-from rgjax.sampling.deepsmote import missing
-from rgjax.sampling.samplers import SAMPLERS
-from rgjax.sharding import AXIS, make_mesh, replicated, sharded_spec, trial_sharded
-from rgjax.training.feed import HostData, steps_per_window, streams
-from rgjax.training.loop import TrainSchedule, largest_batch
-from rgjax.training.program import TrainData, init_state, layout_for, make_run_steps
-from rgjax.training.setup import make_hyper, make_schedule, require_trainable
+from rgjax.regroup import regroup
+from rgjax.sampling.deepsmote import Synthetic, missing
+from rgjax.sharding import make_mesh, replicated, sharded_spec, trial_sharded
+from rgjax.training.feed import steps_per_chunk, streams
+from rgjax.training.program import TrainData, init_state, make_run_steps
+from rgjax.training.setup import host_data, make_hyper, make_schedule, require_trainable, training_program
+from rgjax.training.task import Task, clustering_of, make_task
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What a config says of a run before any data is read: the sizes that give the program's shapes."""
+def spec_task(config: Config) -> Task:
+    """A run's task by its sizes: the data set's spec and random clusters.
 
-    dataset: Dataset
-    inputs: np.ndarray  # with what is synthetic behind, as in a Task
-    rows: np.ndarray
-    labels: np.ndarray
-    regrouping: Regrouping
-    pool: np.ndarray
-    plan: TrainSchedule
-    stats: ClassStats
-
-
-def outline_of(config: Config) -> Outline:
-    """The run's sizes. The clustering is taken to give as many groups as it is asked for; a grouped split of the
-    real data differs by a row or two a class."""
+    The clustering is assumed to yield as many pseudo-classes as asked for; a grouped split of the real data differs
+    by an example or two per class.
+    """
     dataset = load_data(config.data, spec=True)
     require_trainable(config, dataset)
-    labels, names = dataset.labels[dataset.train], dataset.class_names
-    by_sampler = config.sampler == "rusc"
-    grouping = regroup(
+    labels = dataset.labels[dataset.train]
+    clusters = regroup(
         None,
         labels,
-        len(names),
+        len(dataset.class_names),
         rule=config.regroup.rule,
         threshold=config.regroup.threshold,
-        clustering="random" if by_sampler or config.regroup.clustering != "none" else "none",
+        clustering="none" if clustering_of(config) == "none" else "random",
         seed=config.regroup.seed,
     )
-    trained_on = Regrouping.identity(labels, len(names)) if by_sampler else grouping
-    inputs, rows, labels = dataset.inputs, dataset.train, trained_on.pseudo_labels
+    inputs, synthetic = blank_inputs(config, dataset), None
     if config.sampler == "deepsmote":
-        added = missing(labels)
-        labels = np.concatenate([labels, added])
-        rows = np.concatenate([rows, len(inputs) + np.arange(len(added), dtype=rows.dtype)])
-        inputs = np.broadcast_to(inputs[0], (len(inputs) + len(added), *inputs.shape[1:]))
-    pool = SAMPLERS[config.sampler](trained_on.parent[labels], grouping.pseudo_labels, config.data.seed)
-    plan = make_schedule(config, len(pool) if config.train.epoch_size == "sampler" else len(dataset.train))
-    return Outline(dataset, inputs, rows, labels, trained_on, pool, plan, class_stats(config.loss, trained_on))
+        added, none = missing(clusters.pseudo_labels), np.empty(0, np.int32)
+        images = np.broadcast_to(dataset.inputs[0], (len(added), *dataset.inputs.shape[1:]))
+        synthetic = Synthetic(images, added, none, none)
+        inputs = np.broadcast_to(dataset.inputs[0], (len(dataset.inputs) + len(added), *dataset.inputs.shape[1:]))
+    return make_task(config, dataset, inputs, clusters, synthetic=synthetic)
+
+
+def blank_inputs(config: Config, dataset: Dataset) -> np.ndarray | Tokens:
+    """Inputs as the network reads them, without content.
+
+    Sentences have the lengths of the Financial PhraseBank's.
+    """
+    if not reads_text(config.model, dataset.inputs):
+        return dataset.inputs
+    count = len(dataset.inputs)
+    lengths = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
+    lengths = np.random.default_rng(0).permutation(np.minimum(lengths.astype(np.int32), config.data.max_length))
+    return Tokens(np.broadcast_to(np.int32(0), (count, lengths.max())), lengths)
 
 
 def lowered_program(
-    config: Config, outline: Outline, devices: Sequence[Any], platform: str, memory: int
+    config: Config, task: Task, devices: Sequence[Any], platform: str, memory: int
 ) -> tuple[jax.stages.Traced, jax.stages.Lowered]:
-    """The program that `trainer.train` compiles for the config, traced, and lowered for the `devices`
-    of `platform`, with `memory` bytes each, by shapes alone. All that knows the program's arguments is in here."""
+    """Trace and lower the program that `trainer.train` compiles for the config.
+
+    Args:
+        config: of the run, or of a population of runs.
+        task: as of `spec_task`.
+        devices: that it is lowered for.
+        platform: of the devices.
+        memory: bytes of each device.
+    """
     trials = config.population
     mesh = make_mesh(devices, trials=trials, batch_size=config.train.batch_size)
-    graphs = []
 
-    def first_state():
-        blank = blank_checkpoint(config) if config.model.name == "bert" else None
-        classes = outline.regrouping.num_pseudo_classes
+    def initial_state():
         model = make_model(
             config.model,
-            classes,
+            task.regrouping.num_pseudo_classes,
             head=loss_of(config.loss).head,
             seed=config.seed,
             platform=platform,
-            checkpoint=blank,
+            checkpoint=blank_checkpoint(config) if config.model.name == "bert" else None,
         )
-        graph, state = init_state(model, config.train.optimizer)
-        graphs.append(graph)
-        return state
+        return init_state(model, config.train.optimizer)
+
+    graph, state = jax.eval_shape(initial_state)
+    keys = [jax.random.key(config.seed + i) for i in range(trials)]
+    spec = training_program(config, task, graph, state.params, keys=keys, mesh=mesh, platform=platform)
+    schedule, host = make_schedule(config, task.examples_per_epoch(config)), host_data(task.inputs)
+    count = len(host)
+    if streams(config.data.placement, host, spec.shards, memory):
+        steps = steps_per_chunk(host, schedule, trials=trials, devices=spec.shards)
+        count = trials * schedule.batch_size * steps
 
     def shared(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), tree)
 
-    def of_each_trial(tree):
+    def per_trial(tree):
         sharding = trial_sharded(mesh)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((trials, *x.shape), x.dtype, sharding=sharding), tree)
 
-    state = jax.eval_shape(first_state)
-    layout = layout_for(platform, state.params)
-    state = jax.eval_shape(layout.store, state)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shards, plan = mesh.shape[AXIS], outline.plan
-    host, prepare = inputs_of(config, outline, shards)
-    count = len(outline.inputs)
-    if streams(config.data.placement, host, shards, memory):
-        count = trials * plan.batch_size * steps_per_window(host, plan, trials=trials, devices=shards)
-    run_steps = make_run_steps(
-        graphs[0],
-        loss_of(config.loss).function,
-        prepare,
-        optimizer=config.train.optimizer,
-        batch_size=plan.batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-        mesh=mesh,
-        layout=layout,
-    )
-    rows = shared((outline.rows, outline.labels, outline.pool))
-    data = TrainData(sharded_spec(host.outline(count), mesh), *rows)
-    state, hyper, key = of_each_trial((state, make_hyper(config, plan, outline.stats), key))
-    traced = run_steps.trace(state, shared(np.int32(1)), data, hyper, key)
+    data = TrainData(sharded_spec(host.spec(count), mesh), *shared(task.examples))
+    hyper = make_hyper(config, schedule, class_stats(config.loss, task.regrouping))
+    state, hyper, key = per_trial((jax.eval_shape(spec.layout.flatten, state), hyper, keys[0]))
+    traced = make_run_steps(spec).trace(state, shared(np.int32(1)), data, hyper, key)
     return traced, traced.lower()
 
 
-def inputs_of(config: Config, outline: Outline, devices: int) -> tuple[HostData, Callable]:
-    """The data set as the network's program reads it, empty, and the preparation of its batches."""
-    inputs, plan = outline.inputs, outline.plan
-    if not reads_text(config.model, inputs):
-        return HostData(inputs, to_lanes), in_lanes(inputs[:1])[1]
-    lengths = np.interp(np.linspace(0, 1, len(inputs)), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
-    lengths = np.random.default_rng(0).permutation(np.minimum(lengths.astype(np.int32), config.data.max_length))
-    tokens = Tokens(np.broadcast_to(np.int32(0), (len(inputs), lengths.max())), lengths)
-    key = jax.random.key(config.seed)
-    budget = largest_batch(lengths[outline.rows], outline.pool, key, plan, devices=devices)
-    return HostData(tokens), packing(budget)
-
-
 def blank_checkpoint(config: Config) -> Checkpoint:
-    """The config's BERT checkpoint by its config.json alone; bert-base's shape where that is out of reach."""
+    """The config's BERT checkpoint by its config.json, without weights.
+
+    It has the shape of bert-base if that file is unavailable.
+    """
     try:
         values = bert_checkpoint(config.model).json("config.json")
     except UserError:
-        _log.info("the BERT checkpoint is out of reach: the shape of bert-base is taken")
+        _log.info("config.model.checkpoint: unavailable; assuming the shape of bert-base")
         values = {"model_type": "bert"}
     return BlankCheckpoint(values)
 
 
 class BlankCheckpoint(Checkpoint):
-    """A checkpoint with the `values` of a config.json, every tensor that it may have, and zeros in them."""
+    """A checkpoint in which every tensor exists and is zero."""
 
     def __init__(self, values: dict[str, Any]):
         super().__init__("blank", ways_out="")

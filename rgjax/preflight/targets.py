@@ -1,4 +1,4 @@
-"""The hardware that a program can be compiled for without having it."""
+"""Accelerators that a program can be compiled for without having one."""
 
 import importlib.util
 import os
@@ -11,11 +11,16 @@ from rgjax.errors import UserError, first_line, unknown
 
 @dataclass(frozen=True)
 class Card:
-    """One accelerator: memory in bytes, dense peaks in FLOP/s, memory bandwidth in bytes/s, as its maker states them;
-    of a TPU's memory what XLA leaves to programs (15.75 GiB of a v5e's 16).
+    """One accelerator, by its maker's figures.
 
-    `float32` is the peak of what JAX makes of float32 products by default: TF32 on a GPU, bfloat16 on a TPU.
-    `details` are further fields of XLA's description of a GPU.
+    Attributes:
+        title: its full name.
+        platform: "cuda" or "tpu".
+        memory: bytes; of a TPU, those that XLA leaves to programs (15.75 GiB of a v5e's 16).
+        bandwidth: of the memory, bytes/s.
+        bfloat16: dense peak, FLOP/s.
+        float32: peak of float32 products as JAX computes them by default, TF32 on a GPU and bfloat16 on a TPU.
+        details: further fields of XLA's description of a GPU.
     """
 
     title: str
@@ -28,7 +33,7 @@ class Card:
 
     @property
     def usable(self) -> int:
-        """Bytes that JAX hands out by default: it takes three quarters of a GPU's memory at its start."""
+        """Bytes that JAX allocates by default: three quarters of a GPU's memory."""
         return int(self.memory * (0.75 if self.platform == "cuda" else 1.0))
 
 
@@ -57,21 +62,23 @@ _INSTALL = {"cuda": "uv sync --extra cuda12", "tpu": "uv sync --extra tpu"}
 
 @dataclass(frozen=True)
 class Target:
-    """`count` equal cards; `name` is what the user called them: a card, or CARD-COUNT."""
+    """`count` equal cards; `name` is CARD, or CARD-COUNT."""
 
     name: str
     card: Card
     count: int
 
     def devices(self) -> list[Any]:
-        """Stand-ins for the cards, which programs can be lowered and compiled for. Raises UserError where the
-        compiler is not installed."""
+        """Descriptions of the cards, which programs can be compiled for.
+
+        Raises UserError if the compiler is not installed.
+        """
         from jax.experimental import topologies
 
         platform = self.card.platform
         try:
-            if not compiler_found(platform):
-                raise ModuleNotFoundError("it is not installed")
+            if not compiler_installed(platform):
+                raise ModuleNotFoundError("not installed")
             if platform == "cuda":
                 description = topologies.get_topology_desc(
                     topology_name="",
@@ -86,9 +93,10 @@ class Target:
                 description = topologies.get_topology_desc(
                     topology_name=f"{family}:{_TPU_GRIDS[self.count]}", platform="tpu", **alone
                 )
-        except Exception as error:  # of a plugin: whatever its loading leads it to
+        except Exception as error:  # a plugin may raise anything as it loads
             raise UserError(
-                f"--target={self.name} needs XLA's {platform} compiler ({first_line(error)}): {_INSTALL[platform]}"
+                f"--target={self.name}: needs XLA's {platform} compiler ({first_line(error)}); run "
+                f"`{_INSTALL[platform]}`"
             ) from error
         return list(description.devices)
 
@@ -112,7 +120,7 @@ def _all() -> Iterator[tuple[str, Target]]:
             yield full, Target(full, card, count)
 
 
-def compiler_found(platform: str) -> bool:
+def compiler_installed(platform: str) -> bool:
     """Whether the package with XLA's compiler for the platform is installed."""
     modules = {"cuda": ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), "tpu": ("libtpu",)}[platform]
     return any(_importable(module) for module in modules)
@@ -121,13 +129,13 @@ def compiler_found(platform: str) -> bool:
 def _importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the parent
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
-# What libtpu would otherwise ask the host about, at length.
+# Keeps libtpu from asking the host, which takes long.
 _NO_TPU_HERE = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # there is no TPU that two processes could get into each other's way at
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # there is no TPU to compete for
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
@@ -139,7 +147,7 @@ _NO_TPU_HERE = {
 
 
 def _gpu_config(card: Card) -> str:
-    """XLA's GpuTargetConfigProto as text: what the compiler wants to know of a GPU that it cannot ask."""
+    """XLA's GpuTargetConfigProto as text: the description of a GPU that is absent."""
     return f"""
 gpu_device_info {{
   {card.details}

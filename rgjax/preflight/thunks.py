@@ -1,19 +1,19 @@
-"""What a GPU is sent in one step of a training loop, from XLA's dump of a program's thunks."""
+"""Kernels and launches of one training step on a GPU, from XLA's dump of thunks."""
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Thunks that hold others, or that only wait: nothing runs on the device for them.
-_HOLDERS = ("kWhile", "kCommandBuffer", "kSequential", "kConditional")
+# Thunks that contain others, and thunks that only wait: neither runs anything on the device.
+_CONTAINERS = ("kWhile", "kCommandBuffer", "kSequential", "kConditional")
 _WAITS = ("Done", "kWaitForStreams", "kAsyncStart", "kGetTupleElement")
 _TRANSFERS = ("kOutfeed", "kInfeed", "kHostSend", "kHostRecv", "HostExecute", "DeviceToHost", "HostToDevice")
 
 
 @dataclass
 class Thunk:
-    """A line of the dump and the lines within it; of a loop those of its body."""
+    """A line of the dump, and the lines inside it; for a loop, those of its body."""
 
     number: int
     kind: str
@@ -27,8 +27,13 @@ class Thunk:
 
 @dataclass(frozen=True)
 class Launches:
-    """Of one step: `kernels` are convolutions, kernels and copies; `launches` those outside command buffers (CUDA
-    graphs) and the command buffers; `transfers` go between device and host."""
+    """Counts of one step.
+
+    Attributes:
+        kernels: convolutions, kernels and copies.
+        launches: command buffers (CUDA graphs), and the kernels outside of them.
+        transfers: copies between device and host.
+    """
 
     kernels: int
     launches: int
@@ -36,60 +41,64 @@ class Launches:
 
 
 def read_dump(folder: Path) -> tuple[str, str]:
-    """The thunks and their names, from what `xla_dump_to` has left; the thunks as they are run, if they differ."""
+    """The thunks after all passes and their names, from the files of `xla_dump_to`."""
     for ending in ("thunk_sequence_after_thunk_passes.txt", "thunk_sequence.txt"):
-        # Of several modules the program's is the largest.
-        if found := sorted(folder.glob(f"*.{ending}"), key=lambda path: path.stat().st_size):
-            names = found[-1].with_name(found[-1].name.replace(ending, "thunk_metadata.txt"))
-            return found[-1].read_text(), names.read_text() if names.exists() else ""
-    raise FileNotFoundError(f"XLA has written no thunk sequence into {folder}")
+        # Of several modules the largest is the program.
+        if dump := max(folder.glob(f"*.{ending}"), key=lambda path: path.stat().st_size, default=None):
+            names = dump.with_name(dump.name.replace(ending, "thunk_metadata.txt"))
+            return dump.read_text(), names.read_text() if names.exists() else ""
+    raise FileNotFoundError(f"{folder}: XLA wrote no thunk sequence")
 
 
 def step_launches(dump: str, names: str, trips: Callable[[str], int]) -> Launches:
-    """The thunks of the body of the longest loop; a loop within it, by its name in `names`, counts `trips` times."""
+    """Count the body of the longest loop.
+
+    A loop inside it, named by `names`, counts `trips(name)` times.
+    """
     loops = [thunk for top in parse(dump) for thunk in top.all() if thunk.kind == "kWhile"]
     if not loops:
         return Launches(0, 0, 0)
     loop = max(loops, key=lambda thunk: sum(1 for _ in thunk.all()))
-    called = {
+    name_of = {
         int(number): name
         for name, number in re.findall(r'profile_annotation: "([^"]*)"\s*thunk_id: (\d+)', names)
     }  # fmt: skip
-    counts = [0, 0, 0]
+    kernels = launches = transfers = 0
 
     def count(thunk: Thunk, times: int, captured: bool) -> None:
+        nonlocal kernels, launches, transfers
         if thunk.kind == "kWhile":
-            times *= trips(called.get(thunk.number, ""))
+            times *= trips(name_of.get(thunk.number, ""))
         elif thunk.kind == "kCommandBuffer":
-            counts[1] += times * (not captured)
+            launches += times * (not captured)
             captured = True
-        elif thunk.kind not in _HOLDERS and not any(word in thunk.kind for word in _WAITS):
-            counts[0] += times
-            counts[1] += times * (not captured)
-            counts[2] += times * any(word in thunk.kind for word in _TRANSFERS)
+        elif thunk.kind not in _CONTAINERS and not any(word in thunk.kind for word in _WAITS):
+            kernels += times
+            launches += times * (not captured)
+            transfers += times * any(word in thunk.kind for word in _TRANSFERS)
         for inner in thunk.inner:
             count(inner, times, captured)
 
     for thunk in loop.inner:
         count(thunk, 1, False)
-    return Launches(*counts)
+    return Launches(kernels, launches, transfers)
 
 
 def parse(dump: str) -> list[Thunk]:
-    """The dump's lines `NUMBER: KIND ...` as trees, by how far they are indented."""
+    """The dump's lines `NUMBER: KIND ...` as trees, by their indentation."""
     root = Thunk(0, "root")
-    above = [(-1, root)]  # the newest thunk and those that hold it, with their indents
+    above = [(-1, root)]  # the last thunk and those that contain it, with their indentation
     for line in dump.splitlines():
-        found = re.match(r"(\s*)(?:(\d+): (k\w+)|body:)", line)
-        if not found:
+        match = re.match(r"(\s*)(?:(\d+): (k\w+)|body:)", line)
+        if not match:
             continue
-        while above[-1][0] >= len(found[1]):
+        while above[-1][0] >= len(match[1]):
             above.pop()
-        holder = above[-1][1]
-        if found[3] is None:
-            holder.inner.clear()  # so far it was the loop's condition
+        container = above[-1][1]
+        if match[3] is None:
+            container.inner.clear()  # these were the thunks of the loop's condition
         else:
-            thunk = Thunk(int(found[2]), found[3])
-            holder.inner.append(thunk)
-            above.append((len(found[1]), thunk))
+            thunk = Thunk(int(match[2]), match[3])
+            container.inner.append(thunk)
+            above.append((len(match[1]), thunk))
     return root.inner

@@ -1,4 +1,4 @@
-"""Checkpoints of the training state, by Orbax, each with a checksum of what it must give back."""
+"""Checkpoints of the training state by Orbax, each with a checksum."""
 
 import contextlib
 import json
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import struct
 from jax.sharding import NamedSharding
 
 from rgjax.errors import UserError, first_line
@@ -19,9 +20,30 @@ from rgjax.storage.files import digest, set_aside
 from rgjax.training.program import TrainState
 
 
+@struct.dataclass
+class StoredState:
+    """A TrainState on disk.
+
+    It needs no `alive`, because trials that have diverged are not saved.
+    """
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    step: Any
+
+    @classmethod
+    def of(cls, state: TrainState) -> "StoredState":
+        return cls(state.params, state.batch_stats, state.opt_state, state.step)
+
+
 class Checkpoints:
-    """The two newest checkpoints of a run and the clock that goes with each. A half-written one is never read, and of a
-    damaged one no number is used: it is set aside, and the one before it serves."""
+    """The two newest checkpoints of a run.
+
+    Each has the seconds trained and the steps skipped until then.
+
+    A half-written checkpoint is never read. A corrupted one is moved aside, and the one before it is restored.
+    """
 
     def __init__(self, directory: Path):
         options = ocp.CheckpointManagerOptions(
@@ -31,67 +53,79 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def restore(self, state: TrainState, sharding: NamedSharding | None = None) -> tuple[TrainState, float, int]:
-        """The newest sound state, on the devices of `sharding` or of `state`, the seconds trained and the steps skipped
-        until then; `state` itself, 0 and 0 where there is none."""
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), state)
+        """The newest sound state, and the seconds trained and steps skipped until then.
+
+        `state` itself, 0 and 0 if there is none. The arrays are placed by `sharding`, or as those of `state`.
+        """
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), StoredState.of(state)
+        )
         for step in sorted(self._manager.all_steps(), reverse=True):
-            saved, fault = None, "for another process"
+            restored, reason = None, "in another process"
             try:
-                saved = self._read(step, target)
-            except Exception as error:  # Orbax, TensorStore and JSON each have their own for what is damaged
-                fault = _reason(error)
-            if not in_any_process(saved is None)() and saved is not None:
-                return saved
+                restored = self._read(step, target)
+            except Exception as error:  # Orbax, TensorStore and JSON raise errors of their own for corrupted files
+                reason = _reason(error)
+            if not in_any_process(restored is None)() and restored is not None:
+                return restored
             if is_first_process():
-                set_aside(self._directory / str(step), fault)
+                set_aside(self._directory / str(step), reason)
             wait_for_all("set aside")
             self._manager.reload()
         return state, 0.0, 0
 
-    def _read(self, step: int, target: TrainState) -> tuple[TrainState, float, int]:
-        saved: Any = self._manager.restore(
+    def _read(self, step: int, target: StoredState) -> tuple[TrainState, float, int]:
+        restored: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),
         )
-        clock = dict(saved.clock)
-        if (checksum := clock.pop("sha256", None)) and checksum != _checksum(saved.state, clock):
+        state, clock = restored.state, dict(restored.clock)
+        # Older versions wrote neither the checksum nor the skipped steps.
+        if (checksum := clock.pop("sha256", None)) and checksum != _checksum(state, clock):
             raise ValueError("checksum")
-        return saved.state, clock["train_s"], clock.get("skipped", 0)  # older versions wrote neither of the other two
+        state = TrainState(state.params, state.batch_stats, state.opt_state, state.step)
+        return state, clock["train_s"], clock.get("skipped", 0)
 
     def save(self, state: TrainState, train_s: float, skipped: int = 0) -> None:
-        """Begin to write; raises UserError where an earlier one could not be written."""
-        step = int(state.step)
+        """Start to write a checkpoint.
+
+        Raises UserError if an earlier one could not be written.
+        """
+        step, stored = int(state.step), StoredState.of(state)
         if step == self._manager.latest_step():
             return
         clock = {"train_s": train_s, "skipped": skipped}
-        clock = {**clock, "sha256": _checksum(state, clock)}
-        with self._told():
+        clock = {**clock, "sha256": _checksum(stored, clock)}
+        with self._user_errors():
             self._manager.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), clock=ocp.args.JsonSave(clock))
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(stored), clock=ocp.args.JsonSave(clock))
             )
 
     def close(self) -> None:
-        """Wait until what was saved is on disk. Raises UserError where it cannot be written."""
-        with self._told():
+        """Wait until all checkpoints are on disk.
+
+        Raises UserError if one cannot be written.
+        """
+        with self._user_errors():
             self._manager.wait_until_finished()
         self._manager.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _user_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of the file system, in the words of TensorStore or Orbax
+        except Exception as error:  # errors of the file system, wrapped by TensorStore or Orbax
             raise UserError(
-                f"{self._directory} cannot be written: {_reason(error)}; mend that, and the same command goes on "
-                "from the last checkpoint"
+                f"{self._directory}: cannot be written: {_reason(error)}; fix this and rerun the same command to "
+                "resume from the last checkpoint"
             ) from error
 
 
-def _checksum(state: TrainState, clock: dict[str, float]) -> str:
+def _checksum(state: StoredState, clock: dict[str, float]) -> str:
     return digest(json.dumps(clock), *(np.asarray(leaf) for leaf in jax.tree.leaves(state)))
 
 
 def _reason(error: Exception) -> str:
-    if of_system := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's, behind names of its files
-        return os.strerror(int(of_system[1]))
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's, after the names of its files
+        return os.strerror(int(code[1]))
     return first_line(error)

@@ -1,24 +1,35 @@
-"""The training loop: calls the device until the last step; evaluates, saves and reports in between."""
+"""The training loop: device calls, evaluations, checkpoints and logs."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from rgjax.console import progress
-from rgjax.training.program import Totals, TrainState, draw_epoch
+from rgjax.training.program import Totals, TrainState
 
 _CALL_SECONDS = 2.0  # long enough that calls cost nothing, short enough to watch, and to end two and save in 10 s
 
 
 @dataclass(frozen=True)
 class TrainSchedule:
-    """The lengths of a training, in steps; `steps_per_call` None stands for as many as take a few seconds. The devices
-    hold the inputs of `steps_per_window` steps of an epoch at a time; None stands for all of them."""
+    """The lengths of a training, in steps.
+
+    Attributes:
+        total_steps: of the training.
+        steps_per_epoch: between two draws from the sampler's pool.
+        steps_per_call: of a device call; None: as many as take about two seconds.
+        warmup: steps over which the learning rate rises.
+        drw_start: the first step with deferred class weights, if any.
+        eval_every: steps between evaluations.
+        checkpoint_every: steps between checkpoints.
+        batch_size: examples of a step.
+        steps_per_chunk: steps of an epoch whose inputs the devices hold at a time; None: all.
+    """
 
     total_steps: int
     steps_per_epoch: int
@@ -28,36 +39,27 @@ class TrainSchedule:
     eval_every: int
     checkpoint_every: int
     batch_size: int
-    steps_per_window: int | None = None
+    steps_per_chunk: int | None = None
 
     def next_stop(self, step: int) -> int:
-        """Where a call that starts at `step` must end: the next window, epoch, evaluation or checkpoint at the
-        latest."""
+        """The last step that a call from `step` may reach.
+
+        A call crosses no chunk, epoch, evaluation or checkpoint.
+        """
         marks = (self.steps_per_epoch, self.eval_every, self.checkpoint_every)
-        window, within = self.steps_per_window or self.steps_per_epoch, step % self.steps_per_epoch
-        end_of_window = step - within + (within // window + 1) * window
-        return min(self.total_steps, end_of_window, *((step // mark + 1) * mark for mark in marks))
+        chunk, within = self.steps_per_chunk or self.steps_per_epoch, step % self.steps_per_epoch
+        end_of_chunk = step - within + (within // chunk + 1) * chunk
+        return min(self.total_steps, end_of_chunk, *((step // mark + 1) * mark for mark in marks))
 
+    def evaluates_at(self, step: int) -> bool:
+        return step % self.eval_every == 0 or step == self.total_steps
 
-def largest_batch(sizes: np.ndarray, pool: np.ndarray, key: jax.Array, plan: TrainSchedule, *, devices: int = 1) -> int:
-    """The largest sum of `sizes` [N] (tokens of the training rows, say) in any device's part of any batch that a
-    training will draw."""
-    epochs = -(-plan.total_steps // plan.steps_per_epoch)
-
-    @jax.jit
-    def largest(sizes, pool, key):
-        def of_epoch(epoch):
-            rows = draw_epoch(key, epoch, pool, plan.steps_per_epoch, plan.batch_size)
-            return sizes[rows.reshape(plan.steps_per_epoch, devices, -1)].sum(axis=2).max()
-
-        return jax.lax.map(of_epoch, jnp.arange(epochs, dtype=jnp.int32)).max()
-
-    return int(largest(sizes, pool, key))
+    def saves_at(self, step: int) -> bool:
+        return step % self.checkpoint_every == 0 or step == self.total_steps
 
 
 class Fault(NamedTuple):
-    """The first of `steps` steps in a row whose loss or gradient was not finite, with its loss; whether they were
-    `skipped`."""
+    """The first of `steps` consecutive non-finite steps, and its loss."""
 
     step: int
     loss: float
@@ -65,115 +67,224 @@ class Fault(NamedTuple):
     skipped: bool = False
 
 
-def outputs_lost(step: int) -> str:
-    return f"the network's outputs are not finite after step {step}, though its loss was: lower config.train.lr"
+def nonfinite_logits(step: int) -> str:
+    return f"non-finite logits after step {step} (the loss was finite); lower config.train.lr"
+
+
+@dataclass
+class Status:
+    """How far a training has come.
+
+    Attributes:
+        train_s: seconds spent in steps.
+        skipped: skipped steps of each trial [T].
+        diverged: the error message of each trial that has diverged.
+        stop: whether the training was preempted.
+    """
+
+    train_s: float
+    skipped: np.ndarray
+    diverged: dict[int, str] = field(default_factory=dict)
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What `fit` calls between device calls.
+
+    Attributes:
+        evaluate: validation metrics of each trial; None for one whose logits are not finite.
+        save: writes the checkpoints of the trials that have not diverged.
+        log: `(trial, row)`: takes the metrics of one trial since its last row.
+        on_nonfinite: `(trial, state before the fault, fault)`: the error message of a trial that has diverged.
+        preempted: starts to ask all processes whether to stop; its result waits for the answer.
+    """
+
+    evaluate: Callable[[TrainState], list[dict[str, float] | None]]
+    save: Callable[[TrainState, Status], None]
+    log: Callable[[int, dict[str, Any]], None]
+    on_nonfinite: Callable[[int, TrainState, Fault], str]
+    preempted: Callable[[], Callable[[], bool]] = lambda: lambda: False
+
+
+class Pending(NamedTuple):
+    """A device call in flight.
+
+    Attributes:
+        steps: that it takes.
+        totals: of these steps [T].
+        preempted: waits for the answer whether to stop after it.
+    """
+
+    steps: int
+    totals: Totals
+    preempted: Callable[[], bool]
+
+    def wait(self) -> Totals:
+        return Totals(*map(np.asarray, jax.device_get(self.totals)))
+
+
+class Meter:
+    """Sums over each trial's steps since its last row, and its first fault."""
+
+    def __init__(self, trials: int, schedule: TrainSchedule):
+        self._trials, self._schedule = trials, schedule
+        self.reset()
+
+    def reset(self) -> None:
+        self.steps, self.skipped = 0, np.zeros(self._trials, int)
+        self.faults: dict[int, tuple[int, float]] = {}
+        self._loss, self._correct = np.zeros(self._trials), np.zeros(self._trials)
+
+    def add(self, count: int, totals: Totals) -> None:
+        """Add a device call of `count` steps."""
+        self.steps += count
+        self.skipped = self.skipped + totals.skipped
+        self._loss, self._correct = self._loss + totals.loss, self._correct + totals.correct
+        for trial in np.flatnonzero(totals.skipped).tolist():
+            self.faults.setdefault(trial, (int(totals.first[trial]), float(totals.first_loss[trial])))
+
+    def row(self, trial: int, step: int) -> dict[str, Any]:
+        """Step, epoch, and means over the steps that were not skipped."""
+        taken = self.steps - self.skipped[trial]
+        return {
+            "step": step,
+            "epoch": step / self._schedule.steps_per_epoch,
+            "train_loss": self._loss[trial] / taken,
+            "train_accuracy": self._correct[trial] / (taken * self._schedule.batch_size),
+        }
+
+
+class Pace:
+    """Times device calls and chooses their length."""
+
+    def __init__(self, steps_per_call: int | None):
+        self._fixed = steps_per_call
+        self.steps = steps_per_call or 1
+        self.restart()
+
+    def restart(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self, count: int) -> float:
+        """Seconds since the last call of `count` steps ended, or since the restart."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        self.steps = self._fixed or max(1, int(_CALL_SECONDS * count / seconds))
+        return seconds
+
+
+class Monitor:
+    """Accounts for device calls: metrics, diverged trials, log and progress bar."""
+
+    def __init__(self, schedule: TrainSchedule, callbacks: Callbacks, status: Status, bar: tqdm, *, skip: bool):
+        self._schedule, self._callbacks, self._bar, self._skip = schedule, callbacks, bar, skip
+        self.status, self.pace = status, Pace(schedule.steps_per_call)
+        self._meter = Meter(len(status.skipped), schedule)
+
+    @property
+    def all_diverged(self) -> bool:
+        return len(self.status.diverged) == len(self.status.skipped)
+
+    def drain(self, call: Pending, state: TrainState) -> None:
+        """Block on the oldest pending call and accumulate its metrics.
+
+        `state` is the newest one, in which diverged trials are frozen.
+        """
+        totals = call.wait()
+        seconds = self.pace.lap(call.steps)
+        self.status.train_s += seconds
+        self.status.stop |= call.preempted()
+        self._meter.add(call.steps, totals)
+        if self._skip:
+            self.status.skipped = self.status.skipped + totals.skipped
+        else:
+            for trial in self._meter.faults:
+                self._diverge(trial, state)
+        self._show(call.steps, totals, seconds)
+
+    def find_stalled(self, state: TrainState) -> None:
+        """Give up the trials whose every step since the last row was skipped."""
+        for trial in np.flatnonzero(self._meter.skipped == self._meter.steps).tolist():
+            self._diverge(trial, state, self._meter.steps)
+
+    def evaluate(self, state: TrainState, step: int) -> None:
+        """Evaluate all trials and log a row for each that has not diverged."""
+        diverged = self.status.diverged
+        for trial, metrics in enumerate(self._callbacks.evaluate(state)):
+            if metrics is None:
+                diverged.setdefault(trial, nonfinite_logits(step))
+            elif trial not in diverged:
+                row = self._meter.row(trial, step) | {"train_s": round(self.status.train_s, 3)}
+                skipped = {"skipped_steps": int(self._meter.skipped[trial])} if self._skip else {}
+                self._callbacks.log(trial, row | skipped | metrics)
+        self._meter.reset()
+
+    def _diverge(self, trial: int, state: TrainState, steps: int = 1) -> None:
+        if trial not in self.status.diverged:
+            fault = Fault(*self._meter.faults[trial], steps, self._skip)
+            self.status.diverged[trial] = self._callbacks.on_nonfinite(trial, state, fault)
+
+    def _show(self, steps: int, totals: Totals, seconds: float) -> None:
+        trials = len(totals.loss)
+        alive = [trial for trial in range(trials) if trial not in self.status.diverged]
+        taken = (steps - totals.skipped[alive]).sum()
+        loss = f"{totals.loss[alive].sum() / taken:.3f}" if taken else "not finite"
+        self._bar.set_postfix_str(
+            f"epoch {(self._bar.n + steps) / self._schedule.steps_per_epoch:.1f}, loss {loss}, "
+            f"{trials * steps * self._schedule.batch_size / seconds:.0f} examples/s"
+            + (f", {self.status.skipped.sum()} steps skipped" if self.status.skipped.any() else ""),
+            refresh=False,
+        )
+        self._bar.update(steps)
 
 
 def fit(
     run_steps: Callable[[TrainState, int, int], tuple[TrainState, Totals]],
     state: TrainState,
-    plan: TrainSchedule,
+    schedule: TrainSchedule,
+    callbacks: Callbacks,
+    status: Status,
     *,
-    train_s: float,
-    skipped: np.ndarray,
-    evaluate: Callable[[TrainState], list[dict[str, float] | None]],
-    save: Callable[[TrainState, float, np.ndarray, set[int]], None],
-    log: Callable[[int, dict], None],
-    lose: Callable[[int, TrainState, Fault], str],
     skip: bool = False,
-    preempted: Callable[[], Callable[[], bool]] = lambda: lambda: False,
-) -> tuple[TrainState, float, np.ndarray, dict[int, str]]:
-    """Train the trials of `state` to the plan's end; returns the last state, the seconds spent in steps alone, how many
-    steps of each trial were skipped, `skipped` [T] of them before, and what was wrong with each that is lost.
+) -> TrainState:
+    """Train the trials of `state` to the end of the schedule; return the last state.
 
-    `run_steps(state, step, count)` trains for `count` steps from `step` on, where the state stands.
-    `log(trial, row)` receives a row of every trial at each evaluation: step, epoch, the mean loss and accuracy (on
-    pseudo-labels, where there are any) since the last row, and what `evaluate` found. A trial is lost by a step whose
-    loss or gradient is not finite; if such steps are to `skip`, by as many as there are from one row to the next;
-    and by an evaluation that finds None.
-    `lose(trial, state, fault)` tells what was wrong, the state being that before the fault. What is lost is neither
-    logged nor, by `save(state, train_s, skipped, lost)`, to be saved; when all is lost, training ends. It is saved and
-    ends early where what `preempted()` gave as a call of the device began is true when that call has arrived.
+    A trial diverges at a step with a non-finite loss or gradient; with `skip`, where all steps since its last row
+    were skipped; and at an evaluation with non-finite logits. It is neither logged nor saved any more, and training
+    ends when all trials have diverged. A preempted training saves and ends early.
+
+    Args:
+        run_steps: `(state, step, count)`: trains for `count` steps from `step`, which the state has reached.
+        state: where training begins; donated.
+        schedule: when to evaluate and to save.
+        callbacks: how to evaluate, save and log.
+        status: of the training until now; updated in place.
+        skip: whether steps with a non-finite loss or gradient are skipped.
     """
-    step = arrived = int(np.asarray(state.step)[0])
-    trials = len(state.step)
-    loss_sum, correct, left_out, since = np.zeros(trials), np.zeros(trials), np.zeros(trials, int), 0
-    steps_per_call = plan.steps_per_call or 1
-    started: list[tuple[int, Totals, Callable[[], bool]]] = []
-    ends = False
-    faults: dict[int, tuple[int, float]] = {}
-    lost: dict[int, str] = {}
-
-    def give_up(trial: int, steps: int = 1):
-        if trial not in lost:
-            lost[trial] = lose(trial, state, Fault(*faults[trial], steps, skip))
-
-    def arrive():
-        """Wait for the oldest call under way and book what it found."""
-        nonlocal arrived, loss_sum, correct, left_out, since, skipped, train_s, steps_per_call, clock, ends
-        count, totals, is_preempted = started.pop(0)
-        found = Totals(*map(np.asarray, jax.device_get(totals)))
-        seconds, clock = time.perf_counter() - clock, time.perf_counter()
-        train_s += seconds
-        steps_per_call = plan.steps_per_call or max(1, int(_CALL_SECONDS * count / seconds))
-        arrived, ends = arrived + count, is_preempted()
-        loss_sum, correct, since = loss_sum + found.loss, correct + found.correct, since + count
-        left_out, skipped = left_out + found.left_out, skipped + found.left_out
-        for trial in np.flatnonzero(found.left_out).tolist():
-            faults.setdefault(trial, (int(found.first[trial]), float(found.first_loss[trial])))
-            if not skip:
-                give_up(trial)
-        sound = [trial for trial in range(trials) if trial not in lost]
-        taken = (count - found.left_out[sound]).sum()
-        shown = f"{found.loss[sound].sum() / taken:.3f}" if taken else "not finite"
-        bar.set_postfix_str(
-            f"epoch {arrived / plan.steps_per_epoch:.1f}, loss {shown}, "
-            f"{trials * count * plan.batch_size / seconds:.0f} examples/s"
-            + (f", {skipped.sum()} steps skipped" if skip and skipped.any() else ""),
-            refresh=False,
-        )
-        bar.update(count)
-
-    with progress(what="train", total=plan.total_steps, unit="step", done=step) as bar:
-        clock = time.perf_counter()
-        while step < plan.total_steps and len(lost) < trials and not ends:
-            count = min(steps_per_call, plan.next_stop(step) - step)
+    step, pending = int(np.asarray(state.step)[0]), None
+    with progress(what="train", total=schedule.total_steps, unit="step", done=step) as bar:
+        monitor = Monitor(schedule, callbacks, status, bar, skip=skip)
+        while step < schedule.total_steps and not monitor.all_diverged and not status.stop:
+            count = min(monitor.pace.steps, schedule.next_stop(step) - step)
             with jax.transfer_guard("disallow"):
                 state, totals = run_steps(state, step, count)
-            started.append((count, totals, preempted()))
             step += count
-            # The device has its next call before the host asks for the last one's figures.
-            if len(started) > 1:
-                arrive()
-            evaluates = step % plan.eval_every == 0 or step == plan.total_steps
-            saves = step % plan.checkpoint_every == 0 or step == plan.total_steps
-            if evaluates or saves or ends:
-                arrive()
+            previous, pending = pending, Pending(count, totals, callbacks.preempted())
+            # The device already has its next call when the host waits for the totals of the last one.
+            if previous is not None:
+                monitor.drain(previous, state)
+            evaluates, saves = schedule.evaluates_at(step), schedule.saves_at(step)
+            if not (evaluates or saves or status.stop):
+                continue
+
+            monitor.drain(pending, state)
+            pending = None
             if evaluates:
-                for trial in np.flatnonzero(left_out == since).tolist():
-                    give_up(trial, since)
-            if len(lost) == trials:
-                break
-            saves |= ends
-            if evaluates and not ends:  # it may take longer than there is left
-                for trial, found in enumerate(evaluate(state)):
-                    if found is None:
-                        lost.setdefault(trial, outputs_lost(step))
-                    if found is None or trial in lost:
-                        continue
-                    taken = since - left_out[trial]
-                    row = {
-                        "step": step,
-                        "epoch": step / plan.steps_per_epoch,
-                        "train_loss": loss_sum[trial] / taken,
-                        "train_accuracy": correct[trial] / (taken * plan.batch_size),
-                        "train_s": round(train_s, 3),
-                    }
-                    log(trial, row | ({"skipped_steps": int(left_out[trial])} if skip else {}) | found)
-                loss_sum, correct, left_out, since = np.zeros(trials), np.zeros(trials), np.zeros(trials, int), 0
-                faults.clear()
-            if saves:
-                save(state, train_s, skipped, set(lost))
-            if evaluates or saves:
-                clock = time.perf_counter()
-    return state, train_s, skipped, lost
+                monitor.find_stalled(state)
+            if evaluates and not monitor.all_diverged and not status.stop:  # a preempted process has no time for it
+                monitor.evaluate(state, step)
+            if (saves or status.stop) and not monitor.all_diverged:
+                callbacks.save(state, status)
+            monitor.pace.restart()
+    return state

@@ -1,4 +1,4 @@
-"""Optimizers whose every hyper-parameter is a traced value: one compiled program serves a whole grid."""
+"""Optimizers with traced hyper-parameters: one program serves a whole grid."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,16 @@ import optax
 
 
 def cosine_decay(step: jax.Array, *, peak, warmup_steps, total_steps) -> jax.Array:
-    """Learning rate at `step`: linear warm-up, then half a cosine from `peak` to 0 (SGDR, Loshchilov & Hutter 2017).
+    """Learning rate at `step`: linear warm-up, then half a cosine from `peak` to 0.
 
-    Decays every step; torch's CosineAnnealingLR, stepped once an epoch, is the staircase through it.
+    It is the schedule of SGDR (Loshchilov & Hutter 2017) without restarts, and decays at every step; torch's
+    CosineAnnealingLR, stepped once per epoch, is the staircase through it.
+
+    Args:
+        step: counted from 0.
+        peak: the learning rate after the warm-up.
+        warmup_steps: 0 for none.
+        total_steps: at which the learning rate reaches 0.
     """
     step, warmup, total = (jnp.asarray(v, jnp.float32) for v in (step, warmup_steps, total_steps))
     progress = jnp.clip((step - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
@@ -16,12 +23,15 @@ def cosine_decay(step: jax.Array, *, peak, warmup_steps, total_steps) -> jax.Arr
 
 
 def _sgd(lr, momentum, weight_decay):
-    # As torch's SGD: the decay joins the gradient before the momentum.
+    """SGD as in torch: weight decay is added to the gradient before the momentum."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum), optax.scale_by_learning_rate(lr))
 
 
 def _adamw(lr, momentum, weight_decay):
-    """Adam with decoupled decay (Loshchilov & Hutter 2019); `momentum` is its beta1."""
+    """Adam with decoupled weight decay; `momentum` is its beta1.
+
+    Source: Loshchilov & Hutter 2019.
+    """
     return optax.chain(
         optax.scale_by_adam(b1=momentum), optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(lr)
     )

@@ -1,6 +1,10 @@
-"""The training program: one call of the device draws rows, augments, differentiates and updates for many steps."""
+"""The training program: many optimizer steps in one device call.
+
+run_steps = jit(shard_map(vmap(fori_loop(train_step))))
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -13,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rgjax.losses import weighted_mean
 from rgjax.sampling.samplers import epoch_rows
 from rgjax.sharding import AXIS, TRIAL
+from rgjax.training.layout import TREES, Layout
 from rgjax.training.optimizer import OPTIMIZERS, cosine_decay
 
 ABSENT = -1e9  # logit of an output that stands for no class
@@ -20,33 +25,39 @@ ABSENT = -1e9  # logit of an output that stands for no class
 
 @struct.dataclass
 class TrainState:
-    """All that changes in training, as one pytree: parameters, batch statistics, optimizer state, step count.
+    """All that changes in training, as one pytree.
 
-    A trial that is lost stands still, just before the `step` s that it was lost at, which is ~s from then on.
+    A trial that has diverged is frozen before the offending `step`: `alive` is False.
     """
 
     params: Any
     batch_stats: Any
     opt_state: Any
-    step: jax.Array
+    step: Any
+    alive: Any = np.True_
 
 
 class TrainData(NamedTuple):
-    """What training reads, on the devices: `inputs` of the whole data set, an array [M, ...] or several of that length,
-    in equal parts along the mesh axis "data"; and, on every device, the `rows` [N] of it that are trained on, their
-    (pseudo-)labels `labels` [N], and the sampler's `pool` [P] of positions in 0..N-1."""
+    """The training data on the devices.
+
+    Attributes:
+        inputs: of the whole data set, one array [M, ...] or several, sharded over the mesh axis "data".
+        indices: the training examples [N] in `inputs`, replicated like the fields below.
+        labels: their (pseudo-)labels [N].
+        pool: what the sampler draws from [P], positions in 0..N-1.
+    """
 
     inputs: Any
-    rows: Any
+    indices: Any
     labels: Any
     pool: Any
 
 
 class HyperParams(NamedTuple):
-    """Every number that a grid search may vary; traced, so that no value of it causes a compilation.
+    """Every number that a grid search may vary, traced so that none recompiles.
 
-    Of the network's K outputs the first `outputs` stand for (pseudo-)classes; the rest is padding, so that runs with
-    different numbers of groups share a program. `class_weights` [K] weigh the loss until the step `drw_start`,
+    The first `outputs` of the network's K outputs stand for (pseudo-)classes; the rest is padding, so that runs with
+    different numbers of pseudo-classes share a program. `class_weights` [K] weight the loss until step `drw_start`,
     `drw_weights` [K] from then on.
     """
 
@@ -63,271 +74,312 @@ class HyperParams(NamedTuple):
     drw_start: Any
 
 
+class Batch(NamedTuple):
+    """One device's share of a batch: the network's inputs and the labels [b]."""
+
+    inputs: Any
+    labels: jax.Array
+
+
+class StepMetrics(NamedTuple):
+    """The batch's loss, this device's correct predictions, and if all was finite."""
+
+    loss: jax.Array
+    correct: jax.Array
+    finite: jax.Array
+
+
 class Totals(NamedTuple):
-    """Of the steps of one call: sums over those that were taken; how many were `left_out`, as the loss or the gradient
-    was not finite or the trial was lost; and the first of those, -1 where there is none, with its loss."""
+    """Sums over the finite steps of one device call, and the count of skipped ones.
+
+    `first` is the first skipped step, -1 if there is none, and `first_loss` its loss.
+    """
 
     loss: Any
     correct: Any
-    left_out: Any
+    skipped: Any
     first: Any
     first_loss: Any
 
+    @classmethod
+    def zero(cls) -> "Totals":
+        real, integer = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+        return cls(real, integer, integer, ~integer, real)
 
-def no_steps() -> Totals:
-    """The Totals of no steps."""
-    none, zero = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-    return Totals(none, zero, zero, ~zero, none)
+    def add(self, step: jax.Array, metrics: StepMetrics) -> "Totals":
+        loss, correct, finite = metrics
+        first = ~finite & (self.first < 0)
+        return Totals(
+            self.loss + jnp.where(finite, loss, jnp.zeros_like(loss)),
+            self.correct + jnp.where(finite, correct, jnp.zeros_like(correct)),
+            self.skipped + (~finite).astype(jnp.int32),
+            jnp.where(first, step, self.first),
+            jnp.where(first, loss, self.first_loss),
+        )
 
 
-def with_step(totals: Totals, step: jax.Array, loss: jax.Array, correct: jax.Array, taken: jax.Array) -> Totals:
-    """The Totals with one more step, which was `taken` or left out."""
-    first = ~taken & (totals.first < 0)
-    return Totals(
-        totals.loss + jnp.where(taken, loss, jnp.zeros_like(loss)),
-        totals.correct + jnp.where(taken, correct, jnp.zeros_like(correct)),
-        totals.left_out + (~taken).astype(jnp.int32),
-        jnp.where(first, step, totals.first),
-        jnp.where(first, loss, totals.first_loss),
-    )
+@dataclass(frozen=True)
+class StepSpec:
+    """The static parts of the training program.
+
+    Attributes:
+        graph: structure of the network, which is called as `(inputs, train=True, key=key) -> logits [b, K]`.
+        loss: `(logits [b, K], labels [b], **hyper.loss) -> losses [b]`.
+        prepare: `(inputs, keys [b], **hyper.augmentation)` -> the network's inputs, with one key per example.
+        optimizer: its name in OPTIMIZERS.
+        batch_size: examples of a step, over all devices that share it.
+        steps_per_epoch: steps between two draws from the pool.
+        mesh: devices by the axes "trial" and "data".
+        layout: how the state is stored on the devices.
+        skip: whether training goes on after a step that is not finite; if not, the trial has diverged.
+    """
+
+    graph: nnx.GraphDef
+    loss: Callable
+    prepare: Callable
+    optimizer: str
+    batch_size: int
+    steps_per_epoch: int
+    mesh: Mesh
+    layout: Layout = TREES
+    skip: bool = False
+
+    @property
+    def shards(self) -> int:
+        """Devices that share a batch."""
+        return self.mesh.shape[AXIS]
+
+    def all_reduce(self, values: Any) -> Any:
+        # XLA copies even what a single device reduces.
+        return jax.lax.psum(values, AXIS) if self.shards > 1 else values
 
 
 def init_state(model: nnx.Module, optimizer: str) -> tuple[nnx.GraphDef, TrainState]:
     """The network's structure, and its state before the first step."""
     graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graph, TrainState(params, batch_stats, _first_moments(optimizer)(params), jnp.zeros((), jnp.int32))
+    return graph, TrainState(params, batch_stats, _init_moments(optimizer)(params), jnp.zeros((), jnp.int32))
 
 
 @cache
-def _first_moments(optimizer: str) -> Callable:
+def _init_moments(optimizer: str) -> Callable:
     return jax.jit(OPTIMIZERS[optimizer](0.0, 0.0, 0.0).init)
 
 
-def for_each_trial(function: Callable, own):
-    """`function` of each trial's part of `own`, arrays [T, ...], as arrays [T, ...]: vmapped, or as it stands for
-    one trial, whose program is to be the plain one."""
-    if len(jax.tree.leaves(own)[0]) > 1:
-        return jax.vmap(function)(own)
-    return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], own)))
+def train_step(
+    spec: StepSpec, state: TrainState, batch: Batch, hyper: HyperParams, key: jax.Array
+) -> tuple[TrainState, StepMetrics]:
+    """One optimizer step; it changes nothing if its loss or gradient is not finite.
+
+    The devices that share a batch call it together, each with its own examples, and sum their gradients.
+
+    Args:
+        spec: the static parts of the program.
+        state: before the step, stored in `spec.layout`.
+        batch: this device's share of the batch.
+        hyper: the traced hyper-parameters.
+        key: for dropout.
+    """
+
+    def objective(params):
+        model = nnx.merge(spec.graph, params, state.batch_stats, copy=True)
+        logits = model(batch.inputs, train=True, key=key)
+        is_class = jnp.arange(logits.shape[1], dtype=jnp.int32) < hyper.outputs
+        logits = jnp.where(is_class[None], logits, ABSENT)
+        class_weights = jnp.where(state.step >= hyper.drw_start, hyper.drw_weights, hyper.class_weights)
+        losses = spec.loss(logits, batch.labels, **hyper.loss)
+        loss = weighted_mean(losses, class_weights[batch.labels], axis=AXIS if spec.shards > 1 else None)
+        return loss, (logits, nnx.state(model, nnx.BatchStat))
+
+    params = spec.layout.unflatten(state.params)
+    (loss, (logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    grads, loss = spec.all_reduce((spec.layout.flatten(grads), loss))
+    finite = is_finite((loss, grads)) & state.alive
+
+    def update():
+        lr = cosine_decay(state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps)
+        tx = OPTIMIZERS[spec.optimizer](lr, hyper.momentum, hyper.weight_decay)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        return TrainState(params, batch_stats, opt_state, state.step + 1, state.alive)
+
+    def keep():
+        if spec.skip:
+            return replace(state, step=state.step + 1)
+        return replace(state, alive=jnp.zeros_like(state.alive))
+
+    correct = (logits.argmax(axis=1) == batch.labels).sum(dtype=jnp.int32)
+    return spec.layout.select(finite, update, keep), StepMetrics(loss, correct, finite)
 
 
-class Layout(NamedTuple):
-    """How parameters, and all that is kept for each of them, lie on the device in training: two maps of a TrainState,
-    or of a part of it, from trees of arrays to what is stored and back; and `either(taken, update, keep)`, the result
-    of one of two functions."""
+def is_finite(tree: Any) -> jax.Array:
+    """Whether all arrays are finite, in one pass over memory.
 
-    store: Callable[[Any], Any]
-    as_tree: Callable[[Any], Any]
-    either: Callable[[jax.Array, Callable, Callable], Any]
-
-
-TREES = Layout(lambda tree: tree, lambda tree: tree, jax.lax.cond)  # a selection would copy the moments at every step
-
-
-def layout_for(platform: str, params) -> Layout:
-    """One vector on GPUs, where an update of a hundred arrays is a hundred small kernels; trees elsewhere."""
-    return one_vector(params) if platform in ("gpu", "cuda") else TREES
-
-
-def one_vector(params) -> Layout:
-    """All of `params` as one vector, and so its gradients and its moments."""
-    leaves, structure = jax.tree.flatten(params)
-    shapes = [leaf.shape for leaf in leaves]
-    ends = np.cumsum([leaf.size for leaf in leaves]).tolist()
-
-    def is_params(tree):
-        return jax.tree.structure(tree) == structure
-
-    def joined(tree):
-        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]) if is_params(tree) else tree
-
-    def parted(stored):
-        if stored.shape != (ends[-1],):
-            return stored
-        slices = zip([0, *ends], ends, shapes, strict=False)
-        return jax.tree.unflatten(structure, [stored[start:end].reshape(shape) for start, end, shape in slices])
-
-    return Layout(
-        jax.jit(lambda tree: jax.tree.map(joined, tree, is_leaf=is_params)),
-        jax.jit(lambda tree: jax.tree.map(parted, tree)),
-        # A GPU would wait for the host to branch.
-        lambda taken, update, keep: jax.tree.map(partial(jnp.where, taken), update(), keep()),
-    )
+    Infinities and NaN survive every sum.
+    """
+    return jnp.isfinite(jnp.stack([leaf.sum() for leaf in jax.tree.leaves(tree)]).sum())
 
 
 def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: int) -> jax.Array:
-    """Positions int32 [steps, batch_size] that the steps of `epoch` are trained on, with `key` the training's."""
+    """Training positions int32 [steps, batch_size] of all steps of `epoch`.
+
+    Args:
+        key: of the training.
+        epoch: counted from 0.
+        pool: what the sampler draws from [P].
+        steps: of an epoch.
+        batch_size: examples of a step.
+    """
     epoch_key, _ = jax.random.split(key)
     return epoch_rows(jax.random.fold_in(epoch_key, epoch), pool, steps * batch_size).reshape(steps, batch_size)
 
 
-def is_finite(tree) -> jax.Array:
-    """Whether the sum of all arrays is finite: neither infinities nor NaN survive it, and it is read at the speed of
-    memory."""
-    return jnp.isfinite(jnp.stack([leaf.sum() for leaf in jax.tree.leaves(tree)]).sum())
+def load_batch(
+    spec: StepSpec, data: TrainData, positions: jax.Array, hyper: HyperParams, key: jax.Array
+) -> tuple[Batch, jax.Array]:
+    """This device's share of a batch, and its key for dropout.
 
-
-def make_run_steps(
-    graph: nnx.GraphDef,
-    loss: Callable,
-    prepare: Callable,
-    *,
-    optimizer: str,
-    batch_size: int,
-    steps_per_epoch: int,
-    mesh: Mesh,
-    layout: Layout = TREES,
-    skip: bool = False,
-) -> jax.stages.Wrapped:
-    """The jitted `(state, count, data, hyper, key) -> (state, Totals)` that trains for `count` steps of one epoch.
-
-    Several trials train as one program: all arrays of `state`, `hyper`, `key` and the Totals are [T, ...], and all
-    trials stand at the same step. `data` is theirs in common.
-
-    All randomness is folded from `key` by epoch, by step and by row, so neither an interruption nor another number
-    of steps in a call changes a single bit. The number of steps is traced: any count runs the same program.
-    `prepare(inputs, keys [b], **hyper.augmentation)` makes the network's input of b rows, with a key for each, and
-    the network is called as `(batch, train=True, key=key) -> logits [b, K]`. `loss(logits, labels [b], **hyper.loss)
-    -> [b]`. The state is donated.
-
-    Trials are spread over the axis "trial" of `mesh` and exchange nothing. Along "data"
-    each device trains on its part of every batch, and they sum their gradients: results differ between device counts
-    by rounding alone, but for dropout, which each draws for itself. The state comes and goes in the `layout`.
-
-    A step whose loss or gradient is not finite changes nothing. With `skip` the next one is taken; else the trial is
-    lost and keeps the state before that step.
+    Args:
+        spec: the static parts of the program.
+        data: the training data.
+        positions: of the batch [B] among the training examples.
+        hyper: the strengths of the augmentation.
+        key: of the step.
     """
-    shards = mesh.shape[AXIS]
-    local_size = batch_size // shards
+    device, size = jax.lax.axis_index(AXIS), spec.batch_size // spec.shards
+    slots = device * size + jnp.arange(size, dtype=jnp.int32)
+    augment_key, dropout_key = jax.random.split(key)
+    keys = jax.vmap(partial(jax.random.fold_in, augment_key))(slots)
+    inputs = spec.prepare(take(data.inputs, data.indices[positions], spec.shards), keys, **hyper.augmentation)
+    return Batch(inputs, data.labels[positions[slots]]), jax.random.fold_in(dropout_key, device)
 
-    def gradients(params, batch_stats, step, batch, labels, hyper: HyperParams, key):
-        def objective(params):
-            model = nnx.merge(graph, params, batch_stats, copy=True)
-            logits = model(batch, train=True, key=key)
-            logits = jnp.where(jnp.arange(logits.shape[1], dtype=jnp.int32)[None] < hyper.outputs, logits, ABSENT)
-            weights = jnp.where(step >= hyper.drw_start, hyper.drw_weights, hyper.class_weights)[labels]
-            value = weighted_mean(loss(logits, labels, **hyper.loss), weights, axis=AXIS)
-            return value, (logits, nnx.state(model, nnx.BatchStat))
 
-        return jax.value_and_grad(objective, has_aux=True)(params)
+def train_steps(
+    spec: StepSpec, state: TrainState, count: jax.Array, data: TrainData, hyper: HyperParams, key: jax.Array
+) -> tuple[TrainState, Totals]:
+    """Train one trial for `count` steps of one epoch.
 
-    def over_shards(values):
-        return jax.lax.psum(values, AXIS) if shards > 1 else values  # XLA copies even what only one device reduces
+    All randomness is folded from `key` by epoch, step and example, so neither an interruption nor another number of
+    steps in a call changes a single bit.
+    """
+    epoch, first = state.step // spec.steps_per_epoch, state.step % spec.steps_per_epoch
+    order = draw_epoch(key, epoch, data.pool, spec.steps_per_epoch, spec.batch_size)
+    _, key = jax.random.split(key)
 
-    def train(state: TrainState, count, data: TrainData, hyper: HyperParams, key):
-        epoch, first = state.step // steps_per_epoch, state.step % steps_per_epoch
-        order = draw_epoch(key, epoch, data.pool, steps_per_epoch, batch_size)
-        _, key = jax.random.split(key)
-        device = jax.lax.axis_index(AXIS)
-        places = device * local_size + jnp.arange(local_size, dtype=jnp.int32)
+    def body(i, carry):
+        state, totals = carry
+        step_key = jax.random.fold_in(key, state.step)
+        batch, dropout_key = load_batch(spec, data, order[first + i], hyper, step_key)
+        next_state, metrics = train_step(spec, state, batch, hyper, dropout_key)
+        return next_state, totals.add(state.step, metrics)
 
-        def step(i, carry):
-            state, totals = carry
-            rows = order[first + i]
-            labels = data.labels[rows[places]]
-            augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-            keys = jax.vmap(partial(jax.random.fold_in, augment_key))(places)
-            batch = prepare(take(data.inputs, data.rows[rows], shards), keys, **hyper.augmentation)
-            (value, (logits, batch_stats)), grads = gradients(
-                layout.as_tree(state.params),
-                state.batch_stats,
-                state.step,
-                batch,
-                labels,
-                hyper,
-                jax.random.fold_in(dropout_key, device),
-            )
-            grads, value = over_shards((layout.store(grads), value))
-            taken = is_finite((value, grads)) & (state.step >= 0)  # negative where the trial is lost
+    state, totals = jax.lax.fori_loop(0, count, body, (state, Totals.zero()))
+    return state, totals._replace(correct=spec.all_reduce(totals.correct))
 
-            def update():
-                rate = cosine_decay(
-                    state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps
-                )
-                tx = OPTIMIZERS[optimizer](rate, hyper.momentum, hyper.weight_decay)
-                updates, opt_state = tx.update(grads, state.opt_state, state.params)
-                params = jax.tree.map(jnp.add, state.params, updates)
-                return TrainState(params, batch_stats, opt_state, state.step + 1)
 
-            def keep():
-                return state.replace(step=state.step + 1 if skip else jnp.minimum(state.step, ~state.step))
+def for_each_trial(function: Callable, arguments: Any) -> Any:
+    """Map `function` over the first axis of `arguments`, arrays [T, ...].
 
-            correct = (logits.argmax(axis=1) == labels).sum(dtype=jnp.int32)
-            totals = with_step(totals, state.step, value, correct, taken)
-            return layout.either(taken, update, keep), totals
+    A single trial is not vmapped, so that its program is the plain one.
+    """
+    if len(jax.tree.leaves(arguments)[0]) > 1:
+        return jax.vmap(function)(arguments)
+    return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], arguments)))
 
-        state, totals = jax.lax.fori_loop(0, count, step, (state, no_steps()))
-        return state, totals._replace(correct=over_shards(totals.correct))
+
+def make_run_steps(spec: StepSpec) -> jax.stages.Wrapped:
+    """The jitted `(state, count, data, hyper, key) -> (state, Totals)`.
+
+    It trains for `count` steps of one epoch.
+
+    Several trials train as one program: all arrays of `state`, `hyper`, `key` and the Totals are [T, ...], all trials
+    are at the same step, and they share `data`. The number of steps is traced: any count runs the same program. The
+    state is stored in `spec.layout` and is donated.
+
+    Trials are spread over the mesh axis "trial" and exchange nothing. Along "data" each device trains on its part of
+    every batch, and they sum their gradients: results differ between device counts by rounding alone, except for
+    dropout, which each device draws for itself.
+    """
 
     def train_trials(state, count, data, hyper, key):
-        return for_each_trial(lambda own: train(own[0], count, data, *own[1:]), (state, hyper, key))
+        return for_each_trial(
+            lambda trial: train_steps(spec, trial[0], count, data, *trial[1:]),
+            (state, hyper, key),
+        )
 
     everywhere, by_trial = PartitionSpec(), PartitionSpec(TRIAL)
     data = TrainData(PartitionSpec(AXIS), everywhere, everywhere, everywhere)
-    spread = jax.shard_map(
+    mapped = jax.shard_map(
         train_trials,
-        mesh=mesh,
+        mesh=spec.mesh,
         in_specs=(by_trial, everywhere, data, by_trial, by_trial),
         out_specs=by_trial,
         check_vma=False,  # the checker does not know that summed gradients make equal parameters
     )
     # Every process reads the totals of all trials.
-    shardings = NamedSharding(mesh, by_trial), NamedSharding(mesh, everywhere)
-    return jax.jit(spread, donate_argnums=0, out_shardings=shardings)
+    shardings = NamedSharding(spec.mesh, by_trial), NamedSharding(spec.mesh, everywhere)
+    return jax.jit(mapped, donate_argnums=0, out_shardings=shardings)
 
 
 def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Layout = TREES) -> Callable:
-    """`(state, inputs, batches [n, B]) -> logits [T, n * B, K]` float32 NumPy of T trials, in one call of the device.
+    """`(state, inputs, batches [n, B]) -> logits [T, n * B, K]` of T trials.
 
-    Calls with up to the same n, rounded up to a multiple of 8, and the same B run the same program.
+    The logits are float32 NumPy, computed in one device call.
+
+    Calls with the same B and with n up to the same multiple of 8 run the same program.
+
+    Args:
+        graph: structure of the network, which is called as `(inputs) -> logits [b, K]`.
+        prepare: the network's inputs of b examples, without augmentation.
+        mesh: devices by the axes "trial" and "data".
+        layout: how the state is stored on the devices.
     """
 
     def forward(params, batch_stats, inputs, batches, count):
-        model = nnx.merge(graph, layout.as_tree(params), batch_stats, copy=True)
+        model = nnx.merge(graph, layout.unflatten(params), batch_stats, copy=True)
 
-        def logits(i):
+        def logits_of(i):
             return model(prepare(take(inputs, batches[i], mesh.shape[AXIS])))
 
-        first = jax.eval_shape(logits, jnp.int32(0))
-        found = jnp.zeros((len(batches), *first.shape), first.dtype)
-        return jax.lax.fori_loop(0, count, lambda i, found: found.at[i].set(logits(i)), found)
+        first = jax.eval_shape(logits_of, jnp.int32(0))
+        logits = jnp.zeros((len(batches), *first.shape), first.dtype)
+        return jax.lax.fori_loop(0, count, lambda i, logits: logits.at[i].set(logits_of(i)), logits)
 
     def forward_trials(params, batch_stats, *shared):
-        return for_each_trial(lambda own: forward(*own, *shared), (params, batch_stats))
+        return for_each_trial(lambda trial: forward(*trial, *shared), (params, batch_stats))
 
-    everywhere, by_trial, by_row = PartitionSpec(), PartitionSpec(TRIAL), PartitionSpec(AXIS)
-    spread = jax.jit(
+    everywhere, by_trial, by_example = PartitionSpec(), PartitionSpec(TRIAL), PartitionSpec(AXIS)
+    mapped = jax.jit(
         jax.shard_map(
             forward_trials,
             mesh=mesh,
-            in_specs=(by_trial, by_trial, by_row, everywhere, everywhere),
+            in_specs=(by_trial, by_trial, by_example, everywhere, everywhere),
             out_specs=PartitionSpec(TRIAL, None, AXIS),
             check_vma=False,
         ),
         out_shardings=NamedSharding(mesh, everywhere),
     )
 
-    def predict(state: TrainState, inputs, batches: np.ndarray) -> np.ndarray:
+    def predict(state: TrainState, inputs: Any, batches: np.ndarray) -> np.ndarray:
         count = len(batches)
         padded = np.zeros((-(-count // 8) * 8, batches.shape[1]), np.int32)
         padded[:count] = batches
-        logits = np.asarray(spread(state.params, state.batch_stats, inputs, padded, np.int32(count)))
+        logits = np.asarray(mapped(state.params, state.batch_stats, inputs, padded, np.int32(count)))
         return logits[:, :count].reshape(len(logits), -1, logits.shape[-1])
 
     return predict
 
 
-def take(inputs, rows: jax.Array, shards: int):
-    """A device's share of the `rows` [B] of one or several arrays, each of whose rows lies on one of `shards` devices.
+def take(inputs: Any, indices: jax.Array, shards: int) -> Any:
+    """A device's share of the examples `indices` [B] of arrays sharded over devices.
 
-    Every device looks all of them up among its own, and they sum what they find: a batch is small beside the gradients.
+    Every device looks up all of them in its shard, and they sum the results: a batch is small beside the gradients.
     """
     if shards == 1:
-        return jax.tree.map(lambda array: array[rows], inputs)
+        return jax.tree.map(lambda array: array[indices], inputs)
 
-    def share(part):
-        at = rows - jax.lax.axis_index(AXIS) * len(part)
-        found = part.at[at].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-        return jax.lax.psum_scatter(found, AXIS, tiled=True)
+    def share(shard):
+        local = indices - jax.lax.axis_index(AXIS) * len(shard)
+        examples = shard.at[local].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        return jax.lax.psum_scatter(examples, AXIS, tiled=True)
 
     return jax.tree.map(share, inputs)

@@ -1,17 +1,107 @@
-"""The lengths of a training in steps, and the hyper-parameters that the compiled program reads as it runs."""
+"""From a config and a task to the training program and its hyper-parameters."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
 
 from rgjax.config import Config, value_of
 from rgjax.data import Dataset
+from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.errors import UserError
 from rgjax.losses import ClassStats, loss_of
-from rgjax.models.factory import padded
+from rgjax.models.factory import packing, padded
+from rgjax.models.tokenizer import Tokens
+from rgjax.sharding import AXIS
+from rgjax.training.feed import HostData
+from rgjax.training.layout import layout_for
 from rgjax.training.loop import TrainSchedule
-from rgjax.training.program import HyperParams
+from rgjax.training.program import HyperParams, StepSpec, draw_epoch
+from rgjax.training.task import Task
+
+
+def training_program(
+    config: Config,
+    task: Task,
+    graph: nnx.GraphDef,
+    params: Any,
+    *,
+    keys: Sequence[jax.Array],
+    mesh: Mesh,
+    platform: str,
+) -> StepSpec:
+    """The static parts of the program that trains the trials of `keys` on a task.
+
+    A run calls it with arrays, preflight with their shapes: the program is the same.
+
+    Args:
+        config: of any of the trials.
+        task: what they are trained on; of its inputs only the shapes and the lengths of sentences are read.
+        graph: structure of the network.
+        params: its parameters, or their shapes.
+        keys: the random key of each trial.
+        mesh: the devices that share the trials.
+        platform: of these devices.
+    """
+    schedule = make_schedule(config, task.examples_per_epoch(config))
+    tokens = 0
+    if isinstance(task.inputs, Tokens):
+        lengths = task.inputs.lengths[task.indices]
+        tokens = max(max_batch_tokens(lengths, task.pool, key, schedule, mesh.shape[AXIS]) for key in keys)
+    return StepSpec(
+        graph=graph,
+        loss=loss_of(config.loss).function,
+        prepare=make_prepare(task.inputs, tokens),
+        optimizer=config.train.optimizer,
+        batch_size=schedule.batch_size,
+        steps_per_epoch=schedule.steps_per_epoch,
+        mesh=mesh,
+        layout=layout_for(platform, params),
+        skip=config.train.on_nan == "skip",
+    )
+
+
+def host_data(inputs: np.ndarray | Tokens) -> HostData:
+    """Inputs on the host, with the form in which the devices keep them."""
+    return HostData(inputs) if isinstance(inputs, Tokens) else HostData(inputs, to_lanes)
+
+
+def make_prepare(inputs: np.ndarray | Tokens, tokens: int) -> Callable:
+    """The preparation of a batch of `inputs` in the devices' form.
+
+    A batch of sentences has up to `tokens` tokens.
+    """
+    return packing(tokens) if isinstance(inputs, Tokens) else in_lanes(inputs[:1])[1]
+
+
+def max_batch_tokens(
+    lengths: np.ndarray, pool: np.ndarray, key: jax.Array, schedule: TrainSchedule, devices: int = 1
+) -> int:
+    """The most tokens in any device's share of any batch that a training will draw.
+
+    Args:
+        lengths: tokens of each training example [N].
+        pool: what the sampler draws from [P].
+        key: of the training.
+        schedule: how many batches are drawn, and of which size.
+        devices: that share a batch.
+    """
+    epochs = -(-schedule.total_steps // schedule.steps_per_epoch)
+
+    @jax.jit
+    def largest(lengths, pool, key):
+        def of_epoch(epoch):
+            positions = draw_epoch(key, epoch, pool, schedule.steps_per_epoch, schedule.batch_size)
+            return lengths[positions.reshape(schedule.steps_per_epoch, devices, -1)].sum(axis=2).max()
+
+        return jax.lax.map(of_epoch, jnp.arange(epochs, dtype=jnp.int32)).max()
+
+    return int(largest(lengths, pool, key))
 
 
 def make_schedule(config: Config, examples_per_epoch: int) -> TrainSchedule:
@@ -35,9 +125,14 @@ def make_schedule(config: Config, examples_per_epoch: int) -> TrainSchedule:
 def duration(
     config: Config, name: str, *, total_steps: int, steps_per_epoch: int, whole_epochs: bool = False
 ) -> int | None:
-    """The duration called `name` (such as "train.eval") in steps, at least 1; None where it is unset.
+    """A duration of the config in steps, at least 1; None if it is unset.
 
-    Steps overrule epochs, and epochs a percentage, which `whole_epochs` rounds up to whole epochs.
+    Args:
+        config: in which steps overrule epochs, and epochs a percentage.
+        name: of the duration, such as "train.eval".
+        total_steps: what a percentage is taken of.
+        steps_per_epoch: of the training.
+        whole_epochs: whether a percentage is rounded up to whole epochs.
     """
     steps, epochs, percent = (value_of(config, f"{name}_{unit}") for unit in ("steps", "epochs", "percent"))
     if steps is not None:
@@ -51,11 +146,11 @@ def duration(
 
 
 def make_hyper(config: Config, schedule: TrainSchedule, stats: ClassStats) -> HyperParams:
-    """The hyper-parameters of one trial; arrays [K] are padded to the network's output width."""
+    """The hyper-parameters of one trial, padded to the network's output width."""
     outputs = len(stats.counts)
     weights = stats.inverse_weights if config.loss.name == "wce" else np.ones(outputs, np.float32)
 
-    def wide(values):
+    def pad(values):
         return np.pad(values, (0, padded(outputs) - outputs)) if np.ndim(values) else values
 
     augmentation = {}
@@ -70,15 +165,15 @@ def make_hyper(config: Config, schedule: TrainSchedule, stats: ClassStats) -> Hy
         total_steps=np.int32(schedule.total_steps),
         outputs=np.int32(outputs),
         augmentation=augmentation,
-        loss={name: wide(value) for name, value in loss_of(config.loss).arguments(config.loss, stats).items()},
-        class_weights=wide(weights),
-        drw_weights=wide(weights if schedule.drw_start is None else stats.effective_weights()),
+        loss={name: pad(value) for name, value in loss_of(config.loss).arguments(config.loss, stats).items()},
+        class_weights=pad(weights),
+        drw_weights=pad(weights if schedule.drw_start is None else stats.effective_weights()),
         drw_start=np.int32(schedule.total_steps if schedule.drw_start is None else schedule.drw_start),
     )
 
 
 def require_trainable(config: Config, dataset: Dataset) -> None:
-    """Raise UserError where the config cannot train on the data set."""
+    """Raise UserError if the config cannot train on the data set."""
     if config.train.batch_size > len(dataset.train):
         raise UserError(
             f"config.train.batch_size={config.train.batch_size}: larger than the training set of {len(dataset.train)} "

@@ -13,13 +13,9 @@ from jax.sharding import Mesh
 
 from rgjax import console, metrics
 from rgjax.config import Config, identity
-from rgjax.data import Dataset
-from rgjax.data.augment import in_lanes, to_lanes
-from rgjax.losses import class_stats, loss_of, scale_logits
-from rgjax.models.factory import Network, packing
+from rgjax.losses import class_stats, scale_logits
+from rgjax.models.factory import Network
 from rgjax.models.tokenizer import Tokens
-from rgjax.regroup import Regrouping
-from rgjax.sampling.deepsmote import Synthetic
 from rgjax.sharding import (
     AXIS,
     in_any_process,
@@ -33,43 +29,14 @@ from rgjax.sharding import (
 )
 from rgjax.training import faults
 from rgjax.training.checkpoints import Checkpoints
-from rgjax.training.feed import DeviceFeed, HostData, StreamFeed, device_memory, streams
-from rgjax.training.loop import fit, largest_batch, outputs_lost
-from rgjax.training.program import init_state, layout_for, make_predict, make_run_steps
-from rgjax.training.setup import make_hyper, make_schedule
+from rgjax.training.feed import DeviceFeed, StreamFeed, device_memory, streams
+from rgjax.training.loop import Callbacks, Fault, Status, TrainSchedule, fit, nonfinite_logits
+from rgjax.training.program import HyperParams, StepSpec, TrainState, init_state, make_predict, make_run_steps
+from rgjax.training.setup import host_data, make_hyper, make_prepare, make_schedule, training_program
+from rgjax.training.task import Task
 from rgjax.training.trackers import Trackers
 
-
-@dataclass(frozen=True)
-class Task:
-    """What trials are trained on, and the data set that they are evaluated on.
-
-    Attributes:
-        dataset: for evaluation.
-        inputs: its inputs as the network reads them; synthetic images are appended after the real ones.
-        indices: the training examples [N] in `inputs`.
-        labels: their (pseudo-)labels [N].
-        pool: what the sampler draws from [P], positions in 0..N-1.
-        regrouping: the label map of the data set's training split.
-        clusters: the clusters [N_train] of that split.
-        features: the features [N_train, D] that were clustered, if any.
-        synthetic: the synthetic images, if any.
-    """
-
-    dataset: Dataset
-    inputs: np.ndarray | Tokens
-    indices: np.ndarray
-    labels: np.ndarray
-    pool: np.ndarray
-    regrouping: Regrouping
-    clusters: np.ndarray
-    features: np.ndarray | None
-    synthetic: Synthetic | None
-
-    def ids(self, indices: np.ndarray) -> list[str]:
-        """The names of examples of `inputs`."""
-        real = len(self.dataset.ids)
-        return [self.dataset.ids[i].item() if i < real else f"synthetic image {i - real}" for i in indices]
+_EVAL_BATCH = 256  # examples, or fewer if the larger of the splits has fewer
 
 
 class Trial(NamedTuple):
@@ -80,155 +47,258 @@ class Trial(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Final validation and test logits [n, K] of a trial by split, its skipped steps, or its error if it diverged."""
+    """Final logits [n, K] by split, skipped steps, error message if it diverged."""
 
     logits: dict[str, np.ndarray]
     skipped: int
     error: str | None
 
 
+@dataclass(frozen=True)
+class Session:
+    """All that stays the same while the trials of a task train together.
+
+    Attributes:
+        task: what they are trained and evaluated on.
+        trials: T runs that differ in traced settings alone.
+        schedules: the schedule of each trial; they differ in its warm-up and deferred weights alone.
+        checkpoints: of each trial.
+        spec: the static parts of the training program.
+        feed: the training data on the devices.
+        keys: the random key of each trial.
+        hyper: hyper-parameters [T, ...] and `key` [T] on the devices.
+    """
+
+    task: Task
+    trials: Sequence[Trial]
+    schedules: Sequence[TrainSchedule]
+    checkpoints: Sequence[Checkpoints]
+    spec: StepSpec
+    feed: DeviceFeed | StreamFeed
+    keys: Sequence[jax.Array]
+    hyper: HyperParams
+    key: jax.Array
+
+    @property
+    def config(self) -> Config:
+        """The settings that all trials share."""
+        return self.trials[0].config
+
+    @property
+    def schedule(self) -> TrainSchedule:
+        return self.feed.schedule
+
+
 def train(
     task: Task, trials: Sequence[Trial], models: Sequence[Network], mesh: Mesh
 ) -> tuple[list[Outcome], dict[str, Any]]:
-    """Train each trial's model, or go on with it from its checkpoint: all as one program, and from the same step."""
-    config = trials[0].config
-    settings, loss = config.train, loss_of(config.loss)
-    dataset, inputs, regrouping, pool = task.dataset, task.inputs, task.regrouping, task.pool
-    rows_per_epoch = len(pool) if settings.epoch_size == "sampler" else len(dataset.train)
-    plan, *_ = plans = [make_schedule(trial.config, rows_per_epoch) for trial in trials]
-    stats = class_stats(config.loss, regrouping)
-    shared, apart = replicated(mesh), trial_sharded(mesh)
+    """Train all trials as one program, or resume them from the same step.
 
+    Args:
+        task: what they are trained and evaluated on.
+        trials: runs that differ in traced settings alone.
+        models: the network of each trial before training.
+        mesh: the devices that share the trials.
+
+    Returns:
+        The outcome of each trial, and the timing that all of them share.
+    """
+    session, state, status = open_session(task, trials, models, mesh)
+    first_step, before_s = int(np.asarray(state.step)[0]), status.train_s
+    run_steps, compile_s = compile_steps(session, state)
+    predict = make_predict_split(session)
+    trackers = open_trackers(session, first_step)
+    with console.deferring_sigterm():
+        try:
+            callbacks = make_callbacks(session, predict, trackers)
+            state = fit(run_steps, state, session.schedule, callbacks, status, skip=session.spec.skip)
+        finally:
+            for resource in (*session.checkpoints, *trackers):
+                resource.close()
+    outcomes = evaluate_outcomes(session, state, status, predict)
+    examples = len(trials) * (session.schedule.total_steps - first_step) * session.spec.batch_size
+    return outcomes, {
+        "trials": len(trials),
+        "compile_s": round(compile_s, 3),
+        "train_s": round(status.train_s, 3),
+        "examples_per_s": round(examples / (status.train_s - before_s), 2) if examples else None,
+    }
+
+
+def open_session(
+    task: Task, trials: Sequence[Trial], models: Sequence[Network], mesh: Mesh
+) -> tuple[Session, TrainState, Status]:
+    """Restore the trials and put their states and data on the devices.
+
+    Args:
+        task: what they are trained and evaluated on.
+        trials: runs that differ in traced settings alone.
+        models: the network of each trial before training.
+        mesh: the devices that share the trials.
+    """
+    config, shared, by_trial = trials[0].config, replicated(mesh), trial_sharded(mesh)
+    schedules = [make_schedule(trial.config, task.examples_per_epoch(config)) for trial in trials]
     checkpoints = [Checkpoints(trial.workdir / "checkpoints") for trial in trials]
-    graphs, states = zip(*(init_state(model, settings.optimizer) for model in models), strict=True)
-    states, clocks, skipped = zip(
-        *(own.restore(state, shared) for own, state in zip(checkpoints, states, strict=True)), strict=True
-    )
-    layout = layout_for(jax.default_backend(), states[0].params)
-    state, train_s = put(stack([layout.store(own) for own in states]), apart), max(clocks)
-    del states
-    step = int(np.asarray(state.step)[0])
-    skip = settings.on_nan == "skip"
+    graphs, states = zip(*(init_state(model, config.train.optimizer) for model in models), strict=True)
+    restored = [files.restore(state, shared) for files, state in zip(checkpoints, states, strict=True)]
+    states, seconds, skipped = zip(*restored, strict=True)
 
-    hyper = [make_hyper(trial.config, own, stats) for trial, own in zip(trials, plans, strict=True)]
-    hyper, keys = put(stack(hyper), apart), [jax.random.key(trial.config.seed) for trial in trials]
-    size = mesh.shape[AXIS] * -(-min(256, max(len(dataset.val), len(dataset.test))) // mesh.shape[AXIS])
-    batches = {part: in_batches(getattr(dataset, part), size) for part in ("val", "test")}
-    if isinstance(inputs, Tokens):
-        lengths = inputs.lengths[task.indices]
-        prepare = packing(max(largest_batch(lengths, pool, key, plan, devices=mesh.shape[AXIS]) for key in keys))
-        sums = (inputs.lengths[rows].reshape(-1, size // mesh.shape[AXIS]).sum(axis=1) for rows in batches.values())
-        prepare_eval = packing(max(map(max, sums)))
-        host = HostData(inputs)
-    else:
-        _, prepare = in_lanes(inputs[:1])
-        prepare_eval, host = prepare, HostData(inputs, to_lanes)
-    rows = task.indices, task.labels, pool
+    keys = [jax.random.key(trial.config.seed) for trial in trials]
+    spec = training_program(
+        config, task, graphs[0], states[0].params, keys=keys, mesh=mesh, platform=jax.default_backend()
+    )
+    stats = class_stats(config.loss, task.regrouping)
+    hypers = [make_hyper(trial.config, schedule, stats) for trial, schedule in zip(trials, schedules, strict=True)]
+    session = Session(
+        task=task,
+        trials=trials,
+        schedules=schedules,
+        checkpoints=checkpoints,
+        spec=spec,
+        feed=make_feed(config, task, schedules[0], mesh, keys),
+        keys=keys,
+        hyper=put(stack(hypers), by_trial),
+        key=put(jnp.stack(keys), by_trial),
+    )
+    state = put(stack([spec.layout.flatten(state) for state in states]), by_trial)
+    return session, state, Status(max(seconds), np.array(skipped))
+
+
+def make_feed(
+    config: Config, task: Task, schedule: TrainSchedule, mesh: Mesh, keys: Sequence[jax.Array]
+) -> DeviceFeed | StreamFeed:
+    """Put the training data on the devices, or stream it if it is too large.
+
+    Args:
+        config: says where the data is placed.
+        task: the data.
+        schedule: the steps that read it.
+        mesh: the devices.
+        keys: the random key of each trial, which draws its batches.
+    """
+    host = host_data(task.inputs)
     if streams(config.data.placement, host, mesh.shape[AXIS], device_memory()):
-        feed = StreamFeed(host, rows, plan, mesh, keys)
-    else:
-        feed = DeviceFeed(host, rows, plan, mesh)
-    key = put(jnp.stack(keys), apart)
-    run_steps = make_run_steps(
-        graphs[0],
-        loss.function,
-        prepare,
-        optimizer=settings.optimizer,
-        batch_size=settings.batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-        mesh=mesh,
-        layout=layout,
-        skip=skip,
-    )
-    compiling = time.perf_counter()
-    now = min(step, plan.total_steps - 1)
-    compiled = run_steps.lower(state, put(np.int32(1), shared), feed.at(now), hyper, key).compile()
-    compile_s = time.perf_counter() - compiling
-    wait_for_all("the program")  # a process whose first call finds no partner for half a minute gives up
-    predict = make_predict(graphs[0], prepare_eval, mesh, layout)
-    member = jax.jit(lambda state, i: layout.as_tree(jax.tree.map(lambda x: x[i], state)), out_shardings=shared)
+        return StreamFeed(host, task.examples, schedule, mesh, keys)
+    return DeviceFeed(host, task.examples, schedule, mesh)
 
-    def predict_part(state, part) -> list[np.ndarray]:
-        windows = feed.windows(batches[part])
-        logits = np.concatenate([predict(state, inputs, rows) for inputs, rows in windows], axis=1)
-        logits = logits[:, : len(getattr(dataset, part)), : regrouping.num_pseudo_classes]
+
+def compile_steps(session: Session, state: TrainState) -> tuple[Callable, float]:
+    """The compiled `(state, step, count) -> (state, Totals)`, and its compile time."""
+    shared = replicated(session.spec.mesh)
+    started = time.perf_counter()
+    step = min(int(np.asarray(state.step)[0]), session.schedule.total_steps - 1)
+    arguments = put(np.int32(1), shared), session.feed.at(step), session.hyper, session.key
+    compiled = make_run_steps(session.spec).lower(state, *arguments).compile()
+    compile_s = time.perf_counter() - started
+    wait_for_all("the program")  # a process whose first call finds no partner for half a minute gives up
+
+    def run_steps(state, step, count):
+        return compiled(state, put(np.int32(count), shared), session.feed.at(step), session.hyper, session.key)
+
+    return run_steps, compile_s
+
+
+def make_predict_split(session: Session) -> Callable[[TrainState, str], list[np.ndarray]]:
+    """`(state, split) -> logits [n, K] of each trial`, as its loss saw them."""
+    task, spec, loss = session.task, session.spec, session.config.loss
+    splits = {"val": task.dataset.val, "test": task.dataset.test}
+    # The batch is a multiple of the devices that share it.
+    size = spec.shards * -(-min(_EVAL_BATCH, max(map(len, splits.values()))) // spec.shards)
+    batches = {split: in_batches(indices, size) for split, indices in splits.items()}
+    tokens = 0
+    if isinstance(task.inputs, Tokens):
+        lengths = [task.inputs.lengths[indices].reshape(-1, size // spec.shards) for indices in batches.values()]
+        tokens = max(int(of_split.sum(axis=1).max()) for of_split in lengths)
+    predict = make_predict(spec.graph, make_prepare(task.inputs, tokens), spec.mesh, spec.layout)
+    stats = class_stats(loss, task.regrouping)
+
+    def predict_split(state: TrainState, split: str) -> list[np.ndarray]:
+        chunks = session.feed.eval_chunks(batches[split])
+        logits = np.concatenate([predict(state, inputs, indices) for inputs, indices in chunks], axis=1)
+        logits = logits[:, : len(splits[split]), : task.regrouping.num_pseudo_classes]
         return [
-            np.asarray(scale_logits(trial.config.loss, stats, rows)) for trial, rows in zip(trials, logits, strict=True)
+            np.asarray(scale_logits(trial.config.loss, stats, of_trial))
+            for trial, of_trial in zip(session.trials, logits, strict=True)
         ]
 
-    def evaluate(state):
-        return [validate(task, logits, config.regroup.aggregate) for logits in predict_part(state, "val")]
+    return predict_split
 
-    def save(state, seconds, skipped, lost):
-        for i, own in enumerate(checkpoints):
-            if i not in lost:
-                own.save(member(state, np.int32(i)), seconds, int(skipped[i]))
 
-    def lose(i, state, fault):
-        rows = task.indices[faults.batch_of(keys[i], fault.step, pool, plan)]
-        rate = faults.rate_at(fault.step, trials[i].config.train.lr, plans[i])
-        own = member(state, np.int32(i))
-        return faults.keep(trials[i].workdir / "debug", own, fault, rate=rate, rows=rows, ids=task.ids(rows))
+def open_trackers(session: Session, step: int) -> list[Trackers]:
+    """The trackers of each trial, from `step` on; only the first process has any."""
+    return [
+        Trackers(trial.config.trackers, trial.workdir, step, identity(trial.config))
+        for trial in session.trials
+        if is_first_process()
+    ]
 
-    def log(i, row):
+
+def make_callbacks(session: Session, predict: Callable, trackers: Sequence[Trackers]) -> Callbacks:
+    """How the trials are evaluated, saved and logged."""
+    task, spec = session.task, session.spec
+    member = jax.jit(
+        lambda state, i: spec.layout.unflatten(jax.tree.map(lambda x: x[i], state)),
+        out_shardings=replicated(spec.mesh),
+    )
+
+    def evaluate(state: TrainState) -> list[dict[str, float] | None]:
+        return [validate(task, logits, session.config.regroup.aggregate) for logits in predict(state, "val")]
+
+    def save(state: TrainState, status: Status) -> None:
+        for i, checkpoints in enumerate(session.checkpoints):
+            if i not in status.diverged:
+                checkpoints.save(member(state, np.int32(i)), status.train_s, int(status.skipped[i]))
+
+    def log(i: int, row: dict[str, Any]) -> None:
         if is_first_process():
             trackers[i].log(row)
 
-    def preempted() -> Callable[[], bool]:
-        if jax.process_count() == 1:
-            return console.sigterm_requested
-        found = in_any_process(console.sigterm_requested())
+    def on_nonfinite(i: int, state: TrainState, fault: Fault) -> str:
+        trial, schedule = session.trials[i], session.schedules[i]
+        indices = task.indices[faults.batch_at(session.keys[i], fault.step, task.pool, schedule)]
+        return faults.save_debug(
+            trial.workdir / "debug",
+            member(state, np.int32(i)),
+            fault,
+            learning_rate=faults.learning_rate_at(fault.step, trial.config.train.lr, schedule),
+            indices=indices,
+            ids=task.ids(indices),
+        )
 
-        def known() -> bool:
-            if ends := found():
-                console.request_sigterm()  # the processes end together, at the same step
-            return ends
+    return Callbacks(evaluate, save, log, on_nonfinite, preempted)
 
-        return known
 
-    before_s = train_s
-    trackers = [
-        Trackers(trial.config.trackers, trial.workdir, step, identity(trial.config))
-        for trial in trials
-        if is_first_process()
-    ]
-    with console.deferring_sigterm():
-        try:
-            state, train_s, skipped, lost = fit(
-                lambda state, step, count: compiled(state, put(np.int32(count), shared), feed.at(step), hyper, key),
-                state,
-                feed.plan,
-                train_s=train_s,
-                skipped=np.array(skipped),
-                evaluate=evaluate,
-                save=save,
-                log=log,
-                lose=lose,
-                skip=skip,
-                preempted=preempted,
-            )
-        finally:
-            for own in (*checkpoints, *trackers):
-                own.close()
-    logits = {part: predict_part(state, part) for part in batches}
-    for i in range(len(trials)):
-        if not np.isfinite(logits["test"][i]).all():
-            lost.setdefault(i, outputs_lost(plan.total_steps))
-    done = len(trials) * (plan.total_steps - step) * settings.batch_size
-    timing = {
-        "trials": len(trials),
-        "compile_s": round(compile_s, 3),
-        "train_s": round(train_s, 3),
-        "examples_per_s": round(done / (train_s - before_s), 2) if done else None,
-    }
-    outcomes = [
-        Outcome({split: logits[split][i] for split in logits}, int(skipped[i]), lost.get(i)) for i in range(len(trials))
-    ]
-    return outcomes, timing
+def preempted() -> Callable[[], bool]:
+    """Ask if any process received SIGTERM; call the result to wait for the answer."""
+    if jax.process_count() == 1:
+        return console.sigterm_requested
+    any_requested = in_any_process(console.sigterm_requested())
+
+    def wait() -> bool:
+        if stop := any_requested():
+            console.request_sigterm()  # the processes end together, at the same step
+        return stop
+
+    return wait
+
+
+def evaluate_outcomes(session: Session, state: TrainState, status: Status, predict: Callable) -> list[Outcome]:
+    """The final logits of each trial, or its error message."""
+    logits = {split: predict(state, split) for split in ("val", "test")}
+    outcomes = []
+    for i in range(len(session.trials)):
+        error = status.diverged.get(i)
+        if error is None and not np.isfinite(logits["test"][i]).all():
+            error = nonfinite_logits(session.schedule.total_steps)
+        outcomes.append(Outcome({split: logits[split][i] for split in logits}, int(status.skipped[i]), error))
+    return outcomes
 
 
 def validate(task: Task, logits: np.ndarray, how: str) -> dict[str, float] | None:
-    """How well the pseudo-class logits [n, K] of the validation rows tell the classes; None if one is not finite."""
+    """Validation metrics of pseudo-class logits [n, K], aggregated by `how`.
+
+    None if a logit is not finite.
+    """
     if not np.isfinite(logits).all():
         return None
     dataset = task.dataset

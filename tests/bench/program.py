@@ -12,7 +12,7 @@ from rgjax.losses import cross_entropy
 from rgjax.sharding import make_mesh, put, trial_sharded
 from rgjax.training.feed import DeviceFeed, HostData, StreamFeed
 from rgjax.training.loop import TrainSchedule
-from rgjax.training.program import HyperParams, TrainState, init_state, make_run_steps
+from rgjax.training.program import HyperParams, StepSpec, TrainState, init_state, make_run_steps
 
 CLASSES = {"sgd": 10, "adamw": 3}
 RATES = {"sgd": 0.01, "adamw": 2e-5}
@@ -42,9 +42,7 @@ def train_program(
     labels = np.random.default_rng(0).integers(0, CLASSES[optimizer], rows, np.int32)
     everything = np.arange(rows, dtype=np.int32)
     mesh = make_mesh(jax.devices(), trials=trials, batch_size=batch)
-    run = make_run_steps(
-        graph, cross_entropy, prepare, optimizer=optimizer, batch_size=batch, steps_per_epoch=steps, mesh=mesh
-    )
+    run = make_run_steps(StepSpec(graph, cross_entropy, prepare, optimizer, batch, steps, mesh))
     plan = TrainSchedule(LAST, steps, steps, 0, None, LAST, LAST, batch)
     data = everything, labels, everything
     feed = StreamFeed(host, data, plan, mesh, [jax.random.key(0)]) if streamed else DeviceFeed(host, data, plan, mesh)

@@ -1,0 +1,87 @@
+"""What trials are trained on: examples, labels and the sampler's pool."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rgjax.config import Config
+from rgjax.data import Dataset
+from rgjax.models.tokenizer import Tokens
+from rgjax.regroup import Regrouping
+from rgjax.sampling.deepsmote import Synthetic
+from rgjax.sampling.samplers import SAMPLERS
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training examples, their labels, the sampler's pool, and the data set.
+
+    Attributes:
+        dataset: for evaluation.
+        inputs: its inputs as the network reads them; synthetic images are appended after the real ones.
+        indices: the training examples [N] in `inputs`.
+        labels: their (pseudo-)labels [N].
+        pool: what the sampler draws from [P], positions in 0..N-1.
+        regrouping: the label map of the data set's training split.
+        clusters: the clusters [N_train] of that split.
+        features: the features [N_train, D] that were clustered, if any.
+        synthetic: the synthetic images, if any.
+    """
+
+    dataset: Dataset
+    inputs: np.ndarray | Tokens
+    indices: np.ndarray
+    labels: np.ndarray
+    pool: np.ndarray
+    regrouping: Regrouping
+    clusters: np.ndarray
+    features: np.ndarray | None = None
+    synthetic: Synthetic | None = None
+
+    @property
+    def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.indices, self.labels, self.pool
+
+    def ids(self, indices: np.ndarray) -> list[str]:
+        """The names of examples of `inputs`."""
+        real = len(self.dataset.ids)
+        return [self.dataset.ids[i].item() if i < real else f"synthetic image {i - real}" for i in indices]
+
+    def examples_per_epoch(self, config: Config) -> int:
+        return len(self.pool) if config.train.epoch_size == "sampler" else len(self.dataset.train)
+
+
+def clustering_of(config: Config) -> str:
+    """The clustering of the regrouping, or of a sampler that draws from clusters."""
+    return "kmeans" if config.sampler == "rusc" else config.regroup.clustering
+
+
+def make_task(
+    config: Config,
+    dataset: Dataset,
+    inputs: np.ndarray | Tokens,
+    clusters: Regrouping,
+    *,
+    features: np.ndarray | None = None,
+    synthetic: Synthetic | None = None,
+) -> Task:
+    """The task of a config, from its data and its clusters.
+
+    Args:
+        config: names the sampler and its seed.
+        dataset: with its splits.
+        inputs: as the network reads them; synthetic images are appended after the real ones.
+        clusters: the regrouping by `clustering_of(config)`.
+        features: what was clustered, if any.
+        synthetic: the synthetic images among `inputs`, if any.
+    """
+    indices, labels = dataset.train, dataset.labels[dataset.train]
+    # A sampler that draws evenly from clusters trains on the classes themselves.
+    regrouping = Regrouping.identity(labels, len(dataset.class_names)) if config.sampler == "rusc" else clusters
+    labels = regrouping.pseudo_labels
+    if synthetic:
+        count = len(synthetic.labels)
+        indices = np.concatenate([indices, len(inputs) - count + np.arange(count, dtype=indices.dtype)])
+        labels = np.concatenate([labels, synthetic.labels])
+    pool = SAMPLERS[config.sampler](regrouping.parent[labels], clusters.pseudo_labels, config.data.seed)
+    return Task(dataset, inputs, indices, labels, pool, regrouping, clusters.pseudo_labels, features, synthetic)
