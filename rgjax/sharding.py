@@ -1,4 +1,4 @@
-"""Mesh construction, placement of arrays on devices, and functions mapped over batches on all devices."""
+"""Mesh construction, placement of arrays, and functions mapped over batches."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import gcd
@@ -17,7 +17,12 @@ TRIAL, AXIS = "trial", "data"  # mesh axes: over the trials of a population, ove
 
 
 def make_mesh(devices: Sequence[Any], *, trials: int, batch_size: int) -> Mesh:
-    """A mesh [trial, data]: trials exchange nothing, so they get as many rows of devices as divide them evenly.
+    """A mesh [trial, data] with as many rows as divide the trials evenly.
+
+    Args:
+        devices: of all processes.
+        trials: that train as one program.
+        batch_size: examples of a step.
 
     Raises:
         UserError: if the devices of a row cannot share a batch evenly.
@@ -41,7 +46,7 @@ def trial_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Place arrays, which every process holds alike, on the devices of all processes."""
+    """Place arrays, which all processes hold alike, on the devices of all processes."""
 
     def put_leaf(x):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -52,12 +57,15 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def put_sharded(tree: Any, mesh: Mesh) -> Any:
-    """Split arrays [M, ...] evenly over the devices that share a batch, padded with zeros to equal shards."""
+    """Shard arrays [M, ...] over the devices that share a batch.
+
+    They are padded with zeros to equal shards.
+    """
     return jax.tree.map(lambda x, spec: _put(x, spec.shape, spec.sharding), tree, sharded_spec(tree, mesh))
 
 
 def sharded_spec(tree: Any, mesh: Mesh) -> Any:
-    """The shapes and shardings that `put_sharded` gives."""
+    """The shapes and shardings of what `put_sharded` returns."""
     count, sharding = mesh.shape[AXIS], NamedSharding(mesh, PartitionSpec(AXIS))
 
     def spec(x):
@@ -72,7 +80,7 @@ def _put(x: np.ndarray, shape: tuple[int, ...], sharding: NamedSharding) -> jax.
         missing = len(range(*index[0].indices(shape[0]))) - len(values) if index else 0
         return np.concatenate([values, np.zeros_like(x, shape=(missing, *x.shape[1:]))]) if missing else values
 
-    # One transfer after the other, each explicit, so that a transfer guard lets it pass.
+    # Explicit transfers pass a transfer guard.
     shards = [
         jax.device_put(shard(index), device)
         for device, index in sharding.addressable_devices_indices_map(shape).items()
@@ -81,17 +89,23 @@ def _put(x: np.ndarray, shape: tuple[int, ...], sharding: NamedSharding) -> jax.
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Stack several trees of arrays into one of arrays [T, ...], on the host: it compiles no program."""
+    """Stack T trees of arrays into one of arrays [T, ...].
+
+    It happens on the host and compiles no program.
+    """
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
 
 
 def is_first_process() -> bool:
-    """Whether this process writes the files of a run; the others compute the same and write nothing."""
+    """Whether this process writes the files of a run.
+
+    All other processes compute the same and write nothing.
+    """
     return jax.process_index() == 0
 
 
 def in_any_process(flag: bool) -> Callable[[], bool]:
-    """Whether the flag is set in any process: an asynchronous all-reduce; call the result to block for it."""
+    """Asynchronous all-reduce of a flag; call the result to block for it."""
     if jax.process_count() == 1:
         return lambda: flag
     mesh = Mesh(np.array(jax.devices()), AXIS)
@@ -109,16 +123,19 @@ def wait_for_all(what: str) -> None:
 
 
 def in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:
-    """Indices [n] as [ceil(n / batch_size), batch_size]; the last batch is filled up with the first indices."""
+    """Indices [n] as [ceil(n / batch_size), batch_size].
+
+    The last batch is padded with the first indices.
+    """
     return np.resize(indices, (-(-len(indices) // batch_size), batch_size))
 
 
 def on_devices(forward: Callable, params) -> Callable:
-    """Compile `forward(params, batch)` as a function of the batch that runs on all local devices, asynchronously.
+    """Compile `forward(params, batch)` as an asynchronous function of the batch.
 
-    A batch is one array or several of B examples, B a multiple of the number of local devices. Each process works for
-    itself, because one may find in its cache what another has to compute. Whatever `forward` does across the examples
-    of a batch stays on one device.
+    A batch is one array or several of B examples, B a multiple of the number of local devices. Processes do not share
+    the work, because what is cached for one may have to be computed by another. Each device computes its share of a
+    batch alone, so that `forward` sees B / devices examples.
     """
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     by_example, everywhere = PartitionSpec(AXIS), PartitionSpec()
@@ -128,7 +145,15 @@ def on_devices(forward: Callable, params) -> Callable:
 
 
 def over_devices(forward: Callable, params, batches: Iterable, *, what: str, total: int) -> np.ndarray:
-    """`forward(params, batch) -> [B, D]` of `total` batches, one after the other: [total * B, D]."""
+    """Apply `forward(params, batch) -> [B, D]` to all batches: [total * B, D].
+
+    Args:
+        forward: as of `on_devices`.
+        params: its first argument.
+        batches: its second arguments.
+        what: the label of the progress bar.
+        total: the number of batches.
+    """
     forward = on_devices(forward, params)
     pending, outputs = [], []
     for batch in progress(batches, what, total, unit="batch"):
