@@ -1,4 +1,4 @@
-"""Preflight: what is read from a compiled program, what follows from a config alone, and what is refused."""
+"""Preflight: counts of a compiled program, sizes that follow from a config, and errors."""
 
 import importlib.util
 import json
@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 from jax import lax
 
-from rgjax import build
+from rgjax import experiment
 from rgjax.config import method_config
+from rgjax.data import load_data
 from rgjax.errors import UserError
 from rgjax.preflight import hlo, targets, thunks
-from rgjax.preflight.estimate import Figures, bound_of, largest_batch
+from rgjax.preflight.estimate import Estimate, bound_of, largest_batch
 from rgjax.preflight.flops import step_flops
-from rgjax.preflight.program import inputs_of, outline_of
+from rgjax.preflight.program import lowered_program, spec_task
+from rgjax.sharding import make_mesh
+from rgjax.training import trainer
+from rgjax.training.setup import host_data, training_program
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # A prologue, the training loop, and in its body a loop of 3 trips, in the form of XLA's own text.
 HLO = """\
@@ -113,23 +117,23 @@ thunk_metadata { thunk_info { profile_annotation: "while.7"
 """
 
 
-def test_the_loops_body_alone_is_counted_and_inner_loops_by_their_trips():
+def test_the_body_of_the_loop_is_counted_and_inner_loops_by_their_trips():
     step = hlo.Program(HLO).step()
     assert (step.f32_convolutions, step.host_transfers, step.collectives, step.transposes) == (1, 1, 1, 1)
     assert step.copied_before == 1000 * 8 * 4
     assert step.kernels == 1 + 3 * 2 + 2 + 1  # a fusion, the copies, two convolutions, the callback
-    # Of the data set no more than the slice is read; what lies in a TPU's own memory costs its source alone.
+    # Only a slice of the data set is read; of a copy to a TPU's own memory only the source counts.
     slice_, image = 2 * 8 * 4, 2 * 4 * 4 * 8 * 2
     fusion, copies, convolutions = 2 * slice_ + 4, 3 * 3 * slice_, 3 * image + 3 * slice_
     assert step.bytes == fusion + copies + 2 * slice_ + convolutions + slice_
 
 
 def test_thunks_are_counted_as_they_are_launched():
-    sent = thunks.step_launches(THUNKS, NAMES, hlo.Program(HLO).trips)
-    assert sent == thunks.Launches(kernels=2 + 1 + 3 * 3 + 1, launches=1 + 1 + 3 * 2 + 1, transfers=1)
+    counts = thunks.step_launches(THUNKS, NAMES, hlo.Program(HLO).trips)
+    assert counts == thunks.Launches(kernels=2 + 1 + 3 * 3 + 1, launches=1 + 1 + 3 * 2 + 1, transfers=1)
 
 
-def test_the_dump_of_what_is_run_goes_before_what_was_planned(tmp_path):
+def test_the_dump_after_all_passes_is_preferred(tmp_path):
     for name, text in (("thunk_sequence", "planned"), ("thunk_sequence_after_thunk_passes", "run")):
         (tmp_path / f"module_0001.jit_run_steps.{name}.txt").write_text(text)
     (tmp_path / "module_0001.jit_run_steps.thunk_metadata.txt").write_text("names")
@@ -137,7 +141,7 @@ def test_the_dump_of_what_is_run_goes_before_what_was_planned(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), [(8, 3, 1), (7, 3, 2), (1, 3, 1), (16, 7, 2), (8, 1, 2)])
-def test_flops_are_those_that_xla_counts_once_per_step(size, kernel, stride):
+def test_flops_of_a_step_agree_with_xla(size, kernel, stride):
     def loss(w, x):
         pad = (kernel // 2, kernel // 2)
         y = lax.conv_general_dilated(x, w, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -151,7 +155,7 @@ def test_flops_are_those_that_xla_counts_once_per_step(size, kernel, stride):
     analysis = jax.jit(jax.grad(loss)).lower(w, x).compile().cost_analysis()
     assert analysis is not None
     theirs = analysis["flops"]
-    assert theirs == pytest.approx(ours["float32"], rel=0.05)  # theirs are the element-wise ones too
+    assert theirs == pytest.approx(ours["float32"], rel=0.05)  # XLA also counts element-wise operations
 
 
 def test_flops_follow_scans_platforms_and_devices():
@@ -177,7 +181,7 @@ def test_the_bound_is_the_longer_of_arithmetic_and_traffic():
 
 
 @pytest.mark.parametrize(
-    ("changes", "rows", "groups"),
+    ("changes", "examples", "groups"),
     [
         # 80 % of 80 %, rounded down each time: 4291 nv and 73 df, hence 59 groups of nv.
         ({"data.name": "ham10000"}, 6405, {"nv": 59, "mel": 10, "bkl": 10, "bcc": 4, "akiec": 3, "vasc": 1, "df": 1}),
@@ -195,45 +199,88 @@ def test_the_bound_is_the_longer_of_arithmetic_and_traffic():
     ],
     ids=["ham10000", "ham10000, official", "cifar100", "phrasebank"],
 )
-def test_shapes_follow_from_the_config_alone(changes, rows, groups):
-    outline = outline_of(method_config("rg", {**changes, "data.image_size": 32, "train.batch_size": 32}))
-    assert len(outline.dataset.train) == len(outline.pool) == rows
-    found = np.bincount(outline.regrouping.parent)
-    assert dict(zip(outline.dataset.class_names, found.tolist(), strict=True)) == groups
+def test_sizes_follow_from_the_config_alone(changes, examples, groups):
+    task = spec_task(method_config("rg", {**changes, "data.image_size": 32, "train.batch_size": 32}))
+    assert len(task.dataset.train) == len(task.pool) == examples
+    pseudo_classes = np.bincount(task.regrouping.parent)
+    assert dict(zip(task.dataset.class_names, pseudo_classes.tolist(), strict=True)) == groups
 
 
-def test_an_outline_of_data_at_hand_is_the_data():
+def test_the_spec_of_digits_has_the_labels_of_the_data():
     config = method_config("rusc", {"data.name": "digits", "data.positive": "8"})
-    dataset, outline = build.load_data(config), build.load_data(config, outline=True)
-    np.testing.assert_array_equal(dataset.labels, outline.labels)
-    assert len(outline_of(config).pool) == 2 * int(dataset.labels[dataset.train].sum())
+    dataset, spec = load_data(config.data), load_data(config.data, spec=True)
+    np.testing.assert_array_equal(dataset.labels, spec.labels)
+    assert len(spec_task(config).pool) == 2 * int(dataset.labels[dataset.train].sum())
 
 
-def test_an_outline_has_as_many_rows_as_synthetic_images_make_of_them():
+def test_a_spec_contains_the_synthetic_images_without_their_memory():
     config = method_config("dsmt", {"data.name": "ham10000", "data.image_size": 32, "data.split": "grouped"})
-    outline = outline_of(config)
-    counts = np.bincount(outline.labels[outline.pool])
-    assert len(set(counts)) == 1 and counts.sum() == len(outline.rows) == 7 * outline.regrouping.counts.max()
-    assert outline.inputs.shape == (10_015 + len(outline.rows) - len(outline.dataset.train), 32, 32, 3)
-    assert outline.inputs.strides[0] == 0  # views of one row
-    assert outline.plan.steps_per_epoch == len(outline.dataset.train) // config.train.batch_size
-    assert len(inputs_of(config, outline, 1)[0].inputs) == len(outline.inputs)
+    task = spec_task(config)
+    counts = np.bincount(task.labels[task.pool])
+    assert len(set(counts)) == 1 and counts.sum() == len(task.indices) == 7 * task.regrouping.counts.max()
+    assert task.inputs.shape == (10_015 + len(task.indices) - len(task.dataset.train), 32, 32, 3)
+    assert task.inputs.strides[0] == 0  # views of one image
+    assert task.examples_per_epoch(config) == len(task.dataset.train)
+    assert len(host_data(task.inputs)) == task.indices.max() + 1
 
 
-def test_a_batch_of_sentences_is_packed_as_far_as_the_published_lengths_fill_it():
+def test_a_batch_of_sentences_is_packed_as_densely_as_the_published_lengths_allow():
     config = method_config("rg", {"data.name": "phrasebank", "model.name": "bert", "train.batch_size": 32})
-    (tokens, _), prepare = inputs_of(config, outline_of(config), 1)
-    assert tokens.ids.shape == (4846, 64)
-    batch = jax.eval_shape(prepare, jax.tree.map(lambda rows: rows[:32], tokens))
+    task = spec_task(config)
+    assert task.inputs.ids.shape == (4846, 64)
+    mesh, keys = make_mesh(jax.devices()[:1], trials=1, batch_size=32), [jax.random.key(0)]
+    spec = training_program(config, task, None, {}, keys=keys, mesh=mesh, platform="cpu")
+    batch = jax.eval_shape(spec.prepare, jax.tree.map(lambda x: x[:32], task.inputs))
     assert 32 * 28 < len(batch.ids) < 32 * 45
     with pytest.raises(UserError, match="does not read sentences"):
-        inputs_of(method_config("rg", {"data.name": "phrasebank"}), outline_of(config), 1)
+        spec_task(method_config("rg", {"data.name": "phrasebank"}))
 
 
-def figures_at(batch: int, peak: int) -> Figures:
-    blank = {name: 0 for name in Figures.__dataclass_fields__}
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("rg_la", {}),
+        ("ce", {"train.on_nan": "skip", "train.optimizer": "adamw"}),
+        ("rusc", {"data.placement": "stream", "train.epoch_size": "sampler"}),
+    ],
+    ids=["rg_la", "skip", "stream"],
+)
+def test_preflight_lowers_the_program_that_the_trainer_compiles(method, changes, monkeypatch, tmp_path):
+    config = method_config(method, {
+        "data.name": "digits", "data.positive": "8", "data.image_size": 8, "model.name": "resnet10", "model.width": 4,
+        "encoder.name": "projection", "regroup.rule": "target", "regroup.threshold": 300, "regroup.n_init": 1,
+        "train.steps": 4, "train.batch_size": 16, "trackers": "", **changes,
+    })  # fmt: skip
+    task, mesh = experiment.prepare(config), make_mesh(jax.devices()[:1], trials=1, batch_size=16)
+    model = experiment._make_model(config, task.regrouping.num_pseudo_classes)
+    lowered = []
+
+    class Noted:
+        def __init__(self, run_steps):
+            self.run_steps = run_steps
+
+        def lower(self, *arguments):
+            lowered.append(self.run_steps.lower(*arguments))
+            return lowered[0]
+
+    make_run_steps = trainer.make_run_steps
+    monkeypatch.setattr(trainer, "make_run_steps", lambda spec: Noted(make_run_steps(spec)))
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
+        session, state, _ = trainer.open_session(task, [trainer.Trial(config, tmp_path)], [model], mesh)
+        trainer.compile_steps(session, state)
+        _, ours = lowered_program(config, spec_task(config), jax.devices()[:1], jax.default_backend(), 2**40)
+    for checkpoints in session.checkpoints:
+        checkpoints.close()
+    assert ours.as_text() == lowered[0].as_text()
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), ours.out_info) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), lowered[0].out_info
+    )
+
+
+def estimate_of(batch: int, peak: int) -> Estimate:
+    blank = {name: 0 for name in Estimate.__dataclass_fields__}
     return replace(
-        Figures(**blank),  # pyright: ignore[reportArgumentType]
+        Estimate(**blank),  # pyright: ignore[reportArgumentType]
         devices=1,
         batch_size=batch,
         training_rows=6400,
@@ -243,7 +290,7 @@ def figures_at(batch: int, peak: int) -> Figures:
     )
 
 
-@pytest.mark.parametrize("each", [1, 5, 13, 60], ids=lambda each: f"{each} bytes a row")
+@pytest.mark.parametrize("each", [1, 5, 13, 60], ids=lambda each: f"{each} bytes an example")
 def test_the_largest_batch_is_found_in_few_compilations(each):
     tried = []
 
@@ -251,10 +298,9 @@ def test_the_largest_batch_is_found_in_few_compilations(each):
         tried.append(batch)
         return 1000 + each * batch if batch < 2000 else None
 
-    found = largest_batch(figures_at(256, 1000 + each * 256), peak_of)
+    largest = largest_batch(estimate_of(256, 1000 + each * 256), peak_of)
     best = min(1999, 9000 // each)
-    assert found <= best
-    assert found >= best * 0.75 - 16
+    assert best * 0.75 - 16 <= largest <= best
     assert len(tried) <= 4
 
 
@@ -286,16 +332,16 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says):
 
 
 @pytest.mark.parametrize(("name", "extra"), [("a100", "cuda12"), ("v5e-4", "tpu")])
-def test_a_missing_compiler_is_named_with_the_way_to_it(name, extra, monkeypatch):
+def test_a_missing_compiler_is_named_with_its_install_command(name, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
-    with pytest.raises(UserError, match=f"--target={name} needs .*: uv sync --extra {extra}"):
+    with pytest.raises(UserError, match=f"--target={name}: needs .*; run `uv sync --extra {extra}`"):
         targets.find(name)[0].devices()
 
 
 def needs(target: str) -> None:
-    """Asked of the package alone: the compiler itself would stay in this process, and not start beside a backend."""
+    """Skip without the compiler. It is not loaded here: it would stay in this process, beside the CPU backend."""
     platform = targets.find(target)[0].card.platform
-    if not targets.compiler_found(platform):
+    if not targets.compiler_installed(platform):
         pytest.skip(f"needs XLA's {platform} compiler, which is not installed")
 
 
@@ -322,10 +368,10 @@ def needs(target: str) -> None:
     ],
     ids=["a100-32", "a100-32-population", "a100-224", "v5e-4-224", "v5e-4-bert"],
 )
-def test_the_program_keeps_its_bounds_on_hardware_that_is_not_here(target, arguments, at_most):
+def test_the_program_keeps_its_bounds_on_other_hardware(target, arguments, at_most):
     needs(target)
-    process = run(*arguments, f"--target={target}", "--json", "--nomax_batch")
+    process = run(*arguments, f"--target={target}", "--json", "--no-max-batch")
     assert process.returncode == 0, process.stderr
-    found = json.loads(process.stdout)
-    assert {name: found[name] for name in at_most if found[name] > at_most[name]} == {}
-    assert found["bound_examples_per_s"] > 1000
+    report = json.loads(process.stdout)
+    assert {name: report[name] for name in at_most if report[name] > at_most[name]} == {}
+    assert report["bound_examples_per_s"] > 1000

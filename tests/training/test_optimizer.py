@@ -19,7 +19,7 @@ def test_warm_up_rises_to_the_peak():
     assert rates[5] < 1.0
 
 
-def test_sgd_is_torchs():
+def test_sgd_is_that_of_torch():
     """Two steps by hand: v <- momentum v + (g + decay w); w <- w - lr v."""
     w = jnp.array([1.0, -2.0])
     tx = OPTIMIZERS["sgd"](jnp.float32(0.1), jnp.float32(0.9), jnp.float32(0.01))
@@ -33,7 +33,7 @@ def test_sgd_is_torchs():
     np.testing.assert_allclose(w, by_hand, rtol=1e-6)
 
 
-def test_adamw_is_torchs():
+def test_adamw_is_that_of_torch():
     """Two steps by hand (Loshchilov & Hutter 2019, algorithm 2, with the decay scaled by the rate as torch does)."""
     w = jnp.array([1.0, -2.0])
     tx = OPTIMIZERS["adamw"](jnp.float32(0.1), jnp.float32(0.8), jnp.float32(0.01))

@@ -1,4 +1,4 @@
-"""What the trackers hold is what metrics.jsonl holds, also after an interruption; and none of them can end a run."""
+"""Trackers hold what metrics.jsonl holds, also after an interruption, and none of them can end a run."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ def log(names, workdir, rows, step=0):
     trackers.close()
 
 
-def test_a_resume_takes_back_what_is_written_again(tmp_path):
+def test_a_resume_replaces_the_rows_that_it_repeats(tmp_path):
     log("tensorboard", tmp_path, ROWS[:3])
     again = [row | {"train_loss": 2.0} for row in ROWS[1:]]
     log("tensorboard", tmp_path, again, step=4)
@@ -59,7 +59,7 @@ def test_a_tracker_that_fails_costs_one_line(moment, tmp_path, monkeypatch, caps
     assert recorded(tmp_path) == ROWS
     assert shown(tmp_path) == close_to(ROWS)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "training goes on without config.trackers=broken: OSError: the server is gone" in line
+    assert "config.trackers=broken: failed (OSError: the server is gone); training continues without it" in line
 
 
 @pytest.mark.parametrize(
@@ -76,20 +76,20 @@ def test_an_unknown_name_is_refused(names, says):
 
 
 @pytest.mark.parametrize("names", ["", "tensorboard", "wandb, tensorboard"])
-def test_where_metrics_go_makes_no_other_run(names):
+def test_trackers_are_no_part_of_the_identity(names):
     config = method_config("ce", {"trackers": names})
     validate(config)
     assert identity(config) == identity(method_config("ce", {}))
     assert "trackers" in FIELDS
 
 
-def test_a_package_that_is_absent_is_named_before_any_work(tmp_path, monkeypatch):
+def test_a_missing_package_is_named_before_any_work(tmp_path, monkeypatch):
     require_trackers("tensorboard")
     monkeypatch.setattr(WandB, "package", "wandb_that_is_absent")
     (tmp_path / "wandb_that_is_absent").mkdir()
     monkeypatch.syspath_prepend(tmp_path)  # a folder of the name is no package
     monkeypatch.setattr(experiment, "load_data", None)
-    with pytest.raises(UserError, match=r"config.trackers=wandb needs the package .*: uv sync --extra wandb"):
+    with pytest.raises(UserError, match=r"config.trackers=wandb: needs the package .*uv sync --extra wandb"):
         experiment.run(method_config("ce", {"trackers": "wandb"}), tmp_path)
 
 
@@ -118,7 +118,7 @@ def wandb_history(path):
                 yield {"step": values["_step"]} | {k: v for k, v in values.items() if not k.startswith("_")}
 
 
-def test_wandb_goes_on_under_its_id_without_a_network(tmp_path, monkeypatch, capfd):
+def test_wandb_resumes_under_its_id_without_a_network(tmp_path, monkeypatch, capfd):
     wandb = pytest.importorskip("wandb", reason="needs Weights & Biases: uv run --with wandb pytest")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

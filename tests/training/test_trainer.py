@@ -1,57 +1,63 @@
-"""A whole training: the same settings give the same bits, however it is cut into calls."""
+"""A whole training: the same settings give the same bits, however it is cut into calls or interrupted."""
 
-import json
-
-import jax
 import numpy as np
 import pytest
 
-from rgjax.config import method_config
 from rgjax.training import trainer
-from rgjax.training.trainer import Trial
-from tests.training.test_faults import saved, task
-from tests.training.test_feed import dense
-
-SETTINGS = {"train.batch_size": 8, "train.steps": 10, "train.eval_steps": 5, "train.lr": 0.1, "trackers": ""}
+from tests.support.programs import assert_same_bits
+from tests.support.trainings import rows_of, saved, train
 
 
-def train(folder, **changes):
-    """Logits, the last state, and the rows of a training with four steps an epoch."""
-    config = method_config("ce", SETTINGS | changes)
-    trained = trainer.train(task(), [Trial(config, folder)], dense())
-    assert not trained.lost
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timeless = [{name: value for name, value in row.items() if name != "train_s"} for row in rows]
-    return trained.logits[0], saved(folder / "checkpoints"), timeless
+def results(folder, **changes):
+    """Logits, last state and rows of a training of ten steps, four an epoch."""
+    outcome = train(folder, **{"train_steps": 10, "train_eval_steps": 5, **changes})
+    assert outcome.error is None
+    rows = [{name: value for name, value in row.items() if name != "train_s"} for row in rows_of(folder)]
+    return outcome.logits, saved(folder / "checkpoints"), rows
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("once"))
-
-
-def assert_same_bits(ours, theirs):
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_array_equal(a, b)
+    return results(tmp_path_factory.mktemp("once"))
 
 
 def test_the_same_seed_gives_the_same_bits(expected, tmp_path):
-    again = train(tmp_path)
+    again = results(tmp_path)
     assert_same_bits(again, expected)
     assert np.ptp(expected[0]["test"]) > 0
 
 
-def test_another_seed_gives_another_network(expected, tmp_path):
-    assert not np.array_equal(train(tmp_path, seed=1)[0]["test"], expected[0]["test"])
+def test_another_seed_gives_other_logits(expected, tmp_path):
+    assert not np.array_equal(results(tmp_path, seed=1)[0]["test"], expected[0]["test"])
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4], ids=["step by step", "three", "an epoch"])
-def test_no_length_of_a_call_changes_a_bit(steps, expected, tmp_path):
-    logits, state, rows = train(tmp_path, **{"train.steps_per_call": steps})
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_length_of_a_call_changes_no_bit(steps, expected, tmp_path):
+    logits, state, rows = results(tmp_path, train_steps_per_call=steps)
     assert_same_bits((logits, state), expected[:2])
     for ours, theirs in zip(rows, expected[2], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-6)  # sums of other calls
+        assert ours == pytest.approx(theirs, rel=1e-6)  # sums over other calls
 
 
-def test_a_setting_for_faults_changes_no_bit_of_a_sound_run(expected, tmp_path):
-    assert_same_bits(train(tmp_path, **{"train.on_nan": "skip"})[:2], expected[:2])
+def test_resume_is_bitwise_equal(expected, tmp_path, monkeypatch):
+    """It is interrupted at the last evaluation, four steps after a checkpoint within an epoch."""
+    evaluate, calls = trainer.validate, []
+
+    def interrupt(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "validate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            results(tmp_path, train_checkpoint_steps=6)
+    assert saved(tmp_path / "checkpoints").step == 6
+    logits, state, rows = results(tmp_path, train_checkpoint_steps=6)
+    assert_same_bits((logits, state), expected[:2])
+    assert [row["step"] for row in rows] == [5, 10]
+
+
+def test_on_nan_changes_no_bit_of_a_healthy_run(expected, tmp_path):
+    assert_same_bits(results(tmp_path, train_on_nan="skip")[:2], expected[:2])
