@@ -19,7 +19,7 @@ from rgjax.losses import loss_of
 from rgjax.models.factory import compute_dtype, make_model, network_inputs
 from rgjax.predict.run import encoder_of_run
 from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, regroup
-from rgjax.sampling import Synthetic, deepsmote
+from rgjax.sampling import DeepSmoteSettings, Synthetic, deepsmote
 from rgjax.sharding import make_mesh, wait_for_all
 from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
@@ -142,7 +142,7 @@ def synthesize(config: Config, dataset: Dataset, labels: np.ndarray) -> Syntheti
     settings["neighbors"] = settings.pop("neighbours")
 
     def compute() -> dict[str, np.ndarray]:
-        return deepsmote(dataset.inputs[dataset.train], labels, dtype=dtype, **settings)._asdict()
+        return deepsmote(dataset.inputs[dataset.train], labels, DeepSmoteSettings(**settings), dtype=dtype)._asdict()
 
     synthetic = Synthetic(**cached_arrays(cache_dir() / "deepsmote" / f"{key}.npz", compute))
     _log.info("DeepSMOTE: %d synthetic images", len(synthetic.labels))

@@ -1,53 +1,91 @@
-"""Losses for imbalanced classification: pure, un-reduced, every hyper-parameter traced.
+"""Losses for imbalanced classification, with traced hyper-parameters.
 
-Shapes: logits [B, K] float32, labels [B] int32 -> losses [B].
+A loss maps logits [B, K] and labels [B] to losses [B]. To add one, write its function here and its entry in `LOSSES`,
+and add its name, its fields and its method to `config.py`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Integer
+
+AnyArray: TypeAlias = Array | np.ndarray
 
 
-def cross_entropy(logits, labels):
-    """-log softmax(z)_y."""
+def cross_entropy(logits: Float[AnyArray, "B K"], labels: Integer[AnyArray, " B"]) -> Float[Array, " B"]:
+    """CE = -log softmax(z)_y."""
     return -_pick(jax.nn.log_softmax(logits), labels)
 
 
-def focal(logits, labels, gamma):
+def focal(
+    logits: Float[AnyArray, "B K"], labels: Integer[AnyArray, " B"], gamma: Float[ArrayLike, ""]
+) -> Float[Array, " B"]:
     """(1 - p_y)^gamma * CE, without alpha (Lin et al. 2017); gamma = 0 is CE.
 
-    (1 - p) is taken from the other classes' log-probabilities, so that it keeps its digits as p nears 1.
+    1 - p_y is computed from the log-probabilities of the other classes, which keeps its precision as p_y nears 1.
     """
     log_p = jax.nn.log_softmax(logits)
-    own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
-    log_rest = jax.nn.logsumexp(jnp.where(own, -jnp.inf, log_p), axis=1)
+    is_label = jax.nn.one_hot(labels, log_p.shape[1], dtype=bool)
+    log_rest = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, log_p), axis=1)
     return jnp.exp(gamma * jnp.maximum(log_rest, -80.0)) * -_pick(log_p, labels)
 
 
-def ldam(logits, labels, unit_margins, max_m, s):
-    """CE(s (z - m_y e_y)) with margins m = max_m * unit_margins [K] (Cao et al. 2019, eq. 12 and 13)."""
+def ldam(
+    logits: Float[AnyArray, "B K"],
+    labels: Integer[AnyArray, " B"],
+    unit_margins: Float[AnyArray, " K"],
+    max_m: Float[ArrayLike, ""],
+    s: Float[ArrayLike, ""],
+) -> Float[Array, " B"]:
+    """CE(s (z - m_y e_y)), m = max_m * unit_margins (Cao et al. 2019, eq. 12, 13).
+
+    Args:
+        logits: cosines, of a head of normalized weights and features.
+        labels: the true classes.
+        unit_margins: n^(-1/4) of the classes, scaled to a maximum of 1.
+        max_m: margin of the smallest class.
+        s: scale of the logits.
+    """
     margins = max_m * unit_margins[labels]
-    own = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
-    return cross_entropy(s * (logits - margins[:, None] * own), labels)
+    one_hot = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    return cross_entropy(s * (logits - margins[:, None] * one_hot), labels)
 
 
-def logit_adjusted(logits, labels, prior, tau):
-    """CE(z + log(prior^tau + 1e-12)) (Menon et al. 2021, eq. 10); tau = 0 is CE, tau = 1 balanced softmax."""
+def logit_adjusted(
+    logits: Float[AnyArray, "B K"],
+    labels: Integer[AnyArray, " B"],
+    prior: Float[AnyArray, " K"],
+    tau: Float[ArrayLike, ""],
+) -> Float[Array, " B"]:
+    """CE(z + log(prior^tau + 1e-12)) (Menon et al. 2021, eq. 10).
+
+    Args:
+        logits: z.
+        labels: the true classes.
+        prior: shares of the classes among the training examples.
+        tau: strength of the adjustment; 0 is CE, 1 balanced softmax.
+    """
     return cross_entropy(logits + jnp.log(prior**tau + 1e-12)[None], labels)
 
 
-def adjust_logits(logits, prior, tau):
-    """The post-hoc form of `logit_adjusted`: what it adds in training is subtracted at test time."""
+def adjust_logits(
+    logits: Float[AnyArray, "B K"], prior: Float[AnyArray, " K"], tau: Float[ArrayLike, ""]
+) -> Float[AnyArray, "B K"]:
+    """Post-hoc adjustment: subtracts what `logit_adjusted` adds in training."""
     return logits - jnp.log(prior**tau + 1e-12)[None]
 
 
-def weighted_mean(losses, weights, axis: str | None = None):
-    """sum(w l) / sum(w), torch's reduction of a weighted loss; with a mesh `axis`, this device's summand of the mean
-    over the rows of all devices."""
+def weighted_mean(
+    losses: Float[AnyArray, " B"], weights: Float[AnyArray, " B"], axis: str | None = None
+) -> Float[Array, ""]:
+    """sum(w l) / sum(w), as torch reduces a weighted loss.
+
+    With a mesh `axis`, this device's summand of the mean over the examples of all devices.
+    """
     total = weights.sum()
     return (weights * losses).sum() / (total if axis is None else jax.lax.psum(total, axis))
 
@@ -58,30 +96,31 @@ def _pick(values, labels):
 
 @dataclass(frozen=True)
 class ClassStats:
-    """Counts [K] of the (pseudo-)classes, and the weights, priors and margins derived from them (float32 [K])."""
+    """Examples of each (pseudo-)class, and the weights and margins from them."""
 
-    counts: np.ndarray
+    counts: Integer[np.ndarray, " K"]
 
     def __post_init__(self):
-        if not (np.asarray(self.counts) > 0).all():
+        if not (self.counts > 0).all():
             raise ValueError("every class needs at least one example")
 
     @property
-    def inverse_weights(self) -> np.ndarray:
+    def inverse_weights(self) -> Float[np.ndarray, " K"]:
         """1 / n, scaled to sum to K."""
         return _sum_to_count(1.0 / self.counts)
 
-    def effective_weights(self, beta: float = 0.9999) -> np.ndarray:
-        """(1 - beta) / (1 - beta^n), the effective number of Cui et al. 2019, scaled to sum to K."""
+    def effective_weights(self, beta: float = 0.9999) -> Float[np.ndarray, " K"]:
+        """(1 - beta) / (1 - beta^n) (Cui et al. 2019), scaled to sum to K."""
         return _sum_to_count((1.0 - beta) / (1.0 - np.power(beta, self.counts)))
 
     @property
-    def prior(self) -> np.ndarray:
+    def prior(self) -> Float[np.ndarray, " K"]:
+        """n / sum(n)."""
         return (self.counts / self.counts.sum()).astype(np.float32)
 
     @property
-    def unit_margins(self) -> np.ndarray:
-        """n^(-1/4), scaled to a largest value of 1."""
+    def unit_margins(self) -> Float[np.ndarray, " K"]:
+        """n^(-1/4), scaled to a maximum of 1."""
         margins = self.counts**-0.25
         return (margins / margins.max()).astype(np.float32)
 
@@ -92,17 +131,26 @@ def _sum_to_count(weights) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss as the configuration names it: its function, its head, its arguments, its scale at test time."""
+    """A loss and all that derives from it. `config` is the section `loss` of a config.
 
-    function: Callable
+    Attributes:
+        function: (logits [B, K], labels [B], **arguments) -> losses [B].
+        head: the network's last layer.
+        arguments: the traced hyper-parameters; arrays are [K].
+        weights: the class weights [K] of the mean over a batch.
+        scale: from the network's outputs to the logits that `function` applies a softmax to.
+    """
+
+    function: Callable[..., Any]
     head: str = "linear"
     arguments: Callable[[Any, ClassStats], dict[str, Any]] = lambda config, stats: {}
+    weights: Callable[[ClassStats], np.ndarray] = lambda stats: np.ones(len(stats.counts), np.float32)
     scale: Callable[[Any], float] = lambda config: 1.0
 
 
 LOSSES = {
     "ce": Loss(cross_entropy),
-    "wce": Loss(cross_entropy),  # its weights enter in the reduction
+    "wce": Loss(cross_entropy, weights=lambda stats: stats.inverse_weights),
     "focal": Loss(focal, arguments=lambda config, stats: {"gamma": np.float32(config["gamma"])}),
     "ldam": Loss(
         ldam,
@@ -122,20 +170,21 @@ LOSSES = {
 
 
 def loss_of(config: Any) -> Loss:
-    """The loss of the config's section `loss`; post-hoc logit adjustment trains by cross-entropy."""
+    """The loss that a config trains by; for post-hoc logit adjustment, cross-entropy."""
     return LOSSES["ce" if adjusts_posthoc(config) else config["name"]]
 
 
 def adjusts_posthoc(config: Any) -> bool:
+    """Whether logits are adjusted at test time instead of in training."""
     return config["name"] == "la" and config["posthoc"]
 
 
 def class_stats(config: Any, regrouping: Any) -> ClassStats:
-    """The counts that the loss uses: of the pseudo-classes, or of the class that each belongs to."""
+    """Statistics of the pseudo-classes or, by `config.stats`, of their classes."""
     return ClassStats(regrouping.class_counts if config["stats"] == "class" else regrouping.counts)
 
 
 def scale_logits(config: Any, stats: ClassStats, logits: Any) -> Any:
-    """A network's outputs [n, K] as the logits that the loss saw, with a post-hoc adjustment where there is one."""
+    """Logits [n, K] as the loss scales them, post-hoc adjusted if that is configured."""
     logits = logits * np.float32(loss_of(config).scale(config))
     return adjust_logits(logits, stats.prior, np.float32(config["tau"])) if adjusts_posthoc(config) else logits

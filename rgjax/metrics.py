@@ -1,59 +1,46 @@
-"""Balanced accuracy, class-wise average precision and their company, exact and in float64 (NumPy).
+"""Balanced accuracy, average precision and related metrics, exact and in float64.
 
-Shapes: logits and scores [N, C], labels [N] in 0..C-1. A class that is absent from the labels has no AP: NaN.
+A class without examples has no average precision (AP): NaN.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from jaxtyping import Float, Integer, Num
 
 
-def log_odds(logits: np.ndarray) -> np.ndarray:
-    """z_c - logsumexp of the other logits: ranks as the class's probability does, and never saturates into ties."""
+def log_odds(logits: Num[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    """z_c - logsumexp of the other logits.
+
+    It ranks like the probability of c, and never saturates into ties.
+    """
     z = np.asarray(logits, np.float64)
     odds = np.empty_like(z)
     for c in range(z.shape[1]):
-        others = np.delete(z, c, axis=1)
-        top = others.max(axis=1, keepdims=True)
-        odds[:, c] = z[:, c] - top[:, 0] - np.log(np.exp(others - top).sum(axis=1))
+        rest = np.delete(z, c, axis=1)
+        top = rest.max(axis=1, keepdims=True)
+        odds[:, c] = z[:, c] - top[:, 0] - np.log(np.exp(rest - top).sum(axis=1))
     return odds
 
 
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """One-vs-rest AP [C] = sum over distinct thresholds of (R_k - R_{k-1}) P_k, as scikit-learn defines it."""
-    aps = np.full(scores.shape[1], np.nan)
-    for c, column in enumerate(np.array(scores.T, np.float64, order="C")):
-        own = np.sort(column[labels == c])
-        if len(own):
-            hits = len(own) - np.searchsorted(own, own)
-            aps[c] = (hits / _at_least(column, own)).mean()  # each positive adds 1 / len(own) to the recall
-    return aps
+def average_precision(scores: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> Float[np.ndarray, " C"]:
+    """One-vs-rest average precision (AP), as scikit-learn defines it.
 
-
-def _at_least(column, own, buckets: int = 4096) -> np.ndarray:
-    """How many of the scores `column` [N] are at least as high as each of `own` [P], a sorted part of them.
-
-    Only the scores that share a bucket with one of `own` are sorted (the positives are few, and sorting all takes
-    longer than all the rest). Rounding never changes the order of two buckets, so that the counts are exact.
+    AP = sum over distinct thresholds of (R_k - R_{k-1}) P_k, with recall R and precision P. Each positive adds 1 /
+    positives to the recall, so that AP is the mean of the precision at their scores.
     """
-    low = own[0]
-    column = column.compress(column >= low)  # the rest never counts
-    span = float(column.max()) - float(low)
-    step = (buckets - 1) / span if 1e-30 < span < np.inf else 0.0
-
-    def bucket(values):
-        return ((values - low) * step).astype(np.intp) if step else np.zeros(len(values), np.intp)
-
-    all_buckets, own_buckets = bucket(column), bucket(own)
-    shared = np.zeros(buckets, bool)
-    shared[own_buckets] = True
-    near = np.sort(column.compress(shared.take(all_buckets)))
-    others = np.bincount(all_buckets, minlength=buckets)
-    others[own_buckets] = 0
-    below = np.cumsum(others)
-    return len(near) - np.searchsorted(near, own) + below[-1] - below[own_buckets]
+    ap = np.full(scores.shape[1], np.nan)
+    for c, column in enumerate(np.array(scores.T, np.float64, order="C")):
+        positive, ranked = np.sort(column[labels == c]), np.sort(column)
+        if len(positive):
+            hits = len(positive) - np.searchsorted(positive, positive)
+            ap[c] = (hits / (len(ranked) - np.searchsorted(ranked, positive))).mean()
+    return ap
 
 
-def _weighted_ap(scores, positive, weights) -> np.ndarray:
-    """AP [R] of one class under each of the sample weights [R, N]; the scores are sorted once."""
+def _weighted_ap(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AP [R] of one class under each row of the sample weights [R, N]; the scores [N] are sorted once."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # ties share a threshold
     weights = weights[:, order]
@@ -65,8 +52,8 @@ def _weighted_ap(scores, positive, weights) -> np.ndarray:
         return (gains * precision).sum(axis=1) / hits[:, -1]
 
 
-def auroc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """One-vs-rest area under the ROC curve [C]: the Mann-Whitney statistic, ties counted half."""
+def auroc(scores: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> Float[np.ndarray, " C"]:
+    """One-vs-rest area under the ROC curve (Mann-Whitney; ties count half)."""
     areas = np.full(scores.shape[1], np.nan)
     for c in range(scores.shape[1]):
         _, inverse, counts = np.unique(scores[:, c], return_inverse=True, return_counts=True)
@@ -78,30 +65,55 @@ def auroc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return areas
 
 
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts [C, C]: rows are the true classes, columns the predicted ones."""
+def confusion_matrix(
+    labels: Integer[np.ndarray, " N"], predictions: Integer[np.ndarray, " N"], num_classes: int
+) -> Integer[np.ndarray, "C C"]:
+    """Counts with the true classes as rows and the predicted ones as columns."""
     flat = np.asarray(labels, np.int64) * num_classes + predictions
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def balanced_accuracy(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> float:
-    """Mean recall over the classes that are present."""
+def balanced_accuracy(
+    labels: Integer[np.ndarray, " N"], predictions: Integer[np.ndarray, " N"], num_classes: int
+) -> float:
+    """Mean recall over the classes that have examples."""
     confusion = confusion_matrix(labels, predictions, num_classes)
     present = confusion.sum(axis=1) > 0
     return float((np.diag(confusion)[present] / confusion.sum(axis=1)[present]).mean())
 
 
-def bootstrap_intervals(logits, labels, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> dict:
-    """Percentile intervals under resampling within each class: {"ba": [2], "ap": [C, 2], "macro_ap": [2]}."""
+def bootstrap_intervals(
+    logits: Num[np.ndarray, "N C"],
+    labels: Integer[np.ndarray, " N"],
+    *,
+    scores: Float[np.ndarray, "N C"] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Percentile intervals of balanced accuracy and AP, by a stratified bootstrap.
+
+    Args:
+        logits: of the classes.
+        labels: the true classes.
+        scores: `log_odds(logits)`, where the caller has computed them already.
+        resamples: bootstrap samples, in multiples of 100 if more than that.
+        level: coverage of the intervals.
+        seed: of the resampling.
+
+    Returns:
+        {"ba": [2], "ap": [C, 2], "macro_ap": [2]}.
+    """
     rng = np.random.default_rng(seed)
-    scores, correct = log_odds(logits), np.argmax(logits, axis=1) == labels
-    classes = np.unique(labels)
+    scores = log_odds(logits) if scores is None else scores
+    correct, classes = np.argmax(logits, axis=1) == labels, np.unique(labels)
     aps, bas = [], []
     for _ in range(0, resamples, 100):
         weights = np.zeros((min(100, resamples), len(labels)))
         for c in classes:
-            rows = np.flatnonzero(labels == c)
-            weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), len(weights))
+            members = np.flatnonzero(labels == c)
+            uniform = np.full(len(members), 1 / len(members))
+            weights[:, members] = rng.multinomial(len(members), uniform, len(weights))
         recalls = [(weights[:, labels == c] @ correct[labels == c]) / (labels == c).sum() for c in classes]
         bas.append(np.mean(recalls, axis=0))
         aps.append(np.stack([_weighted_ap(scores[:, c], labels == c, weights) for c in range(scores.shape[1])], axis=1))
@@ -113,13 +125,25 @@ def bootstrap_intervals(logits, labels, *, resamples: int = 1000, level: float =
     }
 
 
-def evaluate(logits: np.ndarray, labels: np.ndarray, class_names, *, seed: int = 0) -> dict:
-    """Every figure of one split, ready for JSON: undefined ones are None. Raises ValueError on unusable input."""
+def evaluate(
+    logits: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"], class_names: Sequence[str], *, seed: int = 0
+) -> dict[str, Any]:
+    """All metrics of one split, ready for JSON; undefined ones are None.
+
+    Args:
+        logits: of the classes.
+        labels: the true classes.
+        class_names: the keys of the metrics by class.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: for no examples, and for logits that are not finite.
+    """
     if len(labels) == 0 or not np.isfinite(logits).all():
         raise ValueError("metrics need at least one example and finite logits")
     scores, predictions = log_odds(logits), np.argmax(logits, axis=1)
     counts = np.bincount(labels, minlength=len(class_names))
-    ap, intervals = average_precision(scores, labels), bootstrap_intervals(logits, labels, seed=seed)
+    ap, intervals = average_precision(scores, labels), bootstrap_intervals(logits, labels, scores=scores, seed=seed)
 
     def named(values):
         return {name: _plain(value) for name, value in zip(class_names, values, strict=True)}

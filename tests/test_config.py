@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -5,8 +6,18 @@ import pytest
 
 from rgjax.command import describe
 from rgjax.config import FIELDS, METHODS, identity, method_config, validate, value_of
+from rgjax.data.phrasebank import AGREEMENTS
+from rgjax.encoders.bert import POOLINGS
+from rgjax.encoders.factory import _BY_KIND
 from rgjax.errors import UserError
+from rgjax.losses import LOSSES
+from rgjax.models.layers import HEADS
+from rgjax.models.resnet import STAGES, STEMS
+from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
+from rgjax.sampling import SAMPLERS
+from rgjax.training.optimizer import OPTIMIZERS
 from rgjax.training.setup import duration
+from rgjax.training.trackers import TRACKERS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -25,6 +36,38 @@ def test_every_config_is_valid_with_every_method(path, method):
     validate(config)
     assert config.method == method
     assert config.is_locked
+
+
+REGISTRIES = {
+    "trackers": TRACKERS,
+    "data.agreement": AGREEMENTS,
+    "encoder.pooling": POOLINGS,
+    "regroup.clustering": CLUSTERINGS,
+    "regroup.rule": RULES,
+    "regroup.aggregate": AGGREGATIONS,
+    "sampler": SAMPLERS,
+    "loss.name": LOSSES,
+    "model.name": (*STAGES, "bert"),
+    "model.stem": STEMS,
+    "model.head": ("auto", *HEADS),
+    "train.optimizer": OPTIMIZERS,
+}
+
+
+@pytest.mark.parametrize("field", REGISTRIES)
+def test_choices_are_those_of_the_registries(field):
+    assert set(FIELDS[field].choices) == set(REGISTRIES[field])
+
+
+def test_data_sets_are_modules_of_the_data_room():
+    for name in FIELDS["data.name"].choices:
+        module = importlib.import_module(f"rgjax.data.{name}")
+        assert callable(module.load) and callable(module.spec)
+
+
+def test_encoders_are_those_that_the_factory_makes():
+    kinds = {name for names in _BY_KIND.values() for name in names}
+    assert set(FIELDS["encoder.name"].choices) == {"auto", "checkpoint", *kinds}
 
 
 def test_the_default_method_is_rg():

@@ -17,7 +17,7 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_neutral_hyper_parameters_are_cross_entropy():
+def test_neutral_hyper_parameters_give_cross_entropy():
     expected = cross_entropy(LOGITS, LABELS)
     np.testing.assert_array_equal(focal(LOGITS, LABELS, 0.0), expected)
     close(logit_adjusted(LOGITS, LABELS, STATS.prior, 0.0), expected)
@@ -67,7 +67,7 @@ def test_statistics():
         ClassStats(np.array([3, 0]))
 
 
-B, K = 4, 5  # of all examples, which share their programs
+B, K = 4, 5  # of all hypothesis examples, so that they share their programs
 ORDINARY = st.floats(-50, 50, width=32)
 EXTREME = st.sampled_from([0.0, 1e-45, -1e-38, 80.0, -104.0, 1e4, -1e4, 1e30, -1e30])
 
@@ -75,7 +75,7 @@ EXTREME = st.sampled_from([0.0, 1e-45, -1e-38, 80.0, -104.0, 1e4, -1e4, 1e30, -1
 def logits(values=ORDINARY | EXTREME):
     """Few values, so that there are ties."""
     few = st.lists(values, min_size=1, max_size=4)
-    return few.flatmap(lambda some: arrays.arrays(np.float32, (B, K), elements=st.sampled_from(some)))
+    return few.flatmap(lambda choices: arrays.arrays(np.float32, (B, K), elements=st.sampled_from(choices)))
 
 
 classes = arrays.arrays(np.int32, B, elements=st.integers(0, K - 1))
@@ -109,7 +109,7 @@ def all_losses(z, labels, prior, margins, numbers):
 
 
 @given(logits(), classes, counts, numbers)
-def test_no_logits_lead_out_of_the_numbers(z, labels, counts, numbers):
+def test_losses_and_gradients_of_any_logits_are_finite(z, labels, counts, numbers):
     stats = ClassStats(counts)
     losses, gradients = all_losses(z, labels, stats.prior, stats.unit_margins, numbers)
     cosines = all_losses(np.clip(z, -1, 1), labels, stats.prior, stats.unit_margins, numbers)  # of LDAM's head
@@ -125,7 +125,7 @@ def test_no_logits_lead_out_of_the_numbers(z, labels, counts, numbers):
 
 
 @given(logits(ORDINARY), classes, counts, numbers, st.permutations(range(K)), st.permutations(range(B)), ORDINARY)
-def test_names_and_order_and_a_common_shift_are_nothing_to_a_loss(z, labels, counts, numbers, names, rows, shift):
+def test_losses_ignore_class_order_example_order_and_a_common_shift(z, labels, counts, numbers, names, rows, shift):
     stats, names, rows = ClassStats(counts), np.array(names), np.array(rows)
     prior, margins, before = stats.prior, stats.unit_margins, numbers | {"s": 1.0}
     plain = all_losses(z, labels, prior, margins, before)
@@ -139,7 +139,7 @@ def test_names_and_order_and_a_common_shift_are_nothing_to_a_loss(z, labels, cou
 
 
 @given(logits(ORDINARY), classes, counts, st.floats(0, 1, width=32))
-def test_what_is_added_in_training_is_subtracted_at_test_time(z, labels, counts, tau):
+def test_posthoc_adjustment_inverts_the_training_adjustment(z, labels, counts, tau):
     prior, tau = ClassStats(counts).prior, np.float32(tau)
     back = logit_adjusted(adjust_logits(z, prior, tau), labels, prior, tau)
     np.testing.assert_allclose(back, cross_entropy(z, labels), rtol=1e-4, atol=1e-4)
@@ -150,7 +150,7 @@ def test_what_is_added_in_training_is_subtracted_at_test_time(z, labels, counts,
     arrays.arrays(np.float32, B, elements=st.floats(2**-10, 2**10, width=32)),
     st.floats(2**-5, 2**5, width=32),
 )
-def test_a_weighted_mean_lies_within_its_losses_and_its_scale_does_not_count(losses, weights, scale):
+def test_weighted_mean_is_bounded_and_ignores_the_scale_of_the_weights(losses, weights, scale):
     mean = weighted_mean(losses, weights)
     assert losses.min() * (1 - 1e-5) <= mean <= losses.max() * (1 + 1e-5)
     np.testing.assert_allclose(weighted_mean(losses, weights * np.float32(scale)), mean, rtol=1e-5)
@@ -159,18 +159,18 @@ def test_a_weighted_mean_lies_within_its_losses_and_its_scale_does_not_count(los
 @given(counts, st.sampled_from([np.uint8, np.int32, np.int64]), st.permutations(range(K)))
 def test_statistics_of_any_counts(counts, dtype, order):
     counts, order = np.minimum(counts, np.iinfo(dtype).max).astype(dtype), np.array(order)
-    stats, other = ClassStats(counts), ClassStats(counts[order])
+    stats, reordered = ClassStats(counts), ClassStats(counts[order])
     by_size = np.argsort(counts, kind="stable")
-    for weights, of_other in (
-        (stats.inverse_weights, other.inverse_weights),
-        (stats.effective_weights(), other.effective_weights()),
-        (stats.unit_margins, other.unit_margins),
-        (1 - stats.prior, 1 - other.prior),
+    for weights, permuted in (
+        (stats.inverse_weights, reordered.inverse_weights),
+        (stats.effective_weights(), reordered.effective_weights()),
+        (stats.unit_margins, reordered.unit_margins),
+        (1 - stats.prior, 1 - reordered.prior),
     ):
         assert weights.dtype == np.float32
         assert np.isfinite(weights).all() and (weights >= 0).all()
-        np.testing.assert_allclose(of_other, weights[order], rtol=1e-5)
-        assert (np.diff(weights[by_size]) <= 1e-6).all()  # no larger class has more
+        np.testing.assert_allclose(permuted, weights[order], rtol=1e-5)
+        assert (np.diff(weights[by_size]) <= 1e-6).all()  # larger classes have no more
     assert stats.prior.min() > 0 and stats.unit_margins.max() == 1
     assert stats.prior.sum() == pytest.approx(1, abs=1e-5)
     for weights in (stats.inverse_weights, stats.effective_weights()):

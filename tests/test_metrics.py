@@ -13,7 +13,7 @@ from rgjax import metrics
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.integers(12, 80), levels=st.sampled_from([2, 5, 10**6]))
-def test_every_figure_equals_scikit_learn_with_and_without_ties(seed, n, levels):
+def test_metrics_equal_scikit_learns_with_and_without_ties(seed, n, levels):
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(3), rng.integers(0, 3, n - 3)])
     scores = rng.integers(0, levels, (n, 3)) / 7
@@ -31,7 +31,7 @@ def test_every_figure_equals_scikit_learn_with_and_without_ties(seed, n, levels)
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", ["normal", "skewed", "tied", "outlier", "constant", "widest"])
-def test_ap_is_exact_for_many_rows_of_every_distribution(dtype, shape):
+def test_ap_is_exact_for_every_distribution_of_scores(dtype, shape):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 6000)
     scores = rng.normal(size=(6000, 4)) + np.eye(4)[labels]
@@ -44,9 +44,9 @@ def test_ap_is_exact_for_many_rows_of_every_distribution(dtype, shape):
         "widest": np.sign(scores) * np.finfo(dtype).max,
     }[shape].astype(dtype)
     expected = [reference.average_precision_score(labels == c, scores[:, c]) for c in range(3)]
-    found = metrics.average_precision(scores, labels)
-    np.testing.assert_allclose(found[:3], expected, atol=1e-12)
-    assert np.isnan(found[3])
+    ap = metrics.average_precision(scores, labels)
+    np.testing.assert_allclose(ap[:3], expected, atol=1e-12)
+    assert np.isnan(ap[3])
 
 
 def test_log_odds_rank_where_probabilities_saturate():
@@ -54,7 +54,7 @@ def test_log_odds_rank_where_probabilities_saturate():
     np.testing.assert_allclose(metrics.log_odds(logits)[:, 1], [60, 80, -60])
 
 
-def test_an_absent_class_is_none_and_left_out_of_the_mean():
+def test_absent_classes_are_none_and_excluded_from_the_mean():
     logits = np.random.default_rng(0).normal(size=(30, 3))
     result = metrics.evaluate(logits, np.arange(30) % 2, ("a", "b", "c"))
     assert result["ap"]["c"] is None
@@ -62,7 +62,7 @@ def test_an_absent_class_is_none_and_left_out_of_the_mean():
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_one_class_alone_has_figures_that_are_defined_or_none(constant):
+def test_a_single_class_has_defined_metrics_or_none(constant):
     logits = np.random.default_rng(0).normal(size=(4, 3)) * (not constant)
     result = metrics.evaluate(logits, np.full(4, 2), ("a", "b", "c"))
     json.dumps(result, allow_nan=False)
@@ -71,7 +71,7 @@ def test_one_class_alone_has_figures_that_are_defined_or_none(constant):
     assert result["macro_auroc"] is None
 
 
-def test_intervals_hold_the_estimate_and_follow_the_seed():
+def test_intervals_contain_the_estimate_and_are_reproducible():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 300)
     logits = rng.normal(size=(300, 3)) + np.eye(3)[labels]
@@ -89,7 +89,7 @@ def test_unusable_input_is_refused():
 def table(dtype, values, n=12, num_classes=3):
     """Scores [n, C] with ties, and labels [n] that may lack classes."""
     few = st.lists(values, min_size=1, max_size=6)
-    scores = few.flatmap(lambda some: arrays.arrays(dtype, (n, num_classes), elements=st.sampled_from(some)))
+    scores = few.flatmap(lambda choices: arrays.arrays(dtype, (n, num_classes), elements=st.sampled_from(choices)))
     return st.tuples(scores, arrays.arrays(np.int32, n, elements=st.integers(0, num_classes - 1)))
 
 
@@ -109,22 +109,22 @@ tables = (
 
 
 @given(tables)
-def test_ranks_of_any_scores_are_scikit_learns(found):
-    scores, labels = found
+def test_ranking_metrics_of_any_scores_equal_scikit_learns(table):
+    scores, labels = table
     ap, areas = metrics.average_precision(scores, labels), metrics.auroc(scores, labels)
     for c in range(scores.shape[1]):
-        own = labels == c
-        expected = reference.average_precision_score(own, scores[:, c]) if own.any() else np.nan
+        positive = labels == c
+        expected = reference.average_precision_score(positive, scores[:, c]) if positive.any() else np.nan
         np.testing.assert_allclose(ap[c], expected, atol=1e-12)
-        expected = reference.roc_auc_score(own, scores[:, c]) if 0 < own.sum() < len(own) else np.nan
+        expected = reference.roc_auc_score(positive, scores[:, c]) if 0 < positive.sum() < len(positive) else np.nan
         np.testing.assert_allclose(areas[c], expected, atol=1e-12)
     order = np.random.default_rng(0).permutation(len(labels))
     np.testing.assert_allclose(metrics.average_precision(scores[order], labels[order]), ap, atol=1e-12)
 
 
 @given(tables)
-def test_decisions_are_counted_as_scikit_learn_counts_them(found):
-    scores, labels = found
+def test_decision_metrics_of_any_scores_equal_scikit_learns(table):
+    scores, labels = table
     guess = scores.argmax(axis=1)
     confusion = metrics.confusion_matrix(labels, guess, 3)
     np.testing.assert_array_equal(confusion, reference.confusion_matrix(labels, guess, labels=range(3)))
@@ -133,8 +133,8 @@ def test_decisions_are_counted_as_scikit_learn_counts_them(found):
 
 
 @given(table(np.float32, floats(32)) | table(np.float16, floats(16)), st.sampled_from([np.int8, np.uint8, np.int64]))
-def test_every_figure_is_a_share_or_undefined(found, dtype):
-    logits, labels = found
+def test_every_metric_is_a_share_or_undefined(table, dtype):
+    logits, labels = table
     result = metrics.evaluate(logits, labels.astype(dtype), "abc")
     json.dumps(result, allow_nan=False)
     present = {name for name, count in result["counts"].items() if count}
@@ -152,8 +152,8 @@ def test_every_figure_is_a_share_or_undefined(found, dtype):
 
 
 @given(table(np.float64, st.floats(-300, 300) | st.sampled_from([1e300, -1e300])), st.floats(-300, 300))
-def test_log_odds_rank_as_probabilities_and_a_common_shift_is_nothing(found, shift):
-    logits, _ = found
+def test_log_odds_rank_like_probabilities_and_ignore_a_common_shift(table, shift):
+    logits, _ = table
     odds = metrics.log_odds(logits)
     assert np.isfinite(odds).all()
     np.testing.assert_allclose(metrics.log_odds(logits[:, ::-1])[:, ::-1], odds, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Regrouping: split large classes into pseudo-classes, and aggregate pseudo-class logits back to the classes."""
+"""Regrouping of classes into pseudo-classes, and aggregation of their logits."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rgjax.regroup.regrouping import FEATURE_CLUSTERINGS as FEATURE_CLUSTERINGS
     from rgjax.regroup.regrouping import RULES as RULES
     from rgjax.regroup.regrouping import Regrouping as Regrouping
+    from rgjax.regroup.regrouping import RegroupSettings as RegroupSettings
     from rgjax.regroup.regrouping import cluster_counts as cluster_counts
     from rgjax.regroup.regrouping import regroup as regroup
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "RegroupClassifier": "classifier",
     **dict.fromkeys(
-        ("CLUSTERINGS", "FEATURE_CLUSTERINGS", "RULES", "Regrouping", "cluster_counts", "regroup"), "regrouping"
+        ("CLUSTERINGS", "FEATURE_CLUSTERINGS", "RULES", "RegroupSettings", "Regrouping", "cluster_counts", "regroup"),
+        "regrouping",
     ),
 }
 

@@ -3,16 +3,17 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Integer
 
 AGGREGATIONS = ("max", "sum")
 
 
-def class_logits(logits: np.ndarray, parent: np.ndarray, how: str) -> np.ndarray:
-    """Class logits [B, C] float64 of pseudo-class logits [B, K], for all figures.
+def class_logits(logits: Any, parent: Integer[np.ndarray, " K"], how: str) -> Float[np.ndarray, "B C"]:
+    """Class logits in float64 of pseudo-class logits [B, K], for all metrics.
 
     Args:
-        logits: pseudo-class logits [B, K].
-        parent: the class [K] of each pseudo-class.
+        logits: of the pseudo-classes.
+        parent: the class of each pseudo-class.
         how: one of `AGGREGATIONS`.
 
     Raises:
@@ -24,13 +25,11 @@ def class_logits(logits: np.ndarray, parent: np.ndarray, how: str) -> np.ndarray
     return aggregate(logits, parent, how)
 
 
-def aggregate(logits: Any, parent: np.ndarray, how: str) -> Any:
-    """Class logits [B, C] of pseudo-class logits [B, K], in their own precision.
+def aggregate(logits: Float[Any, "B K"], parent: Integer[np.ndarray, " K"], how: str) -> Float[Any, "B C"]:
+    """Class logits of pseudo-class logits, arrays of NumPy or JAX of any precision.
 
-    The arrays are NumPy's or JAX's.
-
-    "max" takes the largest logit of a class's pseudo-classes. "sum" takes the log of their summed probabilities,
-    logsumexp, so that the size of the logits does not grow with the number of pseudo-classes.
+    "max": the largest logit among the pseudo-classes of each class. "sum": logsumexp of their logits, the logarithm of
+    their summed probabilities up to a constant, so that the logits do not grow with the number of pseudo-classes.
     """
     xp = logits.__array_namespace__()  # numpy, or jax.numpy without importing it here: reports do without JAX
     columns = []
@@ -38,8 +37,8 @@ def aggregate(logits: Any, parent: np.ndarray, how: str) -> Any:
         members = logits[:, np.flatnonzero(parent == c)]
         top = members.max(axis=1)
         if how == "sum" and members.shape[1] > 1:
-            finite = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # avoids -inf - -inf = nan
+            offset = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # avoids -inf - -inf = nan
             with np.errstate(divide="ignore"):
-                top = finite + xp.log(xp.exp(members - finite[:, None]).sum(axis=1))
+                top = offset + xp.log(xp.exp(members - offset[:, None]).sum(axis=1))
         columns.append(top)
     return xp.stack(columns, axis=1)

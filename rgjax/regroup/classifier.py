@@ -1,4 +1,4 @@
-"""Regrouping around any classifier of scikit-learn's kind."""
+"""Regrouping around any scikit-learn classifier."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from rgjax.regroup.regrouping import FEATURE_CLUSTERINGS, regroup
 
 
 def _inner_has(*methods: str):
-    """Whether the inner classifier, fitted or not, has one of the methods."""
+    """A check whether the inner classifier, fitted or not, has one of the methods."""
 
     def check(self) -> bool:
         inner = getattr(self, "estimator_", None) or self._inner()
@@ -30,33 +30,35 @@ def _inner_has(*methods: str):
 
 
 class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
-    """Splits large classes into groups by K-means, fits a classifier on the groups, and predicts the classes.
+    """Fits a classifier to pseudo-classes of the large classes, and predicts classes.
+
+    K-means is sensitive to the scales of the features: put a `StandardScaler` before it. If the inner classifier
+    accepts missing values, K-means replaces them by the mean of their column. Parameters of `fit` other than `features`
+    are passed to the inner `fit`, by metadata routing if that is enabled. `sample_weight` is one of them: it does not
+    affect the clustering.
 
     Parameters
     ----------
-    estimator : a multi-class classifier; None is `LogisticRegression(max_iter=1000)`. It is fitted on the groups'
-        numbers, 0 to `n_pseudo_classes_` - 1, so that its `class_weight="balanced"` balances the groups.
-    rule, threshold : how many groups. "ratio": n_c / n_min for classes above `threshold` rows; "target":
-        n_c / threshold. Rounded half up.
-    clustering : "kmeans", "balanced" (K-means with groups of equal size), "spectral" (normalized cut), "random" (the
+    estimator : a multi-class classifier; None: `LogisticRegression(max_iter=1000)`. Its labels are the pseudo-classes,
+        0 to `n_pseudo_classes_` - 1, so that its `class_weight="balanced"` balances the pseudo-classes.
+    rule, threshold : the number of pseudo-classes. "ratio": n_c / n_min for classes of more than `threshold` samples;
+        "target": n_c / threshold. Rounded half up.
+    clustering : "kmeans", "balanced" (K-means with clusters of equal size), "spectral" (normalized cut), "random" (the
         ablation) or "none".
-    aggregate : "max" takes a class's most probable group, renormalized over the classes; "sum" adds up the
-        probabilities of its groups. "max" moves decisions towards small classes. In the terms of
-        `rgjax.regroup.aggregate` the logits are the logarithms of the inner `predict_proba`, or, where there is none,
-        the inner `decision_function`, for which there is "max" alone.
+    aggregate : "max": the most probable pseudo-class of each class, renormalized over the classes. "sum": the sum of
+        the probabilities of its pseudo-classes. "max" moves decisions towards small classes. The logits for
+        `rgjax.regroup.aggregate` are the logarithms of the inner `predict_proba`; without one, the values of the inner
+        `decision_function`, for which "sum" is not defined.
     n_init : restarts of K-means.
     random_state : of the clustering; the inner classifier has its own.
 
     Attributes
     ----------
-    classes_, n_features_in_, feature_names_in_ (the last two if the inner classifier has them); `estimator_`, the
-    fitted inner classifier; `regrouping_`, a `Regrouping`, whose classes are the places in `classes_`;
-    `n_pseudo_classes_`.
-
-    K-means is sensitive to the features' scales: put a `StandardScaler` or the like before it. Where the inner
-    classifier takes missing values, K-means reads them as their column's mean. Parameters of `fit` other than
-    `features` go to the inner `fit`, by metadata routing where that is enabled. `sample_weight` is one of them: it has
-    no part in the grouping.
+    classes_ : the classes.
+    estimator_ : the fitted inner classifier.
+    regrouping_ : the `Regrouping`; its class numbers are indices into `classes_`.
+    n_pseudo_classes_ : their number.
+    n_features_in_, feature_names_in_ : if the inner classifier has them.
 
     Example: `make_pipeline(StandardScaler(), RegroupClassifier(random_state=0)).fit(X, y).predict_proba(X)`.
     """
@@ -81,15 +83,23 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X, y, features=None, **fit_params):
-        """Group the rows of `X` by `features` [N, D] (`X` itself if None), and fit the classifier on the groups.
+        """Cluster the samples, and fit the inner classifier to the pseudo-classes.
 
-        Raises ValueError for features that K-means cannot take, TypeError for a sparse `X` without any.
+        Args:
+            X: samples [N, ...], passed to the inner classifier.
+            y: classes [N].
+            features: for the clustering, [N, D]; None: `X`.
+            **fit_params: for the inner `fit`.
+
+        Raises:
+            ValueError: for features that K-means cannot use, and invalid settings.
+            TypeError: for a sparse `X` without `features`.
         """
         inner = self._inner()
         if self.aggregate not in AGGREGATIONS:
-            raise ValueError(f"unknown aggregate {self.aggregate!r}; valid: {', '.join(AGGREGATIONS)}")
+            raise ValueError(f"aggregate={self.aggregate!r}: unknown; valid: {', '.join(AGGREGATIONS)}")
         if self.aggregate == "sum" and not hasattr(inner, "predict_proba"):
-            raise ValueError(f"aggregate='sum' adds up probabilities, and {inner!r} has no predict_proba: use 'max'")
+            raise ValueError(f"aggregate='sum': {inner!r} has no predict_proba; use aggregate='max'")
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         check_classification_targets(y)
@@ -108,8 +118,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self.n_pseudo_classes_ = self.regrouping_.num_pseudo_classes
         routed = Bunch(estimator=Bunch(fit=fit_params))
         if get_config()["enable_metadata_routing"]:
-            own = {} if features is None else {"features": features}
-            routed = process_routing(self, "fit", **own, **fit_params)
+            requested = {} if features is None else {"features": features}
+            routed = process_routing(self, "fit", **requested, **fit_params)
         self.estimator_ = inner.fit(X, self.regrouping_.pseudo_labels, **routed.estimator.fit)
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
@@ -118,7 +128,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return self
 
     def predict(self, X) -> np.ndarray:
-        """The classes [N] of the rows."""
+        """The most probable classes [N]."""
         check_is_fitted(self)
         if _inner_has("predict_proba", "decision_function")(self):
             return self.classes_[self._class_scores(X).argmax(axis=1)]
@@ -126,18 +136,20 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     @available_if(_inner_has("predict_proba"))
     def predict_proba(self, X) -> np.ndarray:
-        """Probabilities [N, C] of the classes."""
+        """Class probabilities [N, C]."""
         return softmax(self._class_scores(X), axis=1)
 
     @available_if(_inner_has("predict_proba", "decision_function"))
     def decision_function(self, X) -> np.ndarray:
-        """Scores [N, C] of the classes; of two classes the second's less the first's [N]: log-odds, where the inner
-        classifier has probabilities."""
+        """Class scores [N, C]; for two classes their difference [N].
+
+        It is the second minus the first: the log-odds, if the inner classifier has probabilities.
+        """
         scores = self._class_scores(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Asks for `features` itself (`set_fit_request`) and hands on what the inner classifier asks for."""
+        """Requests `features`, and routes what the inner classifier requests."""
         mapping = MethodMapping().add(caller="fit", callee="fit")
         router = MetadataRouter(owner=type(self).__name__).add_self_request(self)
         return router.add(estimator=self._inner(), method_mapping=mapping)
@@ -158,8 +170,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _features(self, X, features):
         if features is None and issparse(X):
             raise TypeError(
-                "Sparse X: K-means needs dense features; give fit(X, y, features=...), for instance of a TruncatedSVD, "
-                "or use clustering='random'"
+                "Sparse X: K-means needs dense features; use fit(X, y, features=...) with those of a TruncatedSVD, "
+                "or clustering='random'"
             )
         if features is not None:
             return check_array(features, dtype="float32", input_name="features", estimator=self)
@@ -168,20 +180,20 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return SimpleImputer(keep_empty_features=True).fit_transform(values) if np.isnan(values).any() else values
 
     def _class_scores(self, X) -> np.ndarray:
-        """What the classes are ranked by [N, C]."""
+        """Aggregated logits [N, C]."""
         check_is_fitted(self)
         if hasattr(self.estimator_, "predict_proba"):
             probabilities = np.asarray(self.estimator_.predict_proba(X), float)
             scores = np.log(np.maximum(probabilities, np.finfo(float).tiny))
         else:
             scores = np.asarray(self.estimator_.decision_function(X))
-            if scores.ndim == 1:  # of two groups
+            if scores.ndim == 1:  # for two pseudo-classes
                 scores = np.stack([np.zeros_like(scores), scores], axis=1)
         if self.n_pseudo_classes_ == 1:
-            scores = scores[:, :1]  # some classifiers give two columns even so
+            scores = scores[:, :1]  # some classifiers return two columns for a single class
         if scores.shape[1] != self.n_pseudo_classes_:
             raise ValueError(
-                f"{self.estimator_!r} gives {scores.shape[1]} scores a row for {self.n_pseudo_classes_} groups: "
-                "it must give one for each (of an SVC: decision_function_shape='ovr')"
+                f"{self.estimator_!r} returns {scores.shape[1]} scores for {self.n_pseudo_classes_} pseudo-classes; "
+                "it must return one for each (an SVC: decision_function_shape='ovr')"
             )
         return self.regrouping_.class_logits(scores, self.aggregate)

@@ -1,9 +1,11 @@
-"""DeepSMOTE (Dablain, Krawczyk & Chawla 2022): synthetic images, by SMOTE among the codes of an autoencoder.
+"""DeepSMOTE: synthetic images, by SMOTE among the codes of an autoencoder.
 
-Everything runs on one device; the processes of a multi-process run each work for themselves.
+The method is that of Dablain, Krawczyk & Chawla (2022). It runs on one device; each process of a multi-process run
+computes for itself.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from rgjax.console import progress
 from rgjax.errors import UserError
@@ -21,111 +24,158 @@ from rgjax.sharding import in_batches
 
 _RATE = 1e-3  # Adam's, decayed to 0 by a cosine
 _BATCH = 128  # images encoded or decoded at a time
-_DISTANCES = 2**24  # computed at a time
-_SHOWN = 12  # real rows of a class that are kept with their reconstructions
+_SHOWN = 12  # real images per class that are kept with their reconstructions
+
+
+@dataclass(frozen=True)
+class DeepSmoteSettings:
+    """Settings of DeepSMOTE.
+
+    Attributes:
+        epochs: of the training.
+        batch_size: examples per step.
+        latent: length of the codes.
+        width: channels of the first layer, doubled by each further one.
+        penalty: weight of the error of images that are decoded from the code of another image of their class.
+        neighbors: nearest neighbors that SMOTE interpolates to.
+        seed: of the training and of the synthetic images.
+    """
+
+    epochs: int
+    batch_size: int
+    latent: int
+    width: int
+    penalty: float
+    neighbors: int
+    seed: int
 
 
 class Synthetic(NamedTuple):
-    """Synthetic `images` uint8 [M, H, W, 3] and their `labels` int32 [M], and `shown` [S], some of the real rows of
-    each class, with what the autoencoder makes of them, `reconstructed` uint8 [S, H, W, 3]."""
+    """Synthetic images with their labels, and examples of reconstruction.
 
-    images: np.ndarray
-    labels: np.ndarray
-    shown: np.ndarray
-    reconstructed: np.ndarray
+    `shown` are indices of some real images of each class, and `reconstructed` is decoded from their codes.
+    """
+
+    images: UInt8[np.ndarray, "M H W 3"]
+    labels: Int[np.ndarray, " M"]
+    shown: Int[np.ndarray, " S"]
+    reconstructed: UInt8[np.ndarray, "S H W 3"]
 
 
 class Coder(NamedTuple):
-    """A trained autoencoder: uint8 images [B, H, W, 3] to codes [B, D] float32, and back."""
+    """A trained autoencoder: uint8 images [B, H, W, 3] to float32 codes [B, D] and back."""
 
     encode: Callable[[np.ndarray], jax.Array]
     decode: Callable[[jax.Array], jax.Array]
 
 
-def missing(labels: np.ndarray) -> np.ndarray:
-    """The labels int32 [M] of the rows that every class of `labels` [N] lacks to the size of the largest."""
+def missing(labels: Integer[np.ndarray, " N"]) -> Int[np.ndarray, " M"]:
+    """The labels that make all classes as large as the largest."""
     counts = np.bincount(labels)
     return np.repeat(np.arange(len(counts), dtype=np.int32), np.where(counts > 0, counts.max() - counts, 0))
 
 
 def deepsmote(
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: UInt8[np.ndarray, "N H W 3"],
+    labels: Integer[np.ndarray, " N"],
+    settings: DeepSmoteSettings,
     *,
-    epochs: int,
-    batch_size: int,
-    latent: int,
-    width: int,
-    penalty: float,
-    neighbors: int,
-    seed: int,
-    dtype=jnp.float32,
+    dtype: Any = jnp.float32,
 ) -> Synthetic:
-    """Train an autoencoder on `images` uint8 [N, H, W, 3], and balance the classes of `labels` [N] by what it decodes.
+    """Balance the classes with synthetic images.
 
-    A synthetic image's code lies between those of a random member of its class and of a random one of the member's
-    `neighbors` nearest in the class: of all others, where there are fewer; a lone member is copied.
+    They are decoded from interpolated codes of an autoencoder, which is trained on the images. A synthetic code lies
+    between those of a random image of the class and of one of its nearest neighbors in the class; an image that is
+    alone in its class is copied.
+
+    Args:
+        images: of the training set.
+        labels: their (pseudo-)classes.
+        settings: of the autoencoder and of SMOTE.
+        dtype: compute precision of the convolutions.
+
+    Raises:
+        UserError: when the autoencoder diverges.
     """
-    side = images.shape[1]
-    model = Autoencoder(side, width=width, latent=latent, dtype=dtype, rng=np.random.default_rng(seed))
+    seed = settings.seed
+    model = Autoencoder(
+        images.shape[1], width=settings.width, latent=settings.latent, dtype=dtype, rng=np.random.default_rng(seed)
+    )
     graph, params = nnx.split(model, nnx.Param)
     train_key, smote_key = jax.random.split(jax.random.key(seed))
-    plan = {"epochs": epochs, "batch_size": min(batch_size, len(images)), "penalty": penalty}
-    params = train(graph, params, images, labels, train_key, **plan)
+    params = train(graph, params, images, labels, train_key, settings)
 
     encode = jax.jit(lambda params, images: nnx.merge(graph, params).encode(as_floats(images)))
     decode = jax.jit(lambda params, codes: as_bytes(nnx.merge(graph, params).decode(codes)))
     coder = Coder(partial(encode, params), partial(decode, params))
-    labels_made, images_made = synthesise(coder, images, labels, neighbors, smote_key)
+    synthetic_labels, synthetic_images = synthesize(coder, images, labels, settings.neighbors, smote_key)
+
+    # Reconstruct some real images of each class, to show how good the autoencoder is.
     rng = np.random.default_rng(seed)
     shown = np.concatenate([rng.permutation(np.flatnonzero(labels == label))[:_SHOWN] for label in np.unique(labels)])
-    seen = [np.asarray(coder.decode(coder.encode(images[batch]))) for batch in in_batches(shown, _BATCH)]
-    return Synthetic(images_made, labels_made, shown, np.concatenate(seen)[: len(shown)])
+    decoded = [np.asarray(coder.decode(coder.encode(images[batch]))) for batch in in_batches(shown, _BATCH)]
+    return Synthetic(synthetic_images, synthetic_labels, shown, np.concatenate(decoded)[: len(shown)])
 
 
-def synthesise(coder: Coder, images, labels, neighbors: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The labels [M] that are missing, and an image [M, H, W, 3] for each; decoded in batches."""
-    wanted = missing(labels)
-    made, done = np.empty((len(wanted), *images.shape[1:]), np.uint8), 0
-    with progress(what="synthesise", total=len(wanted), unit="image") as bar:
-        for label, count in zip(*np.unique(wanted, return_counts=True), strict=True):
-            rows = np.flatnonzero(labels == label)
-            batches = in_batches(rows, _BATCH)
-            codes = np.concatenate([np.asarray(coder.encode(images[batch])) for batch in batches])[: len(rows)]
-            codes, members = padded(codes, neighbors), np.int32(len(rows))
-            near = nearest(codes, members, k=neighbors)
+def synthesize(
+    coder: Coder,
+    images: UInt8[np.ndarray, "N H W 3"],
+    labels: Integer[np.ndarray, " N"],
+    neighbors: int,
+    key: jax.Array,
+) -> tuple[Int[np.ndarray, " M"], UInt8[np.ndarray, "M H W 3"]]:
+    """The missing labels and an image for each.
+
+    Args:
+        coder: the trained autoencoder.
+        images: of the training set.
+        labels: their classes.
+        neighbors: nearest neighbors to interpolate to.
+        key: of the random numbers.
+    """
+    new_labels = missing(labels)
+    new_images, done = np.empty((len(new_labels), *images.shape[1:]), np.uint8), 0
+    with progress(what="synthesize", total=len(new_labels), unit="image") as bar:
+        for label, count in zip(*np.unique(new_labels, return_counts=True), strict=True):
+            members = np.flatnonzero(labels == label)
+            batches = in_batches(members, _BATCH)
+            codes = np.concatenate([np.asarray(coder.encode(images[batch])) for batch in batches])[: len(members)]
+            # Padded, so that classes share one compiled program.
+            near, codes, size = padded(nearest(codes, neighbors)), padded(codes), np.int32(len(members))
             for start in range(0, count, _BATCH):
                 draw_key = jax.random.fold_in(jax.random.fold_in(key, label), start)
-                batch = coder.decode(smote(draw_key, codes, near, members, draws=_BATCH))[: count - start]
-                made[done : done + len(batch)] = np.asarray(batch)
+                batch = coder.decode(smote(draw_key, codes, near, size, draws=_BATCH))[: count - start]
+                new_images[done : done + len(batch)] = np.asarray(batch)
                 done += len(batch)
                 bar.update(len(batch))
-    return wanted, made
+    return new_labels, new_images
 
 
 def as_floats(images: jax.Array) -> jax.Array:
+    """Pixels 0..255 as 0..1."""
     return images.astype(jnp.float32) * np.float32(1 / 255)
 
 
 def as_bytes(images: jax.Array) -> jax.Array:
+    """Pixels 0..1 as 0..255."""
     return jnp.round(255 * images).astype(jnp.uint8)
 
 
 def errors(model: Autoencoder, images: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean squared errors of a batch: of the images decoded from their own codes, and from each other's.
+    """Mean squared errors of images decoded from their codes and from permuted codes.
 
-    `order` [B] permutes the codes, not the images, within the classes. Both have a gradient in the encoder.
+    `order` [B] permutes, within the classes, the codes, not the images. Both errors have a gradient in the encoder.
     """
     codes = model.encode(images)
-    own, others = jnp.split(model.decode(jnp.concatenate([codes, codes[order]])), 2)
-    return jnp.mean((own - images) ** 2), jnp.mean((others - images) ** 2)
+    reconstructed, permuted = jnp.split(model.decode(jnp.concatenate([codes, codes[order]])), 2)
+    return jnp.mean((reconstructed - images) ** 2), jnp.mean((permuted - images) ** 2)
 
 
-def within_classes(key: jax.Array, labels: jax.Array) -> jax.Array:
-    """A random permutation of the rows of `labels` [B] that gives each a row of its own class: int32 [B]."""
-    drawn = jax.random.uniform(key, labels.shape, jnp.float32)
-    rows = jnp.argsort(labels, stable=True)
-    return jnp.zeros(labels.shape, jnp.int32).at[rows].set(jnp.lexsort((drawn, labels)).astype(jnp.int32))
+def within_classes(key: jax.Array, labels: Int[Array | np.ndarray, " B"]) -> Int[Array, " B"]:
+    """A random permutation of a batch that maps each example to one of its class."""
+    draws = jax.random.uniform(key, labels.shape, jnp.float32)
+    by_class = jnp.argsort(labels, stable=True)
+    return jnp.zeros(labels.shape, jnp.int32).at[by_class].set(jnp.lexsort((draws, labels)).astype(jnp.int32))
 
 
 class _State(NamedTuple):
@@ -134,19 +184,33 @@ class _State(NamedTuple):
     epoch: jax.Array
 
 
-def train(graph, params, images, labels, key, *, epochs: int, batch_size: int, penalty: float):
-    """The autoencoder's parameters after `epochs` of batches; a call of the device trains one epoch.
+def train(graph, params, images: np.ndarray, labels: np.ndarray, key: jax.Array, settings: DeepSmoteSettings):
+    """Train the autoencoder; each device call trains one epoch.
 
-    The loss is the reconstruction's error plus `penalty` times that of codes permuted within the classes. The paper
-    adds the two as they are; but what is best for the sum is to decode (x + penalty * mean of the class) /
-    (1 + penalty), with a penalty of 1 a picture of half the contrast. Raises UserError where the error is not finite.
+    The loss is the error of the reconstruction plus `penalty` times that of codes permuted within the classes. The
+    paper adds the two without a weight; but that sum is least for decoding (x + penalty * mean of the class) /
+    (1 + penalty), which for a penalty of 1 is an image of half the contrast.
+
+    Args:
+        graph, params: the `Autoencoder` before training.
+        images: uint8 [N, H, W, 3].
+        labels: their classes [N].
+        key: of the random numbers.
+        settings: epochs, batch size (at most N) and penalty.
+
+    Returns:
+        The trained parameters.
+
+    Raises:
+        UserError: when the error is not finite after the last epoch.
     """
+    batch_size = min(settings.batch_size, len(images))
     shape, steps = images.shape[1:], len(images) // batch_size
-    adam = optax.adam(optax.cosine_decay_schedule(_RATE, epochs * steps))
+    adam = optax.adam(optax.cosine_decay_schedule(_RATE, settings.epochs * steps))
 
     def objective(params, images, labels, key):
         reconstruction, permuted = errors(nnx.merge(graph, params), images, within_classes(key, labels))
-        return reconstruction + penalty * permuted, reconstruction
+        return reconstruction + settings.penalty * permuted, reconstruction
 
     @partial(jax.jit, donate_argnums=0)
     def run_epoch(state: _State, pixels, labels, key):
@@ -155,10 +219,10 @@ def train(graph, params, images, labels, key, *, epochs: int, batch_size: int, p
 
         def step(i, carry):
             params, opt_state, total = carry
-            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
-            batch = as_floats(pixels[rows].reshape(batch_size, *shape))
+            indices = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
+            batch = as_floats(pixels[indices].reshape(batch_size, *shape))
             gradient = jax.grad(objective, has_aux=True)
-            grads, error = gradient(params, batch, labels[rows], jax.random.fold_in(key, i))
+            grads, error = gradient(params, batch, labels[indices], jax.random.fold_in(key, i))
             updates, opt_state = adam.update(grads, opt_state)
             return optax.apply_updates(params, updates), opt_state, total + error
 
@@ -166,56 +230,54 @@ def train(graph, params, images, labels, key, *, epochs: int, batch_size: int, p
         params, opt_state, total = jax.lax.fori_loop(0, steps, step, (state.params, state.opt_state, zero))
         return _State(params, opt_state, state.epoch + 1), total / steps
 
-    # Pixels lie in one axis: TPUs pad a last axis of three to 128.
+    # Images are flattened: TPUs pad a last axis of three to 128.
     data = jax.device_put((images.reshape(len(images), -1), labels.astype(np.int32)))
     state = _State(params, adam.init(params), jnp.zeros((), jnp.int32))
-    with progress(what="autoencoder", total=epochs, unit="epoch") as bar:
+    with progress(what="autoencoder", total=settings.epochs, unit="epoch") as bar:
         error = np.float32(0)
-        for _ in range(epochs):
+        for _ in range(settings.epochs):
             state, error = run_epoch(state, *data, key)
             bar.set_postfix_str(f"error {float(error):.5f}", refresh=False)
             bar.update()
     if not np.isfinite(error):
-        raise UserError("DeepSMOTE's autoencoder is lost: its error is not finite; lower config.deepsmote.penalty")
+        raise UserError(
+            "DeepSMOTE autoencoder diverged (non-finite reconstruction error); lower config.deepsmote.penalty"
+        )
     return state.params
 
 
-def padded(codes: np.ndarray, neighbors: int) -> np.ndarray:
-    """`codes` [n, D] filled up to a power of two of rows, so that classes share their programs."""
-    size = 1 << max(len(codes) - 1, neighbors).bit_length()
-    return np.concatenate([codes, np.zeros((size - len(codes), codes.shape[1]), codes.dtype)])
+def padded(values: np.ndarray) -> np.ndarray:
+    """Values [n, D] padded with zeros to a power of two."""
+    size = 1 << (len(values) - 1).bit_length()
+    return np.concatenate([values, np.zeros((size - len(values), values.shape[1]), values.dtype)])
 
 
-@partial(jax.jit, static_argnames="k")
-def nearest(codes: jax.Array, count: jax.Array, *, k: int) -> jax.Array:
-    """The `k` nearest of each of the first `count` rows of `codes` [P, D], P a power of two, nearest first: int32
-    [P, k]. Of no more than k rows, count - 1 of a row's places are theirs and the rest is void.
-    """
-    size = len(codes)
-    real = jnp.arange(size, dtype=jnp.int32) < count
-    # About their mean, so that no digits are lost where all are far from zero.
-    centered = jnp.where(real[:, None], codes - codes.sum(axis=0)[None] / count.astype(codes.dtype), 0)
-    squares = (centered**2).sum(axis=1)
-    block = max(1, min(size, _DISTANCES // size))
+def nearest(codes: Float[np.ndarray, "n D"], k: int) -> Int[np.ndarray, "n k"]:
+    """The `k` nearest other codes of each; zeros after all where there are fewer."""
+    from sklearn.neighbors import NearestNeighbors  # takes seconds to import
 
-    def of_block(start):
-        rows = jax.lax.dynamic_slice_in_dim(centered, start, block)
-        distances = squares[None] - 2 * jnp.matmul(rows, centered.T, precision=jax.lax.Precision.HIGHEST)
-        own = start + jnp.arange(block, dtype=jnp.int32)
-        others = real[None] & (own[:, None] != jnp.arange(size, dtype=jnp.int32)[None])
-        return jax.lax.top_k(jnp.where(others, -distances, -jnp.inf), k)[1]
-
-    return jax.lax.map(of_block, jnp.arange(0, size, block, dtype=jnp.int32)).reshape(size, k)
+    near, count = np.zeros((len(codes), k), np.int32), min(k, len(codes) - 1)
+    if count:
+        search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(codes)
+        near[:, :count] = search.kneighbors(return_distance=False)
+    return near
 
 
 @partial(jax.jit, static_argnames="draws")
 def smote(key: jax.Array, codes: jax.Array, near: jax.Array, count: jax.Array, *, draws: int) -> jax.Array:
-    """SMOTE (Chawla et al. 2002): `draws` points [draws, D], each on the segment from a random one of the first `count`
-    rows of `codes` [P, D] to a random one of its neighbors `near` [P, k]."""
-    member_key, other_key, share_key = jax.random.split(key, 3)
+    """SMOTE (Chawla et al. 2002): codes [draws, D] between codes and their neighbors.
+
+    Args:
+        key: of the random numbers.
+        codes: [P, D], of which the first `count` are real and the rest padding.
+        near: indices [P, k] of the neighbors of each code, as `nearest` returns them.
+        count: real codes; a single one is copied.
+        draws: how many to make.
+    """
+    member_key, neighbor_key, share_key = jax.random.split(key, 3)
     k = jnp.minimum(near.shape[1], count - 1)
     members = jax.random.randint(member_key, (draws,), 0, count)
-    others = near[members, jax.random.randint(other_key, (draws,), 0, jnp.maximum(k, 1))]
-    others = jnp.where(k > 0, others, members)
+    neighbors = near[members, jax.random.randint(neighbor_key, (draws,), 0, jnp.maximum(k, 1))]
+    neighbors = jnp.where(k > 0, neighbors, members)
     share = jax.random.uniform(share_key, (draws, 1), jnp.float32)
-    return codes[members] + share * (codes[others] - codes[members])
+    return codes[members] + share * (codes[neighbors] - codes[members])

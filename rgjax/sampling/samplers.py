@@ -1,63 +1,76 @@
-"""Index samplers: a pool of row positions, drawn once a run; every epoch draws from the pool on the device."""
+"""Samplers, which draw a pool of training examples once per run.
+
+Every epoch draws from the pool on the device. A sampler maps the classes and the clusters of the training examples and
+a seed to their indices. To add one, write its function here and its entry in `SAMPLERS`, and add its name and its
+method to `config.py`.
+"""
+
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, Int32, Integer
+
+Labels: TypeAlias = Integer[np.ndarray, " N"]
+Pool: TypeAlias = Int32[np.ndarray, " P"]
 
 
-def all_rows(labels: np.ndarray, clusters: np.ndarray, seed: int) -> np.ndarray:
-    """Every row of `labels` [N] once."""
+def all_examples(labels: Labels, clusters: Labels, seed: int) -> Pool:
+    """Every example once."""
     return np.arange(len(labels), dtype=np.int32)
 
 
-def random_oversampling(labels: np.ndarray, clusters: np.ndarray, seed: int) -> np.ndarray:
-    """ROS: whole copies of each class and a random remainder, up to the size of the largest class."""
+def random_oversampling(labels: Labels, clusters: Labels, seed: int) -> Pool:
+    """ROS: copies of each class and a random remainder, to the size of the largest."""
     rng, size = np.random.default_rng(seed), np.bincount(labels).max()
     pools = []
-    for rows in _rows_by(labels):
-        copies, rest = divmod(size, len(rows))
-        pools += [np.tile(rows, copies), rng.choice(rows, rest, replace=False)]
+    for members in _members(labels):
+        copies, rest = divmod(size, len(members))
+        pools += [np.tile(members, copies), rng.choice(members, rest, replace=False)]
     return np.concatenate(pools).astype(np.int32)
 
 
-def random_undersampling(labels: np.ndarray, clusters: np.ndarray, seed: int) -> np.ndarray:
-    """RUS: as many random rows of each class as the smallest class has."""
+def random_undersampling(labels: Labels, clusters: Labels, seed: int) -> Pool:
+    """RUS: as many random examples of each class as the smallest class has."""
     return clustered_undersampling(labels, labels, seed)
 
 
-def clustered_undersampling(labels: np.ndarray, clusters: np.ndarray, seed: int) -> np.ndarray:
-    """RUSC: as RUS, drawn evenly over the clusters [N] of a class (after Lehmann & Ebner 2022).
+def clustered_undersampling(labels: Labels, clusters: Labels, seed: int) -> Pool:
+    """RUSC: like RUS, but drawn evenly over the clusters of a class.
 
-    What a small cluster cannot give, the larger ones give in its stead.
+    The method is after Lehmann & Ebner (2022). A cluster smaller than its quota is exhausted; larger ones fill the
+    rest.
     """
     rng = np.random.default_rng(seed)
-    by_class = _rows_by(labels)
+    by_class = _members(labels)
     size = min(map(len, by_class))
     pools = []
-    for rows in by_class:
-        # Dealing the clusters' shuffled rows out in turn gives every cluster the same share until it is empty.
-        turn = np.empty(len(rows), np.int64)
-        for members in _rows_by(clusters[rows]):
-            turn[members] = rng.permutation(len(members))
-        pools.append(rows[np.lexsort((rng.random(len(rows)), turn))[:size]])
+    for members in by_class:
+        # Taking the shuffled examples of the clusters in turn gives every cluster the same share until it is empty.
+        turn = np.empty(len(members), np.int64)
+        for in_cluster in _members(clusters[members]):
+            turn[in_cluster] = rng.permutation(len(in_cluster))
+        pools.append(members[np.lexsort((rng.random(len(members)), turn))[:size]])
     return np.concatenate(pools).astype(np.int32)
 
 
-def _rows_by(labels: np.ndarray) -> list[np.ndarray]:
+def _members(labels: np.ndarray) -> list[np.ndarray]:
+    """Indices of the examples of each label."""
     return [np.flatnonzero(labels == value) for value in np.unique(labels)]
 
 
 SAMPLERS = {
-    "none": all_rows,
+    "none": all_examples,
     "ros": random_oversampling,
     "rus": random_undersampling,
     "rusc": clustered_undersampling,
-    "deepsmote": all_rows,  # of the training rows and the synthetic ones that were added to them
+    "deepsmote": all_examples,  # the synthetic ones included
 }
 
 
-def epoch_rows(key: jax.Array, pool: jax.Array, draws: int) -> jax.Array:
-    """The first `draws` of as many independent permutations of `pool` [P] as are needed: int32 [draws]."""
+def epoch_rows(key: jax.Array, pool: Int[Array, " P"], draws: int) -> Int[Array, " {draws}"]:
+    """The first `draws` examples of independent permutations of the pool."""
     passes = -(-draws // len(pool))
     keys = jax.random.split(key, passes)
     return jnp.concatenate([jax.random.permutation(k, pool) for k in keys])[:draws]

@@ -148,7 +148,8 @@ def duration(
 def make_hyper(config: Config, schedule: TrainSchedule, stats: ClassStats) -> HyperParams:
     """The hyper-parameters of one trial, padded to the network's output width."""
     outputs = len(stats.counts)
-    weights = stats.inverse_weights if config.loss.name == "wce" else np.ones(outputs, np.float32)
+    loss = loss_of(config.loss)
+    weights = loss.weights(stats)
 
     def pad(values):
         return np.pad(values, (0, padded(outputs) - outputs)) if np.ndim(values) else values
@@ -165,7 +166,7 @@ def make_hyper(config: Config, schedule: TrainSchedule, stats: ClassStats) -> Hy
         total_steps=np.int32(schedule.total_steps),
         outputs=np.int32(outputs),
         augmentation=augmentation,
-        loss={name: pad(value) for name, value in loss_of(config.loss).arguments(config.loss, stats).items()},
+        loss={name: pad(value) for name, value in loss.arguments(config.loss, stats).items()},
         class_weights=pad(weights),
         drw_weights=pad(weights if schedule.drw_start is None else stats.effective_weights()),
         drw_start=np.int32(schedule.total_steps if schedule.drw_start is None else schedule.drw_start),

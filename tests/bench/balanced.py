@@ -14,7 +14,7 @@ import importlib.util
 import numpy as np
 
 from rgjax.regroup.balanced.kmeans import Balancer, balanced_kmeans
-from rgjax.regroup.kmeans import kmeans
+from rgjax.regroup.kmeans import KMeansSettings, kmeans
 from tests.bench.case import Case
 
 DIM, ITERATIONS = 512, 20
@@ -38,7 +38,7 @@ def balanced_small() -> Case:
 
 
 def _step(n: int, k: int) -> Case:
-    """One assignment without known prices, of points that are on the device."""
+    """One assignment without known duals, of points that are on the device."""
     x, centers = _points(n, k)
     balancer = Balancer(x, k)
 
@@ -60,7 +60,7 @@ def _fit(n: int, k: int) -> Case:
     x, centers = _points(n, k)
 
     def ours():
-        return balanced_kmeans(x, k, init=centers, max_iter=ITERATIONS + 1, tol=0).labels
+        return balanced_kmeans(x, k, KMeansSettings(max_iter=ITERATIONS + 1, tol=0), init=centers).labels
 
     def theirs():
         from k_means_constrained import KMeansConstrained
@@ -85,7 +85,7 @@ def _points(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     x += 3.5 * common / np.linalg.norm(common)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     x -= x.mean(axis=0)
-    return x, kmeans(x, k, n_init=1, max_iter=20).centers
+    return x, kmeans(x, k, KMeansSettings(n_init=1, max_iter=20)).centers
 
 
 def _case(ours, theirs, inertia, n: int, k: int, **facts) -> Case:

@@ -5,7 +5,7 @@ Results of `rgjax.regroup.kmeans` are NumPy arrays: a call returns when they are
 
 import numpy as np
 
-from rgjax.regroup.kmeans import kmeans
+from rgjax.regroup.kmeans import KMeansSettings, kmeans
 from tests.bench.case import Case
 
 DIM, ITERATIONS = 512, 20
@@ -29,12 +29,12 @@ def kmeans_init() -> Case:
     x = _points(n, k)
 
     def ours():
-        return kmeans(x, k, n_init=1, max_iter=0)
+        return kmeans(x, k, KMeansSettings(n_init=1, max_iter=0))
 
     def theirs():
         return kmeans_plusplus(x, k, random_state=0)
 
-    potential = kmeans(x, k, init=theirs()[0], max_iter=0).inertia
+    potential = kmeans(x, k, KMeansSettings(max_iter=0), init=theirs()[0]).inertia
     return _case(ours, theirs, n, k, relative_potential=ours().inertia / potential - 1)
 
 
@@ -45,7 +45,7 @@ def kmeans_n_init() -> Case:
     x = _points(n, k)
 
     def ours():
-        return kmeans(x, k, n_init=10, max_iter=ITERATIONS)
+        return kmeans(x, k, KMeansSettings(max_iter=ITERATIONS))
 
     def theirs():
         return KMeans(k, n_init=10, max_iter=ITERATIONS, random_state=0).fit(x)
@@ -60,7 +60,7 @@ def _lloyd(n: int, k: int, per_call: int) -> Case:
     init = x[:k].copy()
 
     def ours():
-        return kmeans(x, k, init=init, max_iter=ITERATIONS, tol=0)
+        return kmeans(x, k, KMeansSettings(max_iter=ITERATIONS, tol=0), init=init)
 
     def theirs():
         return KMeans(k, init=init, n_init=1, max_iter=ITERATIONS, tol=0).fit(x)

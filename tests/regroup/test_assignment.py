@@ -30,39 +30,39 @@ def total(costs, labels):
     return costs[np.arange(len(costs)), labels].sum()
 
 
-def check(found, costs, lower, upper):
-    """The bounds, and the proof: by the prices no row pays less elsewhere, and no size would better change."""
-    sizes = np.bincount(found.labels, minlength=len(lower))
+def check(assignment, costs, lower, upper):
+    """The bounds, and the proof of optimality: with the duals no move and no change of sizes lowers the cost."""
+    sizes = np.bincount(assignment.labels, minlength=len(lower))
     assert (lower <= sizes).all()
     assert (sizes <= upper).all()
-    paid = costs - found.prices
+    reduced = costs - assignment.duals
     tolerance = 1e-10 * np.abs(costs).max()
-    assert (paid[np.arange(len(costs)), found.labels] <= paid.min(axis=1) + tolerance).all()
-    may_shrink, may_grow = found.prices[sizes > lower], found.prices[sizes < upper]
+    assert (reduced[np.arange(len(costs)), assignment.labels] <= reduced.min(axis=1) + tolerance).all()
+    may_shrink, may_grow = assignment.duals[sizes > lower], assignment.duals[sizes < upper]
     assert may_shrink.max(initial=-np.inf) <= may_grow.min(initial=np.inf) + tolerance
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_even_sizes_cost_as_little_as_by_the_hungarian_method(kind):
+def test_even_sizes_match_the_hungarian_method(kind):
     for seed in range(200):
         costs = problem(seed, kind)
         lower, upper = even(*costs.shape)
         n, k = costs.shape
-        # Columns: each cluster's sure places, and one more for each, which dummy rows fill but for n mod k.
-        sure, spare = np.repeat(costs, n // k, axis=1), costs if n % k else costs[:, :0]
-        square = np.hstack([sure, spare])
-        dummies = np.hstack([np.full(sure.shape, 1e9), np.zeros(spare.shape)])[: square.shape[1] - n]
+        # Columns: n // k slots of each cluster and a spare one, of which dummy points fill all but n mod k.
+        slots, spare = np.repeat(costs, n // k, axis=1), costs if n % k else costs[:, :0]
+        square = np.hstack([slots, spare])
+        dummies = np.hstack([np.full(slots.shape, 1e9), np.zeros(spare.shape)])[: square.shape[1] - n]
         rows, columns = linear_sum_assignment(np.vstack([square, dummies]))
         best = np.vstack([square, dummies])[rows, columns].sum()
-        prices = np.random.default_rng(seed).normal(size=k) if seed % 2 else None
-        found = assign(costs, lower, upper, prices=prices)
-        assert found is not None
-        check(found, costs, lower, upper)
-        assert total(costs, found.labels) == pytest.approx(best, rel=1e-9, abs=1e-9)
+        duals = np.random.default_rng(seed).normal(size=k) if seed % 2 else None
+        assignment = assign(costs, lower, upper, duals=duals)
+        assert assignment is not None
+        check(assignment, costs, lower, upper)
+        assert total(costs, assignment.labels) == pytest.approx(best, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bounded_sizes_cost_as_little_as_by_linear_programming(kind):
+def test_bounded_sizes_match_linear_programming(kind):
     for seed in range(50):
         costs = problem(seed, kind)
         n, k = costs.shape
@@ -73,25 +73,25 @@ def test_bounded_sizes_cost_as_little_as_by_linear_programming(kind):
         each_row, each_cluster = np.kron(np.eye(n), np.ones(k)), np.kron(np.ones(n), np.eye(k))
         bounds = [LinearConstraint(each_row, 1, 1), LinearConstraint(each_cluster, lower, upper)]
         best = milp(costs.ravel(), constraints=bounds).fun
-        found = assign(costs, lower, upper, prices=rng.normal(size=k) if seed % 3 else None)
-        assert found is not None
-        check(found, costs, lower, upper)
-        assert total(costs, found.labels) == pytest.approx(best, rel=1e-7, abs=1e-7)
+        assignment = assign(costs, lower, upper, duals=rng.normal(size=k) if seed % 3 else None)
+        assert assignment is not None
+        check(assignment, costs, lower, upper)
+        assert total(costs, assignment.labels) == pytest.approx(best, rel=1e-7, abs=1e-7)
 
 
-def test_members_that_stay_count_and_bounds_that_cannot_be_filled_are_told():
+def test_fixed_sizes_count_and_infeasible_bounds_give_none():
     costs = np.array([[0.0, 5.0], [1.0, 2.0], [0.0, 3.0]])
-    found = assign(costs, np.array([2, 2]), np.array([9, 9]), others=np.array([0, 1]))
-    assert found is not None
-    assert (found.labels.tolist(), found.paths) == ([0, 1, 0], 1)
+    assignment = assign(costs, np.array([2, 2]), np.array([9, 9]), fixed_sizes=np.array([0, 1]))
+    assert assignment is not None
+    assert (assignment.labels.tolist(), assignment.paths) == ([0, 1, 0], 1)
     assert assign(costs, np.array([2, 2]), np.array([9, 9])) is None
     assert assign(costs, np.array([0, 0]), np.array([1, 1])) is None
 
 
-def test_many_equal_points_move_together():
-    found = assign(np.ones((5000, 50)), *even(5000, 50))
-    assert found is not None
-    assert found.paths < 100
+def test_equal_points_move_along_few_paths():
+    assignment = assign(np.ones((5000, 50)), *even(5000, 50))
+    assert assignment is not None
+    assert assignment.paths < 100
 
 
 COSTS = st.sampled_from([0.0, 1.0, -1.0, 3.0, 1e-12, 1e12]) | st.floats(-9, 9)
@@ -104,14 +104,14 @@ COSTS = st.sampled_from([0.0, 1.0, -1.0, 3.0, 1e-12, 1e12]) | st.floats(-9, 9)
     arrays.arrays(np.int64, 3, elements=st.integers(0, 6)),
     arrays.arrays(np.int64, 3, elements=st.integers(0, 3)),
 )
-def test_any_costs_and_bounds(costs, scale, lower, more, others):
-    costs, upper = costs * scale, np.maximum(lower + more, others)
-    found = assign(costs, lower, upper, others=others)
-    points = 7 + others.sum()
-    if found is None:
-        assert lower.sum() > points or upper.sum() < points or (np.maximum(lower - others, 0).sum() > 7)
+def test_any_costs_and_bounds(costs, scale, lower, more, fixed):
+    costs, upper = costs * scale, np.maximum(lower + more, fixed)
+    assignment = assign(costs, lower, upper, fixed_sizes=fixed)
+    points = 7 + fixed.sum()
+    if assignment is None:
+        assert lower.sum() > points or upper.sum() < points or (np.maximum(lower - fixed, 0).sum() > 7)
         return
-    sizes = others + np.bincount(found.labels, minlength=3)
+    sizes = fixed + np.bincount(assignment.labels, minlength=3)
     assert (lower <= sizes).all() and (sizes <= upper).all()
-    paid = costs - found.prices
-    assert (paid[np.arange(7), found.labels] <= paid.min(axis=1) + 1e-10 * np.abs(costs).max()).all()
+    reduced = costs - assignment.duals
+    assert (reduced[np.arange(7), assignment.labels] <= reduced.min(axis=1) + 1e-10 * np.abs(costs).max()).all()

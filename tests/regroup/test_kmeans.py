@@ -1,9 +1,6 @@
 import importlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,10 +8,11 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 
-from rgjax.regroup.kmeans import Form, _best_of, kmeans
+from rgjax.regroup.kmeans import Form, KMeansSettings, kmeans
+from tests.support.compilations import compiled_programs
 
-ROOT = Path(__file__).parents[2]
-module = importlib.import_module("rgjax.regroup.kmeans")  # the package has a function of this name
+module = importlib.import_module("rgjax.regroup.kmeans")
+SMALL = KMeansSettings(pad_to=(320, 8))
 
 
 def partition(labels):
@@ -39,7 +37,7 @@ def test_equals_scikit_learn_from_equal_centers(seed, n, k, repeated, far):
     if far:  # far from everything: this cluster starts empty
         init[-1] = 100
     theirs = KMeans(k, init=init, n_init=1).fit(x)
-    ours = kmeans(x, k, init=init, pad_to=(320, 8))
+    ours = kmeans(x, k, SMALL, init=init)
     assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-4, abs=1e-6)
     assert partition(ours.labels) == partition(theirs.labels_)
     assert ours.n_iter == theirs.n_iter_
@@ -53,36 +51,36 @@ def test_equals_scikit_learn_from_equal_centers(seed, n, k, repeated, far):
     offset=st.sampled_from([0.0, 1.0, 1e3]),
     kinds=st.integers(1, 40),
 )
-def test_of_any_points_labels_are_of_the_nearest_center_and_centers_are_means(seed, k, scale, offset, kinds):
+def test_any_points_get_the_nearest_center(seed, k, scale, offset, kinds):
     rng = np.random.default_rng(seed)
     x = ((rng.normal(size=(kinds, 5))[rng.integers(0, kinds, 40)] + offset) * scale).astype(np.float32)
     try:
         with np.errstate(over="ignore"):
-            found = kmeans(x, k, seed=seed, n_init=2, pad_to=(320, 8))
+            result = kmeans(x, k, KMeansSettings(seed, n_init=2, pad_to=(320, 8)))
     except ValueError:
         assert scale > 1e15
         return
-    wide, centers = x.astype(np.float64), found.centers.astype(np.float64)
+    wide, centers = x.astype(np.float64), result.centers.astype(np.float64)
     distances = ((wide[:, None] - centers) ** 2).sum(axis=2)
-    own = distances[np.arange(40), found.labels]
+    errors = distances[np.arange(40), result.labels]
     slack = 1e-4 * (distances.max() + 1e-30)
-    assert (own <= distances.min(axis=1) + slack).all()
-    assert 0 <= found.inertia <= ((wide - wide.mean(axis=0)) ** 2).sum() * 1.001 + slack
-    assert found.inertia == pytest.approx(own.sum(), rel=1e-3, abs=40 * slack)
-    assert found.labels.min() >= 0 and found.labels.max() < k
+    assert (errors <= distances.min(axis=1) + slack).all()
+    assert 0 <= result.inertia <= ((wide - wide.mean(axis=0)) ** 2).sum() * 1.001 + slack
+    assert result.inertia == pytest.approx(errors.sum(), rel=1e-3, abs=40 * slack)
+    assert result.labels.min() >= 0 and result.labels.max() < k
 
 
 def test_tied_centers_go_to_the_lowest_index():
     x = np.array([[0.0], [1.0], [10.0], [11.0]], np.float32)
     theirs = KMeans(2, init=np.float32([[4.0], [4.0]]), n_init=1, max_iter=1).fit(x)
-    ours = kmeans(x, 2, init=np.float32([[4.0], [4.0]]), max_iter=1)
+    ours = kmeans(x, 2, KMeansSettings(max_iter=1), init=np.float32([[4.0], [4.0]]))
     np.testing.assert_array_equal(ours.labels, theirs.labels_)
     np.testing.assert_allclose(ours.centers, theirs.cluster_centers_)
 
 
 def test_padding_changes_nothing():
     x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
-    plain, padded = kmeans(x, 8, n_init=3), kmeans(x, 8, n_init=3, pad_to=(333, 20))
+    plain, padded = kmeans(x, 8, KMeansSettings(n_init=3)), kmeans(x, 8, KMeansSettings(n_init=3, pad_to=(333, 20)))
     np.testing.assert_array_equal(plain.labels, padded.labels)
     np.testing.assert_allclose(plain.centers, padded.centers, atol=1e-5)
 
@@ -95,62 +93,55 @@ def test_chunks_and_products_change_nothing(monkeypatch, product, far):
     if far:  # an empty cluster takes a point of some chunk
         init[-1] = 100
     monkeypatch.setattr(module, "_form", lambda: Form(10**6, False))
-    whole, own = kmeans(x, 9, init=init), kmeans(x, 9, n_init=3)
-    monkeypatch.setattr(module, "_form", lambda: Form(9 * 40, product))  # 8 chunks of 38 rows, the last of 35
+    three = KMeansSettings(n_init=3)
+    from_init, from_starts = kmeans(x, 9, init=init), kmeans(x, 9, three)
+    monkeypatch.setattr(module, "_form", lambda: Form(9 * 40, product))  # 8 chunks of 38 points, the last of 35
     monkeypatch.setattr(module, "MEMORY", 4 * 304 * 2)  # two starts together, then one
-    for expected, found in ((whole, kmeans(x, 9, init=init)), (own, kmeans(x, 9, n_init=3))):
-        np.testing.assert_array_equal(found.labels, expected.labels)
-        np.testing.assert_allclose(found.centers, expected.centers, atol=1e-5)
-        assert found.n_iter == expected.n_iter
-        assert found.inertia == pytest.approx(expected.inertia, rel=1e-5)
+    for expected, result in ((from_init, kmeans(x, 9, init=init)), (from_starts, kmeans(x, 9, three))):
+        np.testing.assert_array_equal(result.labels, expected.labels)
+        np.testing.assert_allclose(result.centers, expected.centers, atol=1e-5)
+        assert result.n_iter == expected.n_iter
+        assert result.inertia == pytest.approx(expected.inertia, rel=1e-5)
 
 
-def test_devices_share_the_rows_and_find_the_same_clusters(tmp_path):
-    program = """
-import importlib, sys
-import jax, numpy as np
-
-module = importlib.import_module("rgjax.regroup.kmeans")
-x = np.random.default_rng(0).normal(size=(101, 4)).astype(np.float32)
-far = x[:5].copy()
-far[-1] = 100
-limits = {"pad_to": (101, 5), "max_iter": 6}
-for count in (1, 2, 4, 8):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), ("data",))
-    module._mesh = lambda: mesh
-    runs = {
-        "own": module.kmeans(x, 5, n_init=2, **limits),
-        "far": module.kmeans(x, 5, init=far, **limits),
-        "few": module.kmeans(x[:9], 3, n_init=2, **limits),  # most devices have no point
-    }
-    arrays = {f"{name}_{field}": value for name, run in runs.items() for field, value in run._asdict().items()}
-    np.savez(f"{sys.argv[1]}/{count}.npz", **arrays)
-"""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, env=os.environ | flags, check=True, timeout=300)
-    with np.load(tmp_path / "1.npz") as one:
-        for count in (2, 4, 8):
-            with np.load(tmp_path / f"{count}.npz") as several:
-                for name in one.files:
-                    np.testing.assert_allclose(several[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
+def test_number_of_devices_does_not_matter(eight_devices, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(101, 4)).astype(np.float32)
+    far = x[:5].copy()
+    far[-1] = 100
+    settings = KMeansSettings(n_init=2, pad_to=(101, 5), max_iter=6)
+    expected = None
+    for count in (1, 2, 4, 8):
+        mesh = jax.sharding.Mesh(np.array(eight_devices[:count]), ("data",))
+        monkeypatch.setattr(module, "_mesh", lambda mesh=mesh: mesh)
+        results = [
+            kmeans(x, 5, settings),
+            kmeans(x, 5, settings, init=far),
+            kmeans(x[:9], 3, settings),  # most devices have no point
+        ]
+        expected = expected or results
+        for result, reference in zip(results, expected, strict=True):
+            for field, value in result._asdict().items():
+                np.testing.assert_allclose(value, getattr(reference, field), rtol=1e-5, atol=1e-5, err_msg=field)
 
 
 def test_classes_of_every_size_share_one_program():
     x = np.random.default_rng(0).normal(size=(97, 3)).astype(np.float32)
-    before = _best_of._cache_size()
-    for n, k in ((97, 13), (60, 8), (20, 2)):
-        kmeans(x[:n], k, pad_to=(97, 13), n_init=2)
-    assert _best_of._cache_size() == before + 1
+    settings = KMeansSettings(pad_to=(97, 13), n_init=2)
+    kmeans(x, 13, settings)
+    with compiled_programs() as names:
+        for n, k in ((60, 8), (20, 2)):
+            kmeans(x[:n], k, settings)
+    assert names == []
 
 
-def test_own_start_is_as_good_as_scikit_learns():
+def test_inertia_is_as_low_as_scikit_learns():
     x = make_blobs(600, 8, centers=12, random_state=0)[0].astype(np.float32)
     theirs = KMeans(12, n_init=10, random_state=0).fit(x).inertia_
-    assert kmeans(x, 12, pad_to=(700, 16)).inertia <= 1.02 * theirs
+    assert kmeans(x, 12, KMeansSettings(pad_to=(700, 16))).inertia <= 1.02 * theirs
 
 
 def test_equal_points_and_bad_input():
-    result = kmeans(np.ones((10, 3), np.float32), 4, pad_to=(12, 5))
+    result = kmeans(np.ones((10, 3), np.float32), 4, KMeansSettings(pad_to=(12, 5)))
     assert np.isfinite(result.centers).all()
     assert result.inertia == 0
     with pytest.raises(ValueError, match="k=5 clusters of 3 points"):

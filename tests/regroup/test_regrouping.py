@@ -1,5 +1,6 @@
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.special import logsumexp
 
-from rgjax.regroup import CLUSTERINGS, Regrouping, aggregate, cluster_counts, regroup
+from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, Regrouping, aggregate, cluster_counts, regroup
 
 HAM = np.array([4291, 712, 703, 328, 208, 90, 73])
 
@@ -27,7 +28,7 @@ def test_cluster_counts(rule, threshold, expected):
 
 
 @pytest.mark.parametrize("clustering", [name for name in CLUSTERINGS if name != "none"])
-def test_every_pseudo_class_has_members_of_its_parent_alone(clustering):
+def test_pseudo_classes_split_their_class(clustering):
     rng = np.random.default_rng(0)
     labels, features = np.repeat([0, 1], [90, 10]), rng.normal(size=(100, 4)).astype(np.float32)
     grouping = regroup(features, labels, 2, rule="ratio", threshold=0, clustering=clustering, seed=0)
@@ -38,18 +39,18 @@ def test_every_pseudo_class_has_members_of_its_parent_alone(clustering):
         assert np.ptp(grouping.counts) <= 1
 
 
-def test_a_least_size_of_balanced_groups():
+def test_min_size_of_balanced_clusters():
     rng = np.random.default_rng(0)
     labels, features = np.repeat([0, 1], [90, 10]), rng.normal(size=(100, 4)).astype(np.float32)
     balanced = partial(regroup, features, labels, 2, rule="ratio", threshold=0, clustering="balanced", seed=0)
     assert 5 <= balanced(min_size=5).counts.min() < 10
-    with pytest.raises(ValueError, match=r"min_size=11 is too much for 90 rows of a class in 9 groups: at most 10"):
+    with pytest.raises(ValueError, match="min_size=11: too large for 90 examples of a class in 9 clusters; at most"):
         balanced(min_size=11)
 
 
 @pytest.mark.parametrize("clustering", [name for name in CLUSTERINGS if name != "none"])
 @pytest.mark.parametrize("kind", ["equal", "zero", "twins", "constant column"])
-def test_features_that_tell_little_make_groups_all_the_same(clustering, kind):
+def test_degenerate_features_are_clustered(clustering, kind):
     rng = np.random.default_rng(0)
     features = {
         "equal": np.ones((13, 3)),
@@ -57,7 +58,7 @@ def test_features_that_tell_little_make_groups_all_the_same(clustering, kind):
         "twins": np.repeat(rng.normal(size=(3, 3)), [6, 6, 1], axis=0),  # fewer different points than groups
         "constant column": np.stack([np.ones(13), rng.normal(size=13)], axis=1),
     }[kind].astype(np.float32)
-    labels = np.repeat([0, 1], [12, 1])  # a group for each row of one class, and a class of a single row
+    labels = np.repeat([0, 1], [12, 1])  # a cluster for each example of one class, and a class of a single example
     grouping = regroup(features, labels, 2, clustering=clustering)
     np.testing.assert_array_equal(grouping.parent[grouping.pseudo_labels], labels)
     assert grouping.counts.min() > 0
@@ -72,35 +73,61 @@ def test_features_that_tell_little_make_groups_all_the_same(clustering, kind):
     )
 
 
-def test_aggregation():
+FINITE = st.sampled_from([0.0, 1e300, -1e300, 5e-324]) | st.floats(-800, 800)
+LOGITS = arrays.arrays(np.float64, (3, 5), elements=FINITE | st.just(-np.inf))
+
+
+@given(LOGITS, arrays.arrays(np.int32, 5, elements=st.integers(0, 2)))
+def test_aggregate_is_max_and_logsumexp(logits, parent):
+    parent = np.unique(parent, return_inverse=True)[1].astype(np.int32)
+    members = [logits[:, parent == c] for c in range(parent.max() + 1)]
+    largest = np.stack([part.max(axis=1) for part in members], axis=1)
+    np.testing.assert_array_equal(aggregate(logits, parent, "max"), largest)
+    total = aggregate(logits, parent, "sum")
+    expected = np.stack([logsumexp(part, axis=1) for part in members], axis=1)
+    np.testing.assert_allclose(total, expected, rtol=1e-12, atol=1e-12)
+    assert (total >= largest).all() and total.dtype == np.float64
+
+
+def test_aggregate_of_ties_minus_infinity_and_single_groups():
+    logits = np.array([[2.0, 2.0, 2.0, -np.inf], [-np.inf, -np.inf, -np.inf, 0.0]])
+    parent = np.array([0, 0, 0, 1], np.int32)
+    expected = [[2 + np.log(3), -np.inf], [-np.inf, 0]]
+    np.testing.assert_allclose(aggregate(logits, parent, "sum"), expected, rtol=1e-15)
+    one_group = np.zeros(4, np.int32)
+    np.testing.assert_allclose(aggregate(logits, one_group, "sum")[:, 0], logsumexp(logits, axis=1), rtol=1e-15)
+    for how in AGGREGATIONS:  # classes that are not split keep their bits
+        np.testing.assert_array_equal(aggregate(logits, np.arange(4, dtype=np.int32), how), logits)
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_traced_aggregation_is_that_of_numpy_in_float32(how):
     logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32) * 30
-    parent = np.array([0, 0, 0, 1])
-    np.testing.assert_array_equal(aggregate(logits, parent, 2, "max")[:, 0], logits[:, :3].max(axis=1))
-    np.testing.assert_allclose(aggregate(logits, parent, 2, "sum")[:, 0], logsumexp(logits[:, :3], axis=1), rtol=1e-5)
-    for how in ("max", "sum"):
-        identity = Regrouping.identity(np.arange(4), 4)
-        np.testing.assert_array_equal(aggregate(logits, identity.parent, 4, how), logits)
+    parent = np.array([0, 0, 0, 1], np.int32)
+    traced = jax.jit(lambda z: aggregate(z, parent, how))(logits)
+    np.testing.assert_allclose(traced, aggregate(logits.astype(np.float64), parent, how), rtol=1e-6)
+    assert traced.dtype == np.float32
 
 
 @pytest.mark.parametrize(
     ("features", "labels", "num_classes", "says"),
     [
-        (np.zeros((4, 2)), np.array([0, 0, 1]), None, r"features must be \[3, D\], a row for each label, not \[4, 2\]"),
+        (np.zeros((4, 2)), np.array([0, 0, 1]), None, r"features must be \[3, D\], one row per label, not \[4, 2\]"),
         (np.zeros(3), np.array([0, 0, 1]), None, r"not \[3\]"),
         (np.zeros((3, 0)), np.array([0, 0, 1]), None, r"not \[3, 0\]"),
         (np.full((3, 1), np.nan), np.array([0, 0, 1]), None, "features must be finite numbers"),
         (np.array([["a"], ["b"], ["c"]]), np.array([0, 0, 1]), None, "features must be finite numbers"),
-        (None, np.array([0, 0, 1]), None, "clustering needs features"),
+        (None, np.array([0, 0, 1]), None, "features are missing"),
         (np.zeros((3, 1)), np.array([0.0, 0.0, 1.0]), None, r"labels must be integers \[N\], not float64 \[3\]"),
         (np.zeros((2, 1)), np.array([[0], [1]]), None, r"labels must be integers \[N\], not int64 \[2, 1\]"),
         (np.zeros((0, 1)), np.array([], int), None, "labels must be integers"),
-        (np.zeros((3, 1)), np.array([1, 1, 2]), None, "class 0 of 3 has no rows: number the classes 0 to C-1"),
-        (np.zeros((3, 1)), np.array([0, 0, 1]), 3, "class 2 of 3 has no rows"),
+        (np.zeros((3, 1)), np.array([1, 1, 2]), None, "class 0 of 3 has no examples; number the classes 0 to C-1"),
+        (np.zeros((3, 1)), np.array([0, 0, 1]), 3, "class 2 of 3 has no examples"),
         (np.zeros((3, 1)), np.array([0, 0, 2]), 2, "labels must be 0 to 1, not 0 to 2"),
         (np.zeros((3, 1)), np.array([-1, 0, 1]), None, "labels must be 0 to 1, not -1 to 1"),
     ],
 )
-def test_what_does_not_fit_together_is_named(features, labels, num_classes, says):
+def test_inconsistent_arrays_are_refused(features, labels, num_classes, says):
     with pytest.raises(ValueError, match=says):
         regroup(features, labels, num_classes)
 
@@ -129,18 +156,18 @@ def features(rows, dtype, seed):
     st.sampled_from(list(KINDS)),
     st.integers(0, 99),
 )
-def test_groups_of_any_features_part_their_classes(sizes, clustering, rule, threshold, min_size, dtype, seed):
+def test_any_features_are_split_by_class(sizes, clustering, rule, threshold, min_size, dtype, seed):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(rng.choice([np.int8, np.uint8, np.int64]))
     x = features(len(labels), dtype, seed)
     how = {"rule": rule, "threshold": threshold, "clustering": clustering, "min_size": min_size, "n_init": 2}
-    wanted = cluster_counts(np.array(sizes), rule, threshold)
+    expected = cluster_counts(np.array(sizes), rule, threshold)
     try:
         with np.errstate(all="ignore"):
             grouping = regroup(x, labels, seed=seed, **how)
     except ValueError as error:
         huge = not np.isfinite(np.square(x.astype(np.float64)).sum().astype(np.float32))
-        small = clustering == "balanced" and (wanted * min_size > sizes).any()
+        small = clustering == "balanced" and (expected * min_size > sizes).any()
         assert huge or small, error
         return
     parent, pseudo = grouping.parent, grouping.pseudo_labels
@@ -150,9 +177,9 @@ def test_groups_of_any_features_part_their_classes(sizes, clustering, rule, thre
     assert grouping.counts.min() > 0 and grouping.counts.sum() == len(labels)
     np.testing.assert_array_equal(grouping.class_counts, np.array(sizes)[parent])
     groups = np.bincount(parent)
-    assert (groups <= wanted).all()
+    assert (groups <= expected).all()
     if clustering in ("random", "balanced"):
-        np.testing.assert_array_equal(groups, wanted)
+        np.testing.assert_array_equal(groups, expected)
         within = [
             np.bincount(pseudo[labels == c])[parent[: parent.searchsorted(c, "right")] == c] for c in range(len(sizes))
         ]
@@ -168,7 +195,7 @@ def test_groups_of_any_features_part_their_classes(sizes, clustering, rule, thre
     st.sampled_from(["ratio", "target"]),
     st.integers(1, 10**9),
 )
-def test_cluster_counts_are_rounded_half_up_and_never_more_than_rows(counts, rule, threshold):
+def test_cluster_counts_are_rounded_half_up_and_at_most_the_examples(counts, rule, threshold):
     unit = int(counts.min()) if rule == "ratio" else threshold
     expected = [min(n, max(1, (2 * n + unit) // (2 * unit))) for n in counts.tolist()]
     if rule == "ratio":
@@ -184,7 +211,7 @@ EXTREME = st.sampled_from([0.0, 1e-45, -1e-38, 104.0, -1e30, 1e30, 3e38, -3e38])
     st.sampled_from([0, 5]).flatmap(lambda n: arrays.arrays(np.float32, (n, 6), elements=EXTREME)),
     st.integers(0, 99),
 )
-def test_class_logits_are_bounded_by_those_of_their_groups(logits, seed):
+def test_class_logits_of_extreme_logits(logits, seed):
     grouping = Regrouping(np.arange(6, dtype=np.int32), PARENT)
     top, total = (grouping.class_logits(logits, how) for how in ("max", "sum"))
     assert top.shape == total.shape == (len(logits), 3)

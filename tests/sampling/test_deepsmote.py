@@ -1,3 +1,6 @@
+from dataclasses import replace
+from importlib import import_module
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +12,11 @@ from hypothesis.extra import numpy as arrays
 from sklearn.neighbors import NearestNeighbors
 
 from rgjax.errors import UserError
-from rgjax.sampling import deepsmote
+from rgjax.sampling import DeepSmoteSettings
 from rgjax.sampling.autoencoder import Autoencoder
 
-SETTINGS = {"epochs": 2, "batch_size": 16, "latent": 6, "width": 2, "penalty": 0.1, "neighbors": 3, "seed": 0}
+deepsmote = import_module("rgjax.sampling.deepsmote")  # the package exports the function by this name
+SETTINGS = DeepSmoteSettings(epochs=2, batch_size=16, latent=6, width=2, penalty=0.1, neighbors=3, seed=0)
 LABELS = np.repeat([0, 1, 2], [40, 9, 1]).astype(np.int32)
 
 
@@ -32,7 +36,7 @@ def network():
     return nnx.split(model, nnx.Param)
 
 
-def test_the_penalty_is_not_the_reconstruction_and_trains_the_encoder(images):
+def test_penalty_differs_from_the_reconstruction_and_trains_the_encoder(images):
     graph, params = network()
     batch = deepsmote.as_floats(jnp.asarray(images[:8]))
 
@@ -43,14 +47,14 @@ def test_the_penalty_is_not_the_reconstruction_and_trains_the_encoder(images):
     gradient = jax.jit(jax.grad(lambda params, order: errors(params, order)[1]))
 
     def encoders_gradient(order):
-        found = gradient(params, order)
-        return np.concatenate([np.ravel(x) for x in jax.tree.leaves((found["down"], found["to_code"]))])
+        grads = gradient(params, order)
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves((grads["down"], grads["to_code"]))])
 
     itself, turned, swapped = np.arange(8), np.roll(np.arange(8), -1), np.arange(8) ^ 1
     reconstruction, permuted = errors(params, turned)
     assert abs(float(permuted - reconstruction)) > 1e-4
     np.testing.assert_allclose(*errors(params, itself), rtol=1e-6)
-    # The images stay where they are: against images that move along, the error would be the reconstruction's.
+    # The images are not permuted: compared to permuted images, the error would be the reconstruction's.
     model = nnx.merge(graph, params)
     decoded = model.decode(model.encode(batch)[turned])
     np.testing.assert_allclose(permuted, ((decoded - batch) ** 2).mean(), rtol=1e-5)
@@ -72,29 +76,28 @@ def test_codes_are_permuted_within_their_classes():
     assert meets[labels == 2].max() == 0
 
 
-@pytest.mark.parametrize("distances", [2**24, 2**10])
-def test_neighbors_are_scikit_learns(distances, monkeypatch):
-    codes = 3 + np.random.default_rng(0).standard_normal((100, 7), np.float32)
-    monkeypatch.setattr(deepsmote, "_DISTANCES", distances)
-    jax.clear_caches()
-    found = deepsmote.nearest(deepsmote.padded(codes, 5), np.int32(100), k=5)
-    expected = NearestNeighbors(n_neighbors=5).fit(codes).kneighbors(return_distance=False)
-    np.testing.assert_array_equal(found[:100], expected)
+def synthetic(codes, near, draws=20, seed=0):
+    """Synthetic codes [draws, D] of one class."""
+    padded = deepsmote.padded(codes), deepsmote.padded(near)
+    return np.asarray(deepsmote.smote(jax.random.key(seed), *padded, np.int32(len(codes)), draws=draws))
 
 
-def test_no_block_of_distances_is_larger_than_allowed():
-    outline = jax.ShapeDtypeStruct((2**17, 8), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = deepsmote.nearest.lower(*outline, k=5).as_text()
-    assert "128x131072xf32" in lowered
-    assert "131072x131072" not in lowered
+@pytest.mark.parametrize("k", [3, 5, 40])
+def test_neighbors_are_the_nearest_other_codes(k):
+    codes = 3 + np.random.default_rng(0).standard_normal((30, 7), np.float32)
+    codes[1] = codes[0]
+    distances = np.square(codes[:, None].astype(np.float64) - codes).sum(axis=2)
+    np.fill_diagonal(distances, np.inf)
+    near, count = deepsmote.nearest(codes, k), min(k, 29)
+    assert near.shape == (30, k)
+    np.testing.assert_array_equal(near[:, :count], np.argsort(distances, axis=1)[:, :count])
+    assert (near[:, count:] == 0).all()
 
 
 @pytest.mark.parametrize("members", [1, 2, 4, 60])
-def test_every_synthetic_code_lies_between_a_member_and_one_of_its_neighbors(members):
+def test_synthetic_codes_lie_between_neighbors(members):
     codes = np.random.default_rng(0).standard_normal((members, 6), np.float32)
-    filled, count = deepsmote.padded(codes, 5), np.int32(members)
-    near = deepsmote.nearest(filled, count, k=5)
-    made = np.asarray(deepsmote.smote(jax.random.key(0), filled, near, count, draws=400))
+    made = synthetic(codes, deepsmote.nearest(codes, 5), draws=400)
     if members == 1:
         np.testing.assert_array_equal(made, np.repeat(codes, 400, axis=0))
         return
@@ -105,75 +108,68 @@ def test_every_synthetic_code_lies_between_a_member_and_one_of_its_neighbors(mem
     share = np.clip((ahead * way).sum(-1) / (way**2).sum(-1), 0, 1)
     off = np.linalg.norm(ahead - share[..., None] * way, axis=-1).reshape(400, -1)
     assert off.min(axis=1).max() < 1e-5
-    # All members and all their neighbors are drawn, and all parts of the way.
+    # All members and all their neighbors are drawn, and all parts of the segments.
     used = off.argmin(axis=1)
     assert len(set(used // k)) == members
     assert set(used % k) == set(range(k))
     assert share.reshape(400, -1)[np.arange(400), used].std() > 0.2
 
 
-def test_classes_are_balanced_and_the_seed_decides(images):
-    made = deepsmote.deepsmote(images, LABELS, **SETTINGS)
+def test_classes_are_balanced_reproducibly(images):
+    made = deepsmote.deepsmote(images, LABELS, SETTINGS)
     assert np.bincount(made.labels).tolist() == [0, 31, 39]
     assert made.images.shape == (70, 9, 9, 3) and made.images.dtype == np.uint8
     assert np.bincount(LABELS[made.shown]).tolist() == [12, 9, 1]
     assert made.reconstructed.shape == (22, 9, 9, 3)
     # The copies of a lone image are its reconstruction.
     np.testing.assert_array_equal(made.images[made.labels == 2], np.repeat(made.reconstructed[-1:], 39, axis=0))
-    again = deepsmote.deepsmote(images, LABELS, **SETTINGS)
-    other = deepsmote.deepsmote(images, LABELS, **SETTINGS | {"seed": 1})
+    again = deepsmote.deepsmote(images, LABELS, SETTINGS)
+    other = deepsmote.deepsmote(images, LABELS, replace(SETTINGS, seed=1))
     np.testing.assert_array_equal(made.images, again.images)
     assert (made.images != other.images).any()
 
 
-def test_what_is_made_resembles_its_class():
-    """Images of one color a class, in all shades of it."""
+def test_synthetic_images_resemble_their_class():
+    """Each class has images of one color, in all shades of it."""
     labels, images = np.repeat([0, 1], [90, 20]).astype(np.int32), np.zeros((110, 8, 8, 3), np.uint8)
     shades = np.random.default_rng(0).integers(100, 256, (110, 1, 1))
     images[:90, :, :, :1], images[90:, :, :, 1:2] = shades[:90, ..., None], shades[90:, ..., None]
-    made = deepsmote.deepsmote(images, labels, **SETTINGS | {"epochs": 60, "width": 8, "latent": 16})
+    made = deepsmote.deepsmote(images, labels, replace(SETTINGS, epochs=60, width=8, latent=16))
     red, green, blue = made.images.astype(float).mean(axis=(1, 2)).T
     assert green.min() > 4 * max(red.max(), blue.max())
-    assert green.std() > 0.2 * shades[90:].std()  # no single shade
+    assert green.std() > 0.2 * shades[90:].std()  # not a single shade
     assert abs(green.mean() - shades[90:].mean()) < 20
 
 
-def test_an_autoencoder_that_is_lost_is_told(images, monkeypatch):
+def test_divergence_is_a_user_error(images, monkeypatch):
     monkeypatch.setattr(deepsmote, "_RATE", float("inf"))
-    with pytest.raises(UserError, match="its error is not finite"):
-        deepsmote.deepsmote(images, LABELS, **SETTINGS)
+    with pytest.raises(UserError, match="DeepSMOTE autoencoder diverged"):
+        deepsmote.deepsmote(images, LABELS, SETTINGS)
 
 
 VALUES = st.floats(-4, 4, width=32) | st.sampled_from([0.0, 1e-45, -1e-38, 1e6, -1e15])
 
 
 @given(st.integers(1, 8), st.lists(VALUES, min_size=1, max_size=5), st.integers(0, 2**31 - 1), st.sampled_from([1, 3]))
-def test_codes_of_any_values_are_made_between_members(members, values, seed, neighbors):
+def test_any_codes_are_interpolated_between_neighbors(members, values, seed, neighbors):
     codes = np.random.default_rng(seed).choice(np.array(values, np.float32), (members, 2))
-    filled, count = deepsmote.padded(codes, 7), np.int32(members)
-    assert len(filled) == 8
-    near = np.asarray(deepsmote.nearest(filled, count, k=neighbors))[:members, : members - 1]
-    for row, others in enumerate(near):
-        assert len(set(others)) == min(neighbors, members - 1) and row not in others and (others < members).all()
-    made = np.asarray(deepsmote.smote(jax.random.key(seed), filled, near_of(near, neighbors), count, draws=20))
+    padding = deepsmote.nearest(codes, neighbors)
+    near = padding[:, : members - 1]
+    for code, neighborhood in enumerate(near):
+        assert len(set(neighborhood)) == min(neighbors, members - 1)
+        assert code not in neighborhood and (neighborhood < members).all()
+    made = synthetic(codes, padding, seed=seed)
     assert np.isfinite(made).all()
     room = 1e-5 * np.ptp(codes, axis=0) + 1e-30
     assert (made >= codes.min(axis=0) - room).all() and (made <= codes.max(axis=0) + room).all()
-    if members > 1:  # on a segment from a member to a neighbor of its
+    if members > 1:  # on a segment from a member to one of its neighbors
         start, end = np.repeat(codes, near.shape[1], axis=0), codes[near.ravel()]
         inside = (made[:, None] >= np.minimum(start, end) - room) & (made[:, None] <= np.maximum(start, end) + room)
         assert inside.all(axis=2).any(axis=1).all()
 
 
-def near_of(near, neighbors):
-    """As `nearest` gives them: [8, neighbors], of which what is beyond the members is void."""
-    found = np.zeros((8, neighbors), np.int32)
-    found[: near.shape[0], : near.shape[1]] = near
-    return found
-
-
 @given(arrays.arrays(np.int32, st.integers(1, 40), elements=st.sampled_from([0, 1, 4])))
-def test_what_is_missing_makes_all_classes_as_large(labels):
+def test_missing_labels_balance_the_classes(labels):
     added = np.concatenate([labels, deepsmote.missing(labels)])
     counts = np.unique(labels, return_counts=True)[1]
     assert np.unique(added, return_counts=True)[1].tolist() == [counts.max()] * len(counts)

@@ -23,22 +23,22 @@ def test_counts_and_determinism(name, counts):
         assert len(set(pool.tolist())) == len(pool)
 
 
-def test_oversampling_uses_every_row_evenly():
+def test_oversampling_uses_every_example_evenly():
     uses = np.bincount(SAMPLERS["ros"](LABELS, CLUSTERS, 1))
     assert set(uses[50:63]) == {3, 4}
     assert set(uses[63:]) == {10}
 
 
-def test_clustered_undersampling_takes_all_of_a_cluster_that_is_smaller_than_its_share():
+def test_clustered_undersampling_exhausts_small_clusters():
     pool = SAMPLERS["rusc"](LABELS, CLUSTERS, 0)
     assert np.bincount(CLUSTERS[pool]).tolist() == [3, 2, 5, 5]
 
 
 @pytest.mark.parametrize("draws", [3, 10, 25])
-def test_an_epoch_is_made_of_whole_permutations(draws):
-    rows = np.asarray(epoch_rows(jax.random.key(0), jnp.arange(10), draws))
-    assert len(rows) == draws
-    uses = np.bincount(rows, minlength=10)
+def test_epochs_consist_of_whole_permutations(draws):
+    indices = np.asarray(epoch_rows(jax.random.key(0), jnp.arange(10), draws))
+    assert len(indices) == draws
+    uses = np.bincount(indices, minlength=10)
     assert uses.max() - uses.min() <= 1
 
 
@@ -47,21 +47,21 @@ def test_an_epoch_is_made_of_whole_permutations(draws):
     st.sampled_from([np.int8, np.uint8, np.int32]),
     st.integers(0, 2**31),
 )
-def test_pools_of_any_labels_are_rows_in_the_right_numbers(labels, dtype, seed):
+def test_pools_have_the_right_class_counts(labels, dtype, seed):
     clusters = np.random.default_rng(seed).integers(0, 3, len(labels)) + 3 * labels
     labels = labels.astype(dtype)
     _, counts = np.unique(labels, return_counts=True)
-    wanted = {"none": counts, "deepsmote": counts, "ros": counts.max(), "rus": counts.min(), "rusc": counts.min()}
+    expected = {"none": counts, "deepsmote": counts, "ros": counts.max(), "rus": counts.min(), "rusc": counts.min()}
     for name, sampler in SAMPLERS.items():
         pool = sampler(labels, clusters, seed)
         assert pool.dtype == np.int32
         assert pool.min() >= 0 and pool.max() < len(labels)
         drawn = np.unique(labels[pool], return_counts=True)[1]
-        np.testing.assert_array_equal(drawn, np.broadcast_to(wanted[name], len(counts)), err_msg=name)
+        np.testing.assert_array_equal(drawn, np.broadcast_to(expected[name], len(counts)), err_msg=name)
         uses = np.bincount(pool, minlength=len(labels))
         for label in np.unique(labels):
             assert np.ptp(uses[labels == label]) <= 1, name
-        if name == "rusc":  # evenly over the clusters, but for those that are used up
+        if name == "rusc":  # evenly over the clusters that are not exhausted
             for label in np.unique(labels):
                 of_class = np.unique(clusters[labels == label])
                 taken = np.array([uses[clusters == c].sum() for c in of_class])

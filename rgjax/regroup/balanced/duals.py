@@ -1,9 +1,10 @@
-"""Prices of clusters by which about as many points choose each as it shall have.
+"""Dual variables of the size constraints, by Newton's method on the smoothed dual.
 
-Points choose by cost less price. With the choice smoothed to a softmax, the right prices are the maximum of a concave
-function, the dual of the assignment; Newton's method climbs it while the smoothing fades. Sinkhorn's algorithm has the
-same maximum, but takes many more steps. This process's devices share the points, and the host solves the k x k systems.
-The largest array is one of the costs, points x clusters in float32.
+With a dual variable for each cluster, every point chooses the cluster of the least cost minus dual. When the choice is
+smoothed to a softmax, the duals for which every cluster gets its target size maximize a concave function, the dual of
+the assignment. Newton's method climbs it while the smoothing is reduced; Sinkhorn's algorithm has the same maximum, but
+takes many more steps. This process's devices share the points, and the host solves the k x k systems. The largest array
+is that of the costs, points x clusters in float32.
 """
 
 from functools import partial
@@ -16,91 +17,118 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rgjax.regroup.kmeans import HIGHEST, aligned_zeros
 
-STEPS = 40  # of Newton's method, at most
-REACH = 16  # the farthest that a step moves a price, in units of the smoothing
-FADE = 4  # the smoothing falls by this factor
-SMOOTH = 0.7  # where the smoothed choice is so much nearer to what is wanted than the sharp one
-PAIRED = 128
+STEPS = 40  # Newton steps, at most
+REACH = 16  # the largest change of a dual in one step, in units of the smoothing
+FADE = 4  # the smoothing is divided by this ...
+SMOOTH = 0.7  # ... once the smoothed sizes miss their target by less than this share of what the sharp ones miss
+PAIRED = 128  # points per cluster that the Newton system is estimated from
 ROUNDING = 2.0**-24  # of float32
 
-ON_ROWS, EVERYWHERE = PartitionSpec("data"), PartitionSpec()
+SHARDED, REPLICATED = PartitionSpec("data"), PartitionSpec()
 
 
-class Offers(NamedTuple):
-    """Costs [chunks, clusters, size] of all points, and a bound [N] of the error of a difference of a row's costs."""
+class Costs(NamedTuple):
+    """Costs [chunks, clusters, size] of all points, and their accuracy.
 
-    costs: jax.Array
+    `errors` [N] bound the error of a difference of two costs of a point.
+    """
+
+    values: jax.Array
     errors: np.ndarray
 
 
-class Market:
-    """Points x [N, D] float32, of mean zero, spread over the devices and padded to `pad_to` = (points, clusters)."""
+class DualSolver:
+    """Duals for points x [N, D] float32 of mean zero, sharded over the devices.
+
+    The arrays are padded to `pad_to` = (points, clusters).
+    """
 
     def __init__(self, x: np.ndarray, pad_to: tuple[int, int]):
-        points, self._clusters = pad_to
-        self._lengths = np.linalg.norm(x, axis=1)
+        num_points, self._num_clusters = pad_to
+        self._norms = np.linalg.norm(x, axis=1)
         self._mesh = Mesh(np.array(jax.local_devices()), ("data",))
         # On a CPU a chunk's distances stay in the cache.
         chunk = 2**17 if jax.default_backend() == "cpu" else 2**27
-        chunks = self._mesh.size * -(-points * self._clusters // (chunk * self._mesh.size))
-        rows = aligned_zeros((chunks, -(-points // chunks), x.shape[1]))
-        rows.reshape(-1, x.shape[1])[: len(x)] = x
-        real = np.zeros(rows.shape[:2], np.float32)
+        chunks = self._mesh.size * -(-num_points * self._num_clusters // (chunk * self._mesh.size))
+        padded = aligned_zeros((chunks, -(-num_points // chunks), x.shape[1]))
+        padded.reshape(-1, x.shape[1])[: len(x)] = x
+        real = np.zeros(padded.shape[:2], np.float32)
         real.reshape(-1)[: len(x)] = 1
-        self._x, self._real = jax.device_put((rows, real), NamedSharding(self._mesh, ON_ROWS))
+        self._x, self._real = jax.device_put((padded, real), NamedSharding(self._mesh, SHARDED))
 
-    def offers(self, centers: np.ndarray) -> Offers:
-        """Squared distances to centers [k, D], each less the point's squared length."""
-        wide = np.zeros((self._clusters, centers.shape[1]), np.float32)
-        wide[: len(centers)] = centers
+    def costs(self, centers: np.ndarray) -> Costs:
+        """Squared distances to centers [k, D], less the squared norm of the point."""
+        padded = np.zeros((self._num_clusters, centers.shape[1]), np.float32)
+        padded[: len(centers)] = centers
         longest = np.linalg.norm(centers, axis=1).max()
-        # Of a sum of D products and of the other three roundings, for either cost and price.
-        errors = 4 * (len(wide[0]) + 8) * ROUNDING * longest * (2 * self._lengths + longest)
-        return Offers(_costs(self._x, wide, np.int32(len(centers)), mesh=self._mesh), errors)
+        # The roundings of a sum of D products and of three other operations, for both costs and the dual.
+        errors = 4 * (len(padded[0]) + 8) * ROUNDING * longest * (2 * self._norms + longest)
+        return Costs(_costs(self._x, padded, np.int32(len(centers)), mesh=self._mesh), errors)
 
-    def choices(self, offers: Offers, prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each point's cluster [N], the lowest of equals, and by how much [N] it is the best at least."""
-        labels, margins = jax.device_get(_choices(offers.costs, self._wide(prices), mesh=self._mesh))
-        labels, margins = (np.array(a).reshape(-1)[: len(self._lengths)] for a in (labels, margins))
-        return labels, margins - offers.errors - 8 * ROUNDING * np.abs(prices).max()
+    def choices(self, costs: Costs, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each point's best cluster [N], and its margin [N] to the second best.
 
-    def prices(
-        self, offers: Offers, prices: np.ndarray, smoothing: float, wanted: float, least: float, enough: float
-    ) -> np.ndarray:
-        """Prices [k] float32, better than these, by which about `wanted` points choose each cluster.
-
-        None is below `least`; clusters of that price may have more. Ends when no more than `enough` points choose
-        wrongly.
+        Of equals, the lowest index is taken; the margins are lower bounds that account for rounding.
         """
-        k, best, fewest = len(prices), prices, np.inf
-        # The direction of a step may be less exact than its aim: by about PAIRED points for each cluster.
-        every = max(1, self._real.size // (PAIRED * self._clusters))
+        labels, margins = jax.device_get(_choices(costs.values, self._padded(duals), mesh=self._mesh))
+        labels, margins = (np.array(a).reshape(-1)[: len(self._norms)] for a in (labels, margins))
+        return labels, margins - costs.errors - 8 * ROUNDING * np.abs(duals).max()
+
+    def solve(
+        self,
+        costs: Costs,
+        duals: np.ndarray,
+        *,
+        smoothing: float,
+        target_size: float,
+        lower_bound: float,
+        tolerance: float,
+    ) -> np.ndarray:
+        """Duals [k] float32 by which about `target_size` points choose each cluster.
+
+        Args:
+            costs: of the points.
+            duals: where to start, [k].
+            smoothing: the first temperature of the softmax.
+            target_size: points per cluster.
+            lower_bound: of the duals; clusters at this bound may be larger than `target_size`.
+            tolerance: stop when at most so many points are in a wrong cluster.
+        """
+        k, best, fewest = len(duals), duals, np.inf
+        # The direction of a step may be less exact than its goal: about PAIRED points per cluster are enough for it.
+        every = max(1, self._real.size // (PAIRED * self._num_clusters))
         for _ in range(STEPS):
             response = _response(
-                offers.costs, self._real, self._wide(prices), np.float32(smoothing), mesh=self._mesh, every=every
+                costs.values, self._real, self._padded(duals), np.float32(smoothing), mesh=self._mesh, every=every
             )
-            loads, pairs, sizes = (np.asarray(a, np.float64) for a in jax.device_get(response))
-            fixed = (prices <= least) & (loads[:k] > wanted)
-            missing, wrong = (np.where(fixed, 0, wanted - found[:k]) for found in (loads, sizes))
-            soft, sharp = np.abs(missing).sum() / 2, np.abs(wrong).sum() / 2
-            if sharp < fewest:
-                best, fewest = prices, sharp
-            if sharp <= enough:
+            soft_sizes, pairs, sharp_sizes = (np.asarray(a, np.float64) for a in jax.device_get(response))
+
+            # Keep the duals that leave the fewest points in a wrong cluster.
+            fixed = (duals <= lower_bound) & (soft_sizes[:k] > target_size)
+            soft_missing, sharp_missing = (
+                np.where(fixed, 0, target_size - sizes[:k]) for sizes in (soft_sizes, sharp_sizes)
+            )
+            soft_error, sharp_error = np.abs(soft_missing).sum() / 2, np.abs(sharp_missing).sum() / 2
+            if sharp_error < fewest:
+                best, fewest = duals, sharp_error
+            if sharp_error <= tolerance:
                 break
-            step = smoothing * _newton_step(pairs[:k, :k], missing, fixed)
-            prices = np.maximum(prices + step, least).astype(np.float32)
-            if soft < SMOOTH * sharp:
+
+            # Take a Newton step, and reduce the smoothing where it is solved well enough.
+            step = smoothing * _newton_step(pairs[:k, :k], soft_missing, fixed)
+            duals = np.maximum(duals + step, lower_bound).astype(np.float32)
+            if soft_error < SMOOTH * sharp_error:
                 smoothing /= FADE
         return best
 
-    def _wide(self, prices: np.ndarray) -> np.ndarray:
-        return np.pad(prices, (0, self._clusters - len(prices))).astype(np.float32)
+    def _padded(self, duals: np.ndarray) -> np.ndarray:
+        return np.pad(duals, (0, self._num_clusters - len(duals))).astype(np.float32)
 
 
 def _newton_step(pairs: np.ndarray, missing: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """Changes of the prices [k], in units of the smoothing, by which the `missing` points come; none of the `fixed`.
+    """Changes of the duals [k], in units of the smoothing, that attract the `missing` points; 0 for `fixed` ones.
 
-    The system is the Laplacian of a graph of the clusters, `pairs` being its weights. What is added to its diagonal
+    The matrix is the Laplacian of a graph of the clusters with the weights `pairs` [k, k]. The addition to its diagonal
     bounds every change by REACH, however few points lie between the clusters, and vanishes at the solution.
     """
     rounding = ROUNDING * pairs.sum()
@@ -110,10 +138,10 @@ def _newton_step(pairs: np.ndarray, missing: np.ndarray, fixed: np.ndarray) -> n
     return np.linalg.solve(laplacian, missing)
 
 
-def _on_devices(function, mesh, outputs, *arguments, shared=()):
-    """`function` on all devices, each with its own chunks of the `arguments` and with what is `shared`."""
-    specs = (*(ON_ROWS for _ in arguments), *(EVERYWHERE for _ in shared))
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=outputs, check_vma=False)(*arguments, *shared)
+def _on_devices(function, mesh, outputs, *sharded, replicated=()):
+    """`function` on all devices, each with its own chunks of the `sharded` arrays and with the `replicated` ones."""
+    specs = (*(SHARDED for _ in sharded), *(REPLICATED for _ in replicated))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=outputs, check_vma=False)(*sharded, *replicated)
 
 
 @partial(jax.jit, static_argnames="mesh")
@@ -123,43 +151,46 @@ def _costs(x, centers, k, mesh):
         squares = jnp.where(real, (centers * centers).sum(axis=1), jnp.inf)
         return jax.lax.map(lambda x: squares[:, None] + jnp.matmul(-2 * centers, x.T, precision=HIGHEST), x)
 
-    return _on_devices(local, mesh, ON_ROWS, x, shared=(centers, k))
+    return _on_devices(local, mesh, SHARDED, x, replicated=(centers, k))
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _choices(costs, prices, mesh):
+def _choices(costs, duals, mesh):
     """Labels and margins [chunks, size]."""
-    index = jnp.arange(len(prices), dtype=jnp.int32)[:, None]
+    index = jnp.arange(len(duals), dtype=jnp.int32)[:, None]
 
     def chunk(costs):
-        asked = costs - prices[:, None]
-        least = asked.min(axis=0)
+        reduced = costs - duals[:, None]
+        least = reduced.min(axis=0)
         # The lowest index among equals; argmin is a slow variadic reduction on a CPU.
-        labels = jnp.where(asked == least[None], index, len(prices)).min(axis=0)
-        return labels, jnp.where(index == labels[None], jnp.inf, asked).min(axis=0) - least
+        labels = jnp.where(reduced == least[None], index, len(duals)).min(axis=0)
+        return labels, jnp.where(index == labels[None], jnp.inf, reduced).min(axis=0) - least
 
-    return _on_devices(lambda costs: jax.lax.map(chunk, costs), mesh, ON_ROWS, costs)
+    return _on_devices(lambda costs: jax.lax.map(chunk, costs), mesh, SHARDED, costs)
 
 
 @partial(jax.jit, static_argnames=("mesh", "every"))
-def _response(costs, real, prices, smoothing, mesh, every):
-    """How the points choose, smoothed: the clusters' loads [k] and the products of all pairs' shares [k, k], summed
-    over the points, or in proportion over one of `every` so many; and their sizes [k] if the points chose sharply."""
+def _response(costs, real, duals, smoothing, mesh, every):
+    """Sizes of the clusters, smoothed and sharp, and the derivative of the smoothed ones.
 
-    def chunk(sums, rows, prices, smoothing):
-        costs, real = rows
-        bids = (prices[:, None] - costs) / smoothing
-        odds = jnp.exp(bids - bids.max(axis=0)[None])
+    Returns the sums over the points of their softmax shares [k]; of the products of all pairs of shares [k, k],
+    estimated from one of `every` so many points; and of their sharp choices [k].
+    """
+
+    def chunk(sums, part, duals, smoothing):
+        costs, real = part
+        scores = (duals[:, None] - costs) / smoothing
+        odds = jnp.exp(scores - scores.max(axis=0)[None])
         shares = odds * (real / odds.sum(axis=0))[None]
-        some = shares[:, ::every]
-        pairs = every * jnp.matmul(some, some.T, precision=HIGHEST)
-        found = shares.sum(axis=1), pairs, jnp.where(odds == 1, real[None], 0).sum(axis=1)
-        return jax.tree.map(jnp.add, sums, found), None
+        sample = shares[:, ::every]
+        pairs = every * jnp.matmul(sample, sample.T, precision=HIGHEST)
+        terms = shares.sum(axis=1), pairs, jnp.where(odds == 1, real[None], 0).sum(axis=1)
+        return jax.tree.map(jnp.add, sums, terms), None
 
-    def local(costs, real, prices, smoothing):
-        k = len(prices)
+    def local(costs, real, duals, smoothing):
+        k = len(duals)
         zeros = jnp.zeros(k), jnp.zeros((k, k)), jnp.zeros(k)
-        sums, _ = jax.lax.scan(lambda sums, rows: chunk(sums, rows, prices, smoothing), zeros, (costs, real))
+        sums, _ = jax.lax.scan(lambda sums, part: chunk(sums, part, duals, smoothing), zeros, (costs, real))
         return jax.lax.psum(sums, "data")
 
-    return _on_devices(local, mesh, EVERYWHERE, costs, real, shared=(prices, smoothing))
+    return _on_devices(local, mesh, REPLICATED, costs, real, replicated=(duals, smoothing))

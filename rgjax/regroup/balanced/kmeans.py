@@ -1,136 +1,175 @@
-"""Balanced K-means (Bradley, Bennett & Demiriz 2000): clusters of equal sizes, or of a least size.
+"""Balanced K-means: clusters of equal sizes, or of a least size.
 
-In each iteration the points are assigned at the least sum of squared distances that the sizes allow. The devices find
-prices that are nearly right (`prices`); the host settles in float64, exactly, the points that these leave in doubt
-(`assignment`). The next iteration begins with the prices of the last one.
+The algorithm is that of Bradley, Bennett & Demiriz (2000). Each iteration assigns the points at the least sum of
+squared distances that the sizes allow. The devices find nearly optimal dual variables (`duals`); the host solves the
+ambiguous points exactly in float64 (`assignment`). Each iteration starts from the duals of the last one.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float
 
 from rgjax.regroup.balanced.assignment import Assignment, assign
-from rgjax.regroup.balanced.duals import Market, Offers
-from rgjax.regroup.kmeans import KMeansResult, checked, kmeans
+from rgjax.regroup.balanced.duals import Costs, DualSolver
+from rgjax.regroup.kmeans import DEFAULTS, KMeansResult, KMeansSettings, checked, kmeans
 
-SAMPLE = 8  # of so many points one is enough for the first prices
-SMOOTHING = 0.4  # to begin with, of the mean difference between a point's best costs
-SHARPER = 16  # from prices that are about right, it is smaller by this factor
-DOUBTFUL, DOUBTFUL_OVER = 20, 4  # points of each cluster, and for each that it has too many
+SAMPLE = 8  # the first duals are estimated from one of so many points
+SMOOTHING = 0.4  # the first smoothing, as a share of the mean margin between a point's two best costs
+SHARPER = 16  # the smoothing is divided by this when it starts from nearly optimal duals
+AMBIGUOUS, AMBIGUOUS_PER_EXCESS = 20, 4  # points of each cluster that the host assigns, and for each point too many
 
 
 def balanced_kmeans(
-    x: np.ndarray,
+    x: Float[np.ndarray, "N D"],
     k: int,
+    settings: KMeansSettings = DEFAULTS,
     *,
-    seed: int = 0,
-    n_init: int = 10,
     min_size: int = 0,
-    max_iter: int = 300,
-    tol: float = 1e-4,
     init: np.ndarray | None = None,
-    pad_to: tuple[int, int] | None = None,
 ) -> KMeansResult:
-    """Cluster `x` [N, D] into `k` groups of N / k points, rounded up or down, or of at least `min_size` points.
+    """Cluster points by K-means under bounds on the sizes of the clusters.
 
-    The first centers are `init` [k, D], else those of plain K-means, the best of `n_init` starts. The centers that are
-    returned are their members' means; no iteration makes the inertia larger. Calls with an equal `pad_to` = (points,
-    centers) and D run the same compiled programs. Each process of a multi-process run computes for itself.
-    Raises ValueError for sizes that cannot be, and for values not finite.
+    No iteration increases the inertia. The centers are the means of their points. Each process of a multi-process run
+    computes for itself.
+
+    Args:
+        x: the points.
+        k: the number of clusters.
+        settings: as for `kmeans`, which makes the first centers.
+        min_size: the least size of a cluster; 0: sizes of N / k, rounded up or down.
+        init: the first centers [k, D] in place of those of `kmeans`.
+
+    Raises:
+        ValueError: for k outside 1..N, k * min_size above N, and values that are not finite.
     """
     x = checked(x, k)
     if k * min_size > len(x):
-        raise ValueError(f"{k} clusters of at least {min_size} points, of {len(x)} points")
+        raise ValueError(f"min_size={min_size}: {k} clusters of {len(x)} points; at most {len(x) // k}")
     if init is None:
-        init = kmeans(x, k, seed=seed, n_init=n_init, pad_to=pad_to).centers
+        init = kmeans(x, k, settings).centers
     mean = x.mean(axis=0)
     x, centers = x - mean, np.float64(init) - mean
-    balancer, tolerance = Balancer(x, k, min_size, pad_to), tol * x.var(axis=0).mean()
-    labels, prices, sums, n_iter, done = np.full(len(x), -1), None, np.zeros(centers.shape), 0, False
-    while not done and n_iter < max_iter:
+    balancer, tolerance = Balancer(x, k, min_size, settings.pad_to), settings.tol * x.var(axis=0).mean()
+    labels, start, sums, n_iter, done = np.full(len(x), -1), None, np.zeros(centers.shape), 0, False
+    while not done and n_iter < settings.max_iter:
         n_iter += 1
-        before, (labels, prices, _) = labels, balancer.assign(centers, prices)
-        moved = np.flatnonzero(labels != before)
-        _carry(sums, x[moved], before[moved], labels[moved])
+        # Assign the points at the least cost.
+        start = balancer.first_start(centers) if start is None else start
+        previous, (labels, duals, _) = labels, balancer.assign(centers, start)
+        start = start._replace(duals=duals)
+        # Move each center to the mean of its points.
+        moved = np.flatnonzero(labels != previous)
+        _move(sums, x[moved], previous[moved], labels[moved])
         means = sums / np.bincount(labels, minlength=k)[:, None]
+        # Stop when no label has changed, or the centers hardly move.
         shift = ((means - centers) ** 2).sum()
         centers, done = means, not len(moved) or shift <= tolerance
     inertia = np.square(x).sum(dtype=np.float64) - (np.square(centers).sum(axis=1) * np.bincount(labels)).sum()
     return KMeansResult(labels, (centers + mean).astype(np.float32), float(inertia), n_iter)
 
 
-def _carry(sums: np.ndarray, points: np.ndarray, origins: np.ndarray, goals: np.ndarray) -> None:
-    """Take the points [M, D] from the sums [k, D] of their clusters of origin, -1 for none, to those of their goals."""
+def _move(sums: np.ndarray, points: np.ndarray, origins: np.ndarray, targets: np.ndarray) -> None:
+    """Update the clusters' sums [k, D] for points [M, D] that move from `origins`, -1 for none, to `targets`."""
     for cluster in range(len(sums)):
-        for members, sign in ((goals, 1), (origins, -1)):
+        for members, sign in ((targets, 1), (origins, -1)):
             sums[cluster] += sign * points[members == cluster].sum(axis=0, dtype=np.float64)
 
 
+class Start(NamedTuple):
+    """Where an assignment starts: duals [k] float32, and the first smoothing."""
+
+    duals: np.ndarray
+    smoothing: float
+
+
 class Balancer:
-    """Assigns points x [N, D] float32, of mean zero, to clusters of N / k points, rounded up or down, or of at least
-    `min_size`."""
+    """Assigns points x [N, D] float32 of mean zero to clusters of bounded sizes.
+
+    The sizes are N / k, rounded up or down; with a `min_size`, at least that.
+    """
 
     def __init__(self, x: np.ndarray, k: int, min_size: int = 0, pad_to: tuple[int, int] | None = None):
         n = len(x)
         self._x, self._pad_to = x, pad_to or (n, k)
-        self._market, self._smoothing = Market(x, self._pad_to), 0.0
+        self._solver = DualSolver(x, self._pad_to)
         self._lower = np.full(k, min_size or n // k)
         self._upper = np.full(k, n if min_size else -(-n // k))
-        # Of a least size: prices are not below zero, and zero where there are more.
-        self._wanted, self._least = (min_size, 0.0) if min_size else (n / k, -np.inf)
+        # The duals of lower bounds are at least zero, and zero for clusters that are larger.
+        self._target_size, self._lower_bound = (min_size, 0.0) if min_size else (n / k, -np.inf)
 
-    def assign(self, centers: np.ndarray, prices: np.ndarray | None = None) -> Assignment:
-        """The least sum of squared distances to centers [k, D] float64; `prices` [k] for centers near by save work."""
-        offers, k = self._market.offers(centers), len(centers)
-        if prices is None or not self._smoothing:
-            prices = self._first_prices(centers)
-        prices = self._market.prices(offers, prices, self._smoothing / SHARPER, self._wanted, self._least, k / 2)
-        return self._settle(offers, centers, prices)
-
-    def _first_prices(self, centers: np.ndarray) -> np.ndarray:
-        """Prices [k] that are about right, by a sample of the points."""
+    def first_start(self, centers: np.ndarray) -> Start:
+        """Approximate duals for centers [k, D], from a sample of the points."""
         zero = np.zeros(len(centers), np.float32)
-        points, clusters = self._pad_to
-        x = self._x[::SAMPLE]
-        market = Market(x, (-(-points // SAMPLE), clusters))
-        offers = market.offers(centers)
-        self._smoothing = max(SMOOTHING * float(market.choices(offers, zero)[1].mean()), 1e-30)
-        wanted, enough = self._wanted * len(x) / len(self._x), len(x) / 50
-        return market.prices(offers, zero, self._smoothing, wanted, self._least, enough)
+        num_points, num_clusters = self._pad_to
+        sample = self._x[::SAMPLE]
+        solver = DualSolver(sample, (-(-num_points // SAMPLE), num_clusters))
+        costs = solver.costs(centers)
+        smoothing = max(SMOOTHING * float(solver.choices(costs, zero)[1].mean()), 1e-30)
+        duals = solver.solve(
+            costs,
+            zero,
+            smoothing=smoothing,
+            target_size=self._target_size * len(sample) / len(self._x),
+            lower_bound=self._lower_bound,
+            tolerance=len(sample) / 50,
+        )
+        return Start(duals, smoothing)
 
-    def _settle(self, offers: Offers, centers: np.ndarray, prices: np.ndarray) -> Assignment:
-        """The exact assignment, from prices [k] float32 that are nearly right.
+    def assign(self, centers: np.ndarray, start: Start | None = None) -> Assignment:
+        """The assignment of the least sum of squared distances to centers [k, D] float64.
 
-        Points for which another cluster is nearly as good are in doubt, and are assigned in float64. For the rest, the
-        prices that come of it must prove that they are where they belong; where they do not, these are in doubt too.
+        A `start` with the duals of nearby centers saves work.
         """
-        labels, margins = self._market.choices(offers, prices)
-        sizes = np.bincount(labels, minlength=len(centers))
-        many = DOUBTFUL + DOUBTFUL_OVER * np.maximum(sizes - self._upper, 0)
-        rank = _rank_in_cluster(margins, labels)
-        doubtful = (rank < many[labels]) | (margins <= 0)
-        while True:
-            rows, others = np.flatnonzero(doubtful), np.bincount(labels[~doubtful], minlength=len(centers))
-            costs = self._costs(rows, centers)
-            found = assign(costs, self._lower, self._upper, prices=prices.astype(np.float64), others=others)
-            if found is None:
-                many *= 2
-                doubtful |= rank < many[labels]
-                continue
-            chosen, margins = self._market.choices(offers, found.prices)
-            unproved = np.flatnonzero(~doubtful & ((chosen != labels) | (margins <= 0)))
-            paid = self._costs(unproved, centers) - found.prices
-            wrong = unproved[paid[np.arange(len(unproved)), labels[unproved]] > paid.min(axis=1)]
-            if not len(wrong):
-                labels[rows] = found.labels
-                return found._replace(labels=labels)
-            doubtful[wrong] = True
+        start = start or self.first_start(centers)
+        costs = self._solver.costs(centers)
+        duals = self._solver.solve(
+            costs,
+            start.duals,
+            smoothing=start.smoothing / SHARPER,
+            target_size=self._target_size,
+            lower_bound=self._lower_bound,
+            tolerance=len(centers) / 2,
+        )
+        return self._exact(costs, centers, duals)
 
-    def _costs(self, rows: np.ndarray, centers: np.ndarray) -> np.ndarray:
-        """Squared distances [rows, k] in float64, each less the point's squared length."""
-        return (centers**2).sum(axis=1) - 2 * (self._x[rows].astype(np.float64) @ centers.T)
+    def _exact(self, costs: Costs, centers: np.ndarray, duals: np.ndarray) -> Assignment:
+        """The exact assignment, from nearly optimal duals [k] float32.
+
+        Points for which another cluster is nearly as good are ambiguous, and are assigned in float64. The duals of that
+        assignment must prove that all other points are where they belong; where they do not, these are ambiguous too.
+        """
+        labels, margins = self._solver.choices(costs, duals)
+        sizes = np.bincount(labels, minlength=len(centers))
+        count = AMBIGUOUS + AMBIGUOUS_PER_EXCESS * np.maximum(sizes - self._upper, 0)
+        rank = _rank_in_cluster(margins, labels)
+        ambiguous = (rank < count[labels]) | (margins <= 0)
+        while True:
+            # Assign the ambiguous points; with too few of them to meet the bounds, take more.
+            indices, assigned = np.flatnonzero(ambiguous), np.bincount(labels[~ambiguous], minlength=len(centers))
+            exact = self._costs(indices, centers)
+            assignment = assign(exact, self._lower, self._upper, duals=duals.astype(np.float64), fixed_sizes=assigned)
+            if assignment is None:
+                count *= 2
+                ambiguous |= rank < count[labels]
+                continue
+            # Check the rest by the new duals: first in float32 with its error bound, then, where unsure, in float64.
+            chosen, margins = self._solver.choices(costs, assignment.duals)
+            unsure = np.flatnonzero(~ambiguous & ((chosen != labels) | (margins <= 0)))
+            reduced = self._costs(unsure, centers) - assignment.duals
+            wrong = unsure[reduced[np.arange(len(unsure)), labels[unsure]] > reduced.min(axis=1)]
+            if not len(wrong):
+                labels[indices] = assignment.labels
+                return assignment._replace(labels=labels)
+            ambiguous[wrong] = True
+
+    def _costs(self, indices: np.ndarray, centers: np.ndarray) -> np.ndarray:
+        """Squared distances [indices, k] in float64, less the squared norm of the point."""
+        return (centers**2).sum(axis=1) - 2 * (self._x[indices].astype(np.float64) @ centers.T)
 
 
 def _rank_in_cluster(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many rows of the same label have a smaller value, [N]; the first of equals is taken for the smaller."""
+    """How many points of the same label have a smaller value [N]; of equals, the first counts as smaller."""
     order = np.argsort(values, kind="stable")
     order = order[np.argsort(labels[order], kind="stable")]
     _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
