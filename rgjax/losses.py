@@ -79,9 +79,7 @@ def adjust_logits(
     return logits - jnp.log(prior**tau + 1e-12)[None]
 
 
-def weighted_mean(
-    losses: Float[AnyArray, " B"], weights: Float[AnyArray, " B"], axis: str | None = None
-) -> Float[Array, ""]:
+def weighted_mean(losses: Float[Array, " B"], weights: Float[Array, " B"], axis: str | None = None) -> Float[Array, ""]:
     """sum(w l) / sum(w), as torch reduces a weighted loss.
 
     With a mesh `axis`, this device's summand of the mean over the examples of all devices.

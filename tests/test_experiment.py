@@ -1,6 +1,7 @@
 """Whole experiments with a tiny network: every method, identities, files, damage and interruptions."""
 
 import contextlib
+import importlib
 import json
 import re
 import shutil
@@ -338,7 +339,8 @@ def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     cache = experiment.cache_dir() / "deepsmote"
     before = set(cache.glob("*.npz"))
     with monkeypatch.context() as patch:
-        patch.setattr("rgjax.sampling.deepsmote.smote", interrupted)  # after the training of the autoencoder
+        module = importlib.import_module("rgjax.sampling.deepsmote")  # the package exports a function by this name
+        patch.setattr(module, "smote", interrupted)  # after the training of the autoencoder
         with pytest.raises(KeyboardInterrupt):
             run("dsmt", tmp_path / "first", **settings)
     assert set(cache.glob("*.npz")) == before

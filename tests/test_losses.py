@@ -151,9 +151,11 @@ def test_posthoc_adjustment_inverts_the_training_adjustment(z, labels, counts, t
     st.floats(2**-5, 2**5, width=32),
 )
 def test_weighted_mean_is_bounded_and_ignores_the_scale_of_the_weights(losses, weights, scale):
-    mean = weighted_mean(losses, weights)
+    mean = weighted_mean(jnp.asarray(losses), jnp.asarray(weights))
     assert losses.min() * (1 - 1e-5) <= mean <= losses.max() * (1 + 1e-5)
-    np.testing.assert_allclose(weighted_mean(losses, weights * np.float32(scale)), mean, rtol=1e-5)
+    np.testing.assert_allclose(
+        weighted_mean(jnp.asarray(losses), jnp.asarray(weights * np.float32(scale))), mean, rtol=1e-5
+    )
 
 
 @given(counts, st.sampled_from([np.uint8, np.int32, np.int64]), st.permutations(range(K)))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MEMORY = 2**27  # floats for the distances to the candidates of k-means++
@@ -102,7 +102,7 @@ def _mesh() -> Mesh:
 
 
 def kmeans(
-    x: Float[np.ndarray, "N D"],
+    x: Shaped[np.ndarray, "N D"],
     k: int,
     settings: KMeansSettings = DEFAULTS,
     *,

@@ -5,7 +5,7 @@ connected components; the clusters come from K-means in the space that they span
 """
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.sparse import csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, aslinearoperator, eigsh
@@ -16,7 +16,7 @@ NEIGHBORS = 10
 DENSE = 600  # nodes up to which the whole spectrum is computed
 
 
-def normalized_cut(x: Float[np.ndarray, "N D"], k: int, settings: KMeansSettings = DEFAULTS) -> Int[np.ndarray, " N"]:
+def normalized_cut(x: Shaped[np.ndarray, "N D"], k: int, settings: KMeansSettings = DEFAULTS) -> Int[np.ndarray, " N"]:
     """Labels of `k` clusters by normalized cut.
 
     There are fewer where K-means has fewer distinct points. Each process of a multi-process run computes for itself.

@@ -60,7 +60,7 @@ def _fit(n: int, k: int) -> Case:
     x, centers = _points(n, k)
 
     def ours():
-        return balanced_kmeans(x, k, KMeansSettings(max_iter=ITERATIONS + 1, tol=0), init=centers).labels
+        return balanced_kmeans(x, k, KMeansSettings(max_iter=ITERATIONS + 1, tol=0.0), init=centers).labels
 
     def theirs():
         from k_means_constrained import KMeansConstrained

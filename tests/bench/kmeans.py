@@ -60,7 +60,7 @@ def _lloyd(n: int, k: int, per_call: int) -> Case:
     init = x[:k].copy()
 
     def ours():
-        return kmeans(x, k, KMeansSettings(max_iter=ITERATIONS, tol=0), init=init)
+        return kmeans(x, k, KMeansSettings(max_iter=ITERATIONS, tol=0.0), init=init)
 
     def theirs():
         return KMeans(k, init=init, n_init=1, max_iter=ITERATIONS, tol=0).fit(x)

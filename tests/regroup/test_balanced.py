@@ -76,7 +76,7 @@ def test_inertia_never_increases_and_centers_are_means(min_size):
     inertias = []
     for max_iter in range(1, 30):
         result = balanced_kmeans(
-            x, 9, KMeansSettings(max_iter=max_iter, tol=0, pad_to=PAD), init=x[:9], min_size=min_size
+            x, 9, KMeansSettings(max_iter=max_iter, tol=0.0, pad_to=PAD), init=x[:9], min_size=min_size
         )
         means = np.array([x[result.labels == c].mean(axis=0) for c in range(9)])
         np.testing.assert_allclose(result.centers, means, atol=1e-4)

@@ -8,7 +8,7 @@ ambiguous points exactly in float64 (`assignment`). Each iteration starts from t
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from rgjax.regroup.balanced.assignment import Assignment, assign
 from rgjax.regroup.balanced.duals import Costs, DualSolver
@@ -21,7 +21,7 @@ AMBIGUOUS, AMBIGUOUS_PER_EXCESS = 20, 4  # points of each cluster that the host 
 
 
 def balanced_kmeans(
-    x: Float[np.ndarray, "N D"],
+    x: Shaped[np.ndarray, "N D"],
     k: int,
     settings: KMeansSettings = DEFAULTS,
     *,
@@ -96,7 +96,7 @@ class Balancer:
         self._lower = np.full(k, min_size or n // k)
         self._upper = np.full(k, n if min_size else -(-n // k))
         # The duals of lower bounds are at least zero, and zero for clusters that are larger.
-        self._target_size, self._lower_bound = (min_size, 0.0) if min_size else (n / k, -np.inf)
+        self._target_size, self._lower_bound = (float(min_size), 0.0) if min_size else (n / k, -np.inf)
 
     def first_start(self, centers: np.ndarray) -> Start:
         """Approximate duals for centers [k, D], from a sample of the points."""
