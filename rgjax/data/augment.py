@@ -12,7 +12,7 @@ LANES = 128  # TPUs pad the last axis of an array to a multiple of this
 
 
 def in_lanes(images: np.ndarray) -> tuple[np.ndarray, Callable]:
-    """Pack images for the devices, with a `prepare_images` that unpacks them.
+    """Pack images for the devices; also return the `prepare_images` that unpacks them.
 
     A TPU gathers examples from an array [N, R, 128] in place; from any other shape it first copies the whole data set.
 
@@ -44,9 +44,9 @@ def to_lanes(images: np.ndarray) -> np.ndarray:
 
 
 def prepare_images(images: jax.Array, keys: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:
-    """Network input from uint8 images [B, H, W, 3]: normalized, augmented if `keys`.
+    """Normalize uint8 images [B, H, W, 3] for the network; with `keys`, augment first.
 
-    `strengths` are the rotation and flip of `augment`.
+    `strengths` are the arguments `rotation` and `flip` of `augment`.
     """
     return normalize(images.astype(jnp.float32) if keys is None else augment(keys, images, **strengths))
 
@@ -64,7 +64,7 @@ def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.A
     Interpolation is bilinear; pixels beyond the border repeat the nearest pixel.
 
     Args:
-        keys: one random key per image [B]. An image's result depends on its own key only, not on its position.
+        keys: one random key per image [B]; only this key, not the position, determines how an image is augmented.
         images: uint8 [B, H, W, 3].
         rotation: largest angle in degrees; the angle is uniform in [-rotation, rotation].
         flip: probability of a horizontal flip.

@@ -87,8 +87,8 @@ class Listing(Generic[Item]):
 def locate(name: str) -> Path:
     """The folder or table called `name`.
 
-    A folder that holds one table and no class folders stands for the table. Raises UserError if it does not exist or is
-    ambiguous.
+    For a folder with one table and no class folders, it is that table. Raises UserError if the path does not exist or
+    is ambiguous.
     """
     if not name:
         raise UserError(
@@ -110,8 +110,8 @@ def locate(name: str) -> Path:
         return tables[0]
     beside = "" if len(folders) < 2 else f" beside {len(folders)} folders"
     raise UserError(
-        f"{path} holds {first_few(table.name for table in tables)}{beside}; pass the table, e.g. {tables[0]}, or move "
-        "the tables away if the folders are the classes"
+        f"{path}: holds {first_few(table.name for table in tables)}{beside}; pass a table, e.g. {tables[0]}, or, if "
+        "the folders are classes, move the tables elsewhere"
     )
 
 
@@ -119,15 +119,15 @@ def list_images(name: str) -> Listing[Path]:
     """List the images of a folder or table.
 
     A folder holds CLASS/**, or train/CLASS/**, test/CLASS/** and optionally val/CLASS/**. A table has the columns path
-    (relative to the table's folder), label and optionally group and split. Hidden files and folders below the classes
-    are ignored; each linked folder is read once. Raises UserError.
+    (relative to the table's folder), label and optionally group and split. Hidden files and folders below the class
+    folders are ignored. Links are followed, but each folder is read once. Raises UserError.
     """
     where = locate(name)
     if where.is_dir():
         return _require_classes(_images_of_folder(where))
     listing = _read_listing(where, "path", lambda row: os.path.normpath(row["path"].strip()))
     paths = [where.parent / identity for identity in listing.ids]
-    if missing := [path for path in paths if not os.path.isfile(path)]:  # False also for names that are too long
+    if missing := [path for path in paths if not os.path.isfile(path)]:  # Path.is_file may raise for a long name
         raise UserError(
             f"{where}: {len(missing)} of {len(paths)} images do not exist: {first_few(missing)}; paths are relative to "
             "the table's folder"
@@ -138,12 +138,12 @@ def list_images(name: str) -> Listing[Path]:
 def list_sentences(name: str) -> Listing[str]:
     """List the sentences of a table.
 
-    It has the columns text, label and optionally group, split and id. Without the column group, equal sentences form a
-    group. Raises UserError.
+    The table has the columns text, label and optionally group, split and id. Without the column group, equal sentences
+    form a group. Raises UserError.
     """
     where = locate(name)
     if where.is_dir():
-        raise UserError(f"{where} holds no table; sentences need a table (.csv, .tsv, .jsonl) with text,label")
+        raise UserError(f"{where}: no table; sentences need a table (.csv, .tsv, .jsonl) with the columns text,label")
     listing = _read_listing(where, "text", lambda row: row.get("id", "").strip())
     return _require_classes(
         replace(listing, group_ids=listing.group_ids or [normal_form(text) for text in listing.items])
@@ -151,7 +151,7 @@ def list_sentences(name: str) -> Listing[str]:
 
 
 def normal_form(text: str) -> str:
-    """The sentence without case and extra white space: equal for equal sentences."""
+    """The sentence in lower case without extra white space, to compare sentences."""
     return " ".join(text.casefold().split())
 
 
@@ -181,13 +181,13 @@ def _images_of_folder(root: Path) -> Listing[Path]:
     without = [folder for folder, split in splits.items() if official and split not in with_images]
     if without or not examples:
         where = without[0] if examples else root
-        raise UserError(f"{where}: no class folders with images; put the images of each class into its own folder")
+        raise UserError(f"{where}: no class folders with images; make one folder per class and put its images there")
     if empty := empty - {label for _, label, _ in examples}:
         raise UserError(
             f"{root}: {_count(empty, 'class folder')} without images: {first_few(sorted(empty))}; add images or remove "
             "the folder"
         )
-    skipped = [(stray_files, "not in a class folder"), (other_files, "in class folders, but not an image by suffix")]
+    skipped = [(stray_files, "not in a class folder"), (other_files, "in class folders, without an image suffix")]
     return Listing(
         root,
         [root / identity for identity, _, _ in examples],
@@ -208,14 +208,14 @@ def _has_split_folders(root: Path, splits: dict[str, str | None]) -> bool:
     known = {split for split in splits.values() if split}
     if known == {"train", "val"} and all(splits.values()):
         raise UserError(
-            f"{root} has folders for training and validation, but none for the test; rename the validation folder to "
-            "'test' (validation is then drawn from training), or add one"
+            f"{root}: folders for training and validation, but none for testing; add one, or rename the validation "
+            "folder to 'test' (validation examples are then drawn from the training set)"
         )
     if not known >= {"train", "test"}:
         return False
     if unknown := [os.path.basename(folder) for folder, split in splits.items() if not split]:
         raise UserError(
-            f"{root} has train and test folders beside others: {first_few(unknown)}; move those away, or into the "
+            f"{root}: train and test folders, but also others: {first_few(unknown)}; move these elsewhere, or into the "
             "train and test folders"
         )
     return True
@@ -243,7 +243,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 def _images_below(folder: str, root: Path) -> tuple[list[str], list[str]]:
     """Images and other files at any depth.
 
-    Links are followed, but each folder is read once, and no parent of `root`.
+    Links are followed, but each folder is read once, and links to `root` or its parents are skipped.
     """
     images, non_images, seen, queue = [], [], set(), [folder]
     real_root = os.path.realpath(root)
@@ -272,7 +272,7 @@ def _class_name(folder: str) -> str:
 
 
 def _normal_label(name: str) -> str:
-    """The class name in Unicode's form NFC: file systems and editors differ in theirs."""
+    """The class name in Unicode's NFC form, because file systems and editors differ."""
     return unicodedata.normalize("NFC", name.strip())
 
 
@@ -322,8 +322,8 @@ def _read_splits(table: Path, names: list[str]) -> list[str] | None:
     splits = [_SPLIT_NAMES[name.lower()] for name in names]
     if missing := {"train", "test"} - set(splits):
         raise UserError(
-            f"{table}: no row has the split '{missing.pop()}'; train and test are needed, val is optional; without the "
-            "column a split is drawn at random"
+            f"{table}: no row has the split '{missing.pop()}'; add rows for it (only val is optional), or remove the "
+            "column to split at random"
         )
     return splits
 

@@ -16,10 +16,10 @@ _BATCH = 128  # images per device
 
 
 def projection(*, seed: int) -> Encoder:
-    """The encoder of uint8 images [N, H, W, 3] by a randomly initialized ResNet18.
+    """A randomly initialized ResNet18 as an encoder of uint8 images [N, H, W, 3].
 
-    Features are its penultimate activations [N, 512]. Batch statistics are those of the first images: with initial
-    ones, little but the brightness passes the network.
+    Features are its penultimate activations [N, 512]. Batch normalization uses the statistics of the first images: with
+    its initial statistics, the features would show little more than brightness.
     """
 
     def encode(images: np.ndarray) -> np.ndarray:
@@ -40,9 +40,9 @@ def projection(*, seed: int) -> Encoder:
 
 
 def encode_images(forward: Callable, params, images: np.ndarray) -> np.ndarray:
-    """Features [N, D] of uint8 images [N, H, W, 3], by a network.
+    """Features [N, D] of uint8 images [N, H, W, 3].
 
-    The network is `forward(params, normalized images [B, H, W, 3]) -> [B, D]`.
+    `forward(params, normalized images [B, H, W, 3]) -> [B, D]` is the network.
     """
     order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())
     features = over_devices(
@@ -58,7 +58,7 @@ def encode_images(forward: Callable, params, images: np.ndarray) -> np.ndarray:
 def _batch_statistic(after, before):
     """The statistic of one batch, from the running averages before and after it.
 
-    It solves `after = 0.9 * before + 0.1 * statistic`. A momentum of 1 would give it directly, but differs in the last
-    bit from the features of earlier versions, which caches and recorded results hold.
+    It solves `after = 0.9 * before + 0.1 * statistic`. A momentum of 1 would give it directly, but with another last
+    bit: cached features and recorded results would no longer be reproduced.
     """
     return (after - 0.9 * before) / 0.1

@@ -17,20 +17,20 @@ from rgjax.models.tokenizer import Tokens
 class Packed(NamedTuple):
     """B sentences of up to T tokens as one row of P tokens, int32.
 
-    Indices out of range stand for padding.
+    An index that is out of range means padding.
 
     Attributes:
         ids: the tokens [P].
-        positions: of each token in its sentence [P].
-        slots: index in the row of each sentence's tokens [B, T].
-        places: index of each token in the flattened padded batch [P], in 0..B * T - 1.
-        lengths: tokens of each sentence [B], at least 1.
+        positions: position of each token in its sentence [P].
+        row_indices: index of each sentence's tokens in the row [B, T].
+        padded_indices: index of each token in the flattened padded batch [P], in 0..B * T - 1.
+        lengths: number of tokens of each sentence [B], at least 1.
     """
 
     ids: jax.Array
     positions: jax.Array
-    slots: jax.Array
-    places: jax.Array
+    row_indices: jax.Array
+    padded_indices: jax.Array
     lengths: jax.Array
 
 
@@ -39,48 +39,48 @@ def pack(ids: jax.Array | np.ndarray, lengths: jax.Array | np.ndarray, budget: i
 
     Args:
         ids: tokens [B, T].
-        lengths: of the sentences [B].
-        budget: tokens of the row, P; at least the sum of the lengths.
+        lengths: number of tokens of each sentence [B].
+        budget: length P of the row; at least the sum of the lengths.
     """
     ids, lengths = jnp.asarray(ids), jnp.asarray(lengths)
     batch, longest = ids.shape
     ends = jnp.cumsum(lengths)
     within = jnp.arange(longest, dtype=jnp.int32)[None]
-    slots = jnp.where(within < lengths[:, None], (ends - lengths)[:, None] + within, budget)
+    row_indices = jnp.where(within < lengths[:, None], (ends - lengths)[:, None] + within, budget)
     token = jnp.arange(budget, dtype=jnp.int32)
     sentence = jnp.minimum(jnp.searchsorted(ends, token, side="right").astype(jnp.int32), batch - 1)
     positions = jnp.minimum(token - (ends - lengths)[sentence], longest - 1)
-    places = jnp.where(token < ends[-1], sentence * longest + positions, batch * longest)
-    return Packed(gather_rows(ids.reshape(-1), places), positions, slots, places, lengths)
+    padded_indices = jnp.where(token < ends[-1], sentence * longest + positions, batch * longest)
+    return Packed(gather_rows(ids.reshape(-1), padded_indices), positions, row_indices, padded_indices, lengths)
 
 
 def unpacked(tokens: Tokens) -> Packed:
-    """Padded sentences as a row that keeps the padding.
+    """Flatten padded sentences to one row of B * T tokens, padding included.
 
-    For exported programs, whose B and T are symbolic.
+    Exported programs use it, because their B and T are symbolic.
     """
     ids, lengths = jnp.asarray(tokens.ids), jnp.asarray(tokens.lengths)
     batch, longest = ids.shape
-    places = jnp.arange(batch * longest, dtype=jnp.int32)
-    return Packed(ids.reshape(-1), places % longest, places.reshape(batch, longest), places, lengths)
+    indices = jnp.arange(batch * longest, dtype=jnp.int32)
+    return Packed(ids.reshape(-1), indices % longest, indices.reshape(batch, longest), indices, lengths)
 
 
 def prepare_tokens(tokens: Tokens, keys=None, *, budget: int) -> Packed:
-    """A network's input from padded sentences; text is not augmented, `keys` unused."""
+    """Pack padded sentences for the network; text is not augmented, so `keys` is unused."""
     return pack(tokens.ids, tokens.lengths, budget)
 
 
-def gather_rows(x: jax.Array, places: jax.Array) -> jax.Array:
-    """`x[places]` for x [N, ...]; zero where an index is out of range."""
-    return x.at[places].get(mode="fill", fill_value=0)
+def gather_rows(x: jax.Array, indices: jax.Array) -> jax.Array:
+    """`x[indices]` for x [N, ...]; zero where an index is out of range."""
+    return x.at[indices].get(mode="fill", fill_value=0)
 
 
 def first_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
     """Hidden state [B, D] of each sentence's first token, [CLS]."""
-    return hidden[packed.slots[:, 0]]
+    return hidden[packed.row_indices[:, 0]]
 
 
 def mean_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
-    """Mean hidden state [B, D] of each sentence in float32, with [CLS] and [SEP]."""
-    sentences = gather_rows(hidden, packed.slots).astype(jnp.float32)
+    """Mean hidden state [B, D] of each sentence, [CLS] and [SEP] included; float32."""
+    sentences = gather_rows(hidden, packed.row_indices).astype(jnp.float32)
     return sentences.sum(axis=1) / packed.lengths[:, None].astype(jnp.float32)

@@ -121,13 +121,13 @@ class Layers(nnx.Module):
     def _attend(self, x, packed, key):
         qkv = self.qkv(x)
         if packed is not None:
-            qkv = gather_rows(qkv, packed.slots)
+            qkv = gather_rows(qkv, packed.row_indices)
         batch, longest, _ = qkv.shape
         query, keys, values = jnp.moveaxis(qkv.reshape(batch, longest, 3, self.shape.heads, -1), 2, 0)
         lengths = None if packed is None else packed.lengths
         y = attention(query, keys, values, lengths, self.dropout, key).reshape(batch, longest, -1)
         if packed is not None:
-            y = gather_rows(y.reshape(batch * longest, -1), packed.places)
+            y = gather_rows(y.reshape(batch * longest, -1), packed.padded_indices)
         return self.output(y)
 
 

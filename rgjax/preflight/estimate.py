@@ -1,4 +1,4 @@
-"""Memory, work, speed bound and largest batch of a training program on a target."""
+"""Estimates memory, work, speed and largest batch of a training program on a target."""
 
 import tempfile
 import time
@@ -18,16 +18,16 @@ from rgjax.preflight.targets import Card, Target
 from rgjax.preflight.thunks import read_dump, step_launches
 from rgjax.training.setup import make_schedule
 
-_COMPILES = 4  # at most, to find the largest batch: one takes 8 to 90 s
+_COMPILES = 4  # limit of the search for the largest batch; each takes 8 to 90 s
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a compiled program needs per device, and the bound of its speed.
+    """Memory and work of a compiled program per device, and a bound on its speed.
 
-    `..._per_step` counts one run of the loop's body. `peak_memory_bytes` holds the arguments (data set, state), the
-    temporary arrays and the results. `bound_step_s` is the time of one step's arithmetic or memory traffic, whichever
-    is longer, at the card's peaks; `bound_examples_per_s` and `bound_hours` (of the whole run) follow from it.
+    `..._per_step` counts one iteration of the training loop. `peak_memory_bytes` includes the arguments (data set,
+    state), temporary arrays and results. `bound_step_s` is the time of one step's arithmetic or memory traffic at the
+    card's peak rates, whichever is longer; `bound_examples_per_s` and `bound_hours` (of the whole run) follow from it.
     """
 
     target: str
@@ -61,7 +61,7 @@ class Estimate:
 
 
 class TooLarge(Exception):
-    """The compiler refuses the program: it needs more memory than the device has."""
+    """The compiler rejects the program: it needs more memory than the device has."""
 
 
 def estimate(config: Config, target: Target, devices: list[Any]) -> Estimate:
@@ -73,7 +73,7 @@ def estimate(config: Config, target: Target, devices: list[Any]) -> Estimate:
     compiled, dump = _compile(lowered, target.card)
     compile_s = time.perf_counter() - started
 
-    # What the program does in one step; only the thunks of a GPU's program tell what is launched.
+    # Count the work of one step. On GPUs, only the thunks show which kernels are launched.
     memory: Any = compiled.memory_analysis()
     program = Program(compiled.as_text() or "")
     step = program.step()
@@ -117,9 +117,9 @@ def estimate(config: Config, target: Target, devices: list[Any]) -> Estimate:
 
 
 def bound_of(flops: dict[str, float], moved: int, card: Card) -> tuple[float, str]:
-    """Lower bound of a step's time in seconds, and its cause.
+    """Lower bound on the time of a step in seconds, and its cause.
 
-    It is the time of all arithmetic or of all memory traffic at the card's peak, whichever is longer.
+    The bound is the time of all arithmetic or of all memory traffic at the card's peak rates, whichever is longer.
     """
     arithmetic = sum(n / (card.float32 if dtype == "float32" else card.bfloat16) for dtype, n in flops.items())
     return max((arithmetic, "arithmetic"), (moved / card.bandwidth, "memory traffic"))
@@ -149,13 +149,13 @@ def _compile(lowered: jax.stages.Lowered, card: Card) -> tuple[jax.stages.Compil
 
 
 def largest_batch(start: Estimate, peak_of: Callable[[int], int | None]) -> int:
-    """The largest batch that fits, to about a sixteenth; 0 if 8 per device do not.
+    """The largest batch that fits, to about 1/16; 0 if not even 8 per device fit.
 
-    Memory beyond the arguments is assumed to be proportional to the batch, so that few compilations suffice.
+    Memory beyond the arguments is assumed to be proportional to the batch, so few compilations suffice.
 
     Args:
-        start: the estimate of one batch.
-        peak_of: compiles the program for a batch and returns its peak memory, None if the compiler refuses it.
+        start: an estimate for any batch size.
+        peak_of: compiles the program for a batch size; returns its peak memory, or None if the compiler rejects it.
     """
 
     def guess(batch: int, peak: int) -> int:

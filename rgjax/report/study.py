@@ -64,7 +64,7 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class ChosenSettings:
-    """The settings of an entry's reported runs, and how many tuning runs chose them."""
+    """The settings of an entry's reported runs, and the number of its tuning runs."""
 
     entry: Entry
     settings: tuple[str, ...]
@@ -82,7 +82,7 @@ class ChosenSettings:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs on one data set, and the number of runs that a sweep plans."""
+    """The runs on one data set, and the planned number of runs."""
 
     name: str
     runs: Sequence[RunRecord]
@@ -109,7 +109,7 @@ class Study:
         return [run for run in self.runs if run.entry == entry and run.stage == stage]
 
     def finished(self, entry: Entry, stage: int = 2) -> list[RunRecord]:
-        """Finished runs, one per setting and seed: a repetition is no further sample."""
+        """Finished runs, one per setting and seed: a repeated run is not a new sample."""
         runs = [run for run in self.runs_of(entry, stage) if run.status == "done"]
         return list({run.identity: run for run in reversed(runs)}.values())[::-1]
 
@@ -122,7 +122,7 @@ class Study:
 
 
 def make_studies(runs: Iterable[RunRecord], plans: dict[str, StudyPlan]) -> list[Study]:
-    """The studies that a sweep planned or that have runs, by name."""
+    """All studies that have runs or plans, sorted by name."""
     by_study: dict[str, list[RunRecord]] = {name: [] for name in plans}
     for run in runs:
         by_study.setdefault(run.row["study"], []).append(run)
@@ -138,7 +138,7 @@ def count_statuses(studies: Iterable[Study]) -> dict[str, int]:
     absent = 0
     for study in studies:
         counts.update(run.status for run in study.runs)
-        # A damaged run whose method or stage is unknown may be one of the missing ones.
+        # A damaged run of unknown method or stage is probably a planned one: do not count it twice.
         absent -= sum(run.status == "damaged" and None in (run.row["method"], run.row["stage"]) for run in study.runs)
         stages = ((entry, stage) for entry in study.entries for stage in (1, 2))
         absent += sum(study.planned(*stage) - len(study.runs_of(*stage)) for stage in stages)
@@ -180,9 +180,9 @@ def score_table(study: Study) -> list[TableRow]:
 
 
 def mark_best(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Mark in each column the best mean and all scores that overlap its interval.
+    """In each column, mark the best mean and all scores whose intervals overlap its own.
 
-    A column with a single score has no best one.
+    A column with a single score has no mark.
     """
     marked = [dict(row.scores) for row in rows]
     for column in rows[0].scores if rows else ():
@@ -240,7 +240,7 @@ def _by_seeds(runs: Iterable[RunRecord], column: str) -> dict[tuple[int, int], f
 def chosen_settings(study: Study) -> list[ChosenSettings]:
     """The settings of each entry's reported runs.
 
-    The mean of an entry with several settings mixes them.
+    If an entry has several settings, its mean score is over all of them.
     """
     chosen = []
     for entry in study.entries:

@@ -1,7 +1,7 @@
-"""Recomputes results by scikit-learn, and compares files with their checksums.
+"""Recomputes results with scikit-learn, and checks files against their checksums.
 
-The aggregation to class logits, the log-odds that rank examples, and the resampling of the bootstrap intervals are the
-run's code (`rgjax.regroup.aggregation`, `rgjax.metrics`); every figure is computed from them independently.
+Aggregation to class logits, log-odds and bootstrap intervals come from rgjax itself (`rgjax.regroup.aggregation`,
+`rgjax.metrics`); all other scores are computed independently from these class logits and log-odds.
 """
 
 import json
@@ -23,15 +23,15 @@ from rgjax.storage import manifest
 # Float64 sums of some thousand terms agree to 1e-12 in any order. One example counted differently changes an accuracy
 # by 1 / n, and two examples ranked differently an AP or AUROC by about 1 / n².
 TOLERANCE = 1e-6
-# Version 0.1.0 summed pseudo-classes in float32, which swaps a few nearly equal scores (at most 2e-4 was measured).
+# Version 0.1.0 summed pseudo-classes in float32, which reorders nearly equal scores (differences up to 2e-4 were seen).
 FLOAT32_VERSION, FLOAT32_TOLERANCE = "0.1.0", 1e-3
-_RECOMPUTED = ("train_counts", "val", "test", "test_by_aggregation")  # not the times and the data set's name
-_MAX_SHOWN = 4  # differences in the line of a run
+_RECOMPUTED = ("train_counts", "val", "test", "test_by_aggregation")  # all entries must be expected ones
+_MAX_SHOWN = 4  # differences printed per run
 
 
 @dataclass
 class Verdict:
-    """Outcome for a finished run: OK, DIFFERS, or unverified without a manifest."""
+    """The verdict on a finished run: OK, DIFFERS, or unverified (it has no manifest)."""
 
     folder: Path
     has_manifest: bool
@@ -51,7 +51,7 @@ class Verdict:
 def verify(directory: Path) -> Iterator[Verdict]:
     """The verdict on each finished run below `directory`.
 
-    These are the folders with a result.json, and those with the config and the manifest of a run.
+    A finished run is a folder with a result.json, or with both a config.json and a manifest.
     """
     for parent, folders, files in os.walk(directory):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "checkpoints")
@@ -71,7 +71,7 @@ def verify_run(folder: Path) -> Verdict:
 
 
 def _differences(folder: Path) -> list[str]:
-    """What of result.json is missing, unexpected or not what the predictions give."""
+    """Entries of result.json that are missing, unexpected, or not as recomputed."""
     result, config = (json.loads((folder / name).read_text("utf-8")) for name in ("result.json", "config.json"))
     recorded, expected = flatten(result), flatten(_expected_result(folder, config))
     sum_tolerance = FLOAT32_TOLERANCE if _summed_in_float32(folder) else TOLERANCE
@@ -92,12 +92,12 @@ def _is_recomputed(name: str) -> bool:
 
 
 def _summed_in_float32(folder: Path) -> bool:
-    provenance = read_object(folder / "provenance.json", lambda _: None)  # the manifest reports damage to it
+    provenance = read_object(folder / "provenance.json", lambda _: None)  # the manifest check reports damage
     return provenance.get("packages", {}).get("rgjax") == FLOAT32_VERSION
 
 
 def _agree(recorded: Any, expected: Any, tolerance: float) -> bool:
-    """Whether texts are equal, or numbers within `tolerance`; None stands for NaN."""
+    """Whether strings are equal, or numbers within `tolerance`; None is NaN."""
     if isinstance(expected, str):
         return recorded == expected
     try:
@@ -121,7 +121,7 @@ def _expected_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         logits, labels = predictions[f"{split}_logits"], predictions[f"{split}_labels"]
         if len(predictions[f"{split}_ids"]) != len(labels):
             raise ValueError(f"predictions.npz: {split}_ids and {split}_labels differ in length")
-        return _expected_figures(class_logits(logits, parent, how), labels, names, seed)
+        return _expected_scores(class_logits(logits, parent, how), labels, names, seed)
 
     chosen = config["regroup"]["aggregate"]
     test = {how: score("test", how) for how in AGGREGATIONS}
@@ -138,8 +138,8 @@ def _expected_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _expected_figures(logits: np.ndarray, labels: np.ndarray, names: list[str], seed: int) -> dict[str, Any]:
-    """The figures of class logits [n, C] and labels [n], undefined ones as NaN."""
+def _expected_scores(logits: np.ndarray, labels: np.ndarray, names: list[str], seed: int) -> dict[str, Any]:
+    """All scores of class logits [n, C] and labels [n]; undefined ones are NaN."""
     classes, predictions, scores = np.arange(len(names)), logits.argmax(axis=1), log_odds(logits)
     present = np.isin(classes, labels)
     ap, auroc = np.full((2, len(names)), np.nan)

@@ -28,7 +28,7 @@ _POLL = 0.2  # seconds
 class SweepState:
     """sweep.json: the command, the number of runs and the selected points.
 
-    Several sweeps may share a folder: each writes its own entries under a lock. A selected point never changes.
+    Several sweeps may share a folder: each updates its own entries under a lock. A selected point never changes.
     """
 
     def __init__(self, plan: SweepPlan, request: dict, command: str):
@@ -40,7 +40,7 @@ class SweepState:
             command: the command line, for the report.
 
         Raises:
-            UserError: if the folder holds runs of another request, or of config files that have changed since.
+            UserError: if the folder holds runs with other flags, or if a config file has changed since they began.
         """
         self._path = plan.root / "sweep.json"
         has_runs = any(plan.root.glob("*/*/run.json"))
@@ -50,12 +50,12 @@ class SweepState:
             content |= {"asked": request, "command": command, "select": plan.select}
             for variant in plan.variants:
                 entry = self._entry(content, variant)
-                # What a run of the variant inherits: a change of the config file or of the grid shows here.
+                # This digest of settings and grid changes if the config file changes.
                 base = digest(json.dumps([identity(resolve(variant, plan.overrides)), variant.grid], sort_keys=True))
                 if has_runs and entry.get("base", base) != base:
                     raise UserError(
-                        f"--workdir={plan.root}: holds a sweep with other settings or another grid of "
-                        f"{variant.label}: {variant.file} has changed since; use another --workdir"
+                        f"--workdir={plan.root}: {variant.file} has changed since this sweep began (settings or grid "
+                        f"of {variant.label}); use another --workdir"
                     )
                 tuning, reported = plan.count(variant)
                 entry |= {"variant": variant.name, "base": base, "tuning": tuning, "reported": reported}
@@ -74,7 +74,9 @@ class SweepState:
         try:
             return read_json_object(self._path) if self._path.exists() else {}
         except ValueError as error:
-            raise UserError(f"{self._path} is corrupted ({error}); remove it: the sweep then selects again") from error
+            raise UserError(
+                f"{self._path} is corrupted ({error}); remove it, and settings are selected again"
+            ) from error
 
     def _entry(self, content: dict, variant: Variant) -> dict:
         study = content.setdefault("studies", {}).setdefault(variant.study, {"config": variant.file, "methods": {}})
@@ -85,7 +87,7 @@ class SweepState:
         return variant.grid[0] if len(variant.grid) == 1 else self._entry(self._read(), variant).get("chosen")
 
     def select(self, variant: Variant, point: Point) -> Point:
-        """Record a selection and return it, or an earlier one of another process."""
+        """Record a selection; return it, or the one that another process made first."""
         with self._open() as content:
             entry = self._entry(content, variant)
             entry["chosen"] = entry["chosen"] or point
@@ -101,13 +103,13 @@ def _require_equal(root: Path, before: dict, now: dict) -> None:
 
 @dataclass(frozen=True)
 class SchedulerOptions:
-    """How the scheduler treats runs.
+    """Options of the scheduler.
 
     Attributes:
-        retries: how often a failed run is started again; a run that fails because of its settings is not.
-        population: up to this many runs that differ in traced settings alone train as one program.
-        accept_failures: select although runs of the grid failed for reasons that may pass.
-        keeps: whether the checkpoints of a finished run stay.
+        retries: restarts of a failed run; a run that failed because of its settings is never restarted.
+        population: most runs that may train as one program (they differ only in traced settings).
+        accept_failures: whether to select even if a run of the grid failed for a reason other than its settings.
+        keeps: whether to keep the checkpoints of a finished run.
     """
 
     retries: int
@@ -150,17 +152,17 @@ class Job(NamedTuple):
 
 @dataclass
 class _Progress:
-    """Events since the command started; the rest is read from the workdirs."""
+    """Events since the command started; all other state is read from the workdirs."""
 
     jobs: list[Job] = field(default_factory=list)
     done: set[Path] = field(default_factory=set)
     failures: Counter[Path] = field(default_factory=Counter)
-    permanent: set[Path] = field(default_factory=set)  # failures that the settings cause: a retry is pointless
-    steps_before: dict[Path, int] = field(default_factory=dict)  # the newest checkpoint when the job started
+    permanent: set[Path] = field(default_factory=set)  # failures because of the settings, which no retry can change
+    steps_before: dict[Path, int] = field(default_factory=dict)  # the newest checkpoint's step when the job started
 
 
 class Scheduler:
-    """Runs a sweep to its end, from whatever state its folder is in."""
+    """Runs a sweep to its end, or resumes it from the files in its folder."""
 
     def __init__(self, plan: SweepPlan, state: SweepState, options: SchedulerOptions, bar: tqdm):
         self._plan, self._state, self._options, self._bar = plan, state, options, bar
@@ -168,7 +170,7 @@ class Scheduler:
         self._progress = _Progress()
 
     def run(self, make_launcher: Callable[[], Launcher]) -> Outcome:
-        """Run everything that is not done; make a launcher only if it is needed."""
+        """Start all runs that are not done; a launcher is made only if one is needed."""
         progress, launcher = self._progress, None
         try:
             while True:
@@ -199,7 +201,7 @@ class Scheduler:
                 runs.point, runs.reported = point, self._plan.reported_runs(runs.variant, point)
 
     def _ready_runs(self) -> list[RunSpec]:
-        """The runs to start now; runs that have a result are counted as done."""
+        """The runs to start now. Counts runs with a result as done."""
         progress, ready = self._progress, []
         busy = {run.workdir for job in progress.jobs for run in job.runs}
         for run in (run for runs in self._variants for run in (*runs.tuning, *runs.reported)):
@@ -215,12 +217,12 @@ class Scheduler:
         return ready
 
     def _exhausted(self, run: RunSpec) -> bool:
-        """Whether a run is not tried again."""
+        """Whether a failed run will not be restarted."""
         progress = self._progress
         return run.workdir in progress.permanent or progress.failures[run.workdir] > self._options.retries
 
     def _excluded(self, run: RunSpec) -> bool:
-        """Whether the selection does not wait for a run's result."""
+        """Whether to select a point without this run's result."""
         return self._exhausted(run) and (run.workdir in self._progress.permanent or self._options.accept_failures)
 
     def _start(self, launcher: Launcher, runs: Sequence[RunSpec]) -> None:
@@ -246,13 +248,13 @@ class Scheduler:
         """Count the failures of a job that has ended."""
         error = job.handle.exception()
         for run in job.runs:
-            os.listdir(run.workdir)  # makes a network file system look again for the result
+            os.listdir(run.workdir)  # refreshes a network file system's view of the folder
             if run.done:
                 continue
             if error is not None:
                 write_failure(run.workdir, str(error) or type(error).__name__, lasting=False)
             permanent = read_failure(run.workdir)["lasting"]
-            # A run that left a new checkpoint reached its time limit: it resumes without a retry.
+            # A run with a new checkpoint was cut off by a time limit, so resuming it does not count as a retry.
             if permanent or _newest_step(run) == self._progress.steps_before[run.workdir]:
                 self._progress.failures[run.workdir] += 1
             if permanent:

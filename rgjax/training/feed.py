@@ -1,7 +1,7 @@
 """Training data, resident on the devices or streamed from the host in chunks.
 
-A chunk is small enough to lie on the devices as a small data set of its own, with the positions of the training
-examples in it: the programs, and so the results, are those of a resident data set.
+To the training program, a chunk is a small resident data set: the inputs of a few steps, and the index of each
+training example in them. Streaming therefore runs the same program and gives the same results.
 """
 
 import os
@@ -22,7 +22,7 @@ from rgjax.sharding import AXIS, put, put_sharded, replicated, sharded_spec
 from rgjax.training.loop import TrainSchedule
 from rgjax.training.program import TrainData, draw_epoch
 
-CHUNK_BYTES = 2**27  # per device, which holds two chunks, and three at an evaluation: the next one arrives early
+CHUNK_BYTES = 2**27  # per device, which holds two chunks (one is prefetched), and three during an evaluation
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 _BLOCK_BYTES, _BLOCKS_AHEAD = 2**23, 16
 
@@ -38,8 +38,8 @@ class HostData:
     """A data set on the host.
 
     Attributes:
-        inputs: one array [M, ...] or several, perhaps mapped from a file.
-        convert: any examples of them to the form in which the devices keep them.
+        inputs: one array [M, ...] or several, perhaps memory-mapped.
+        convert: from examples as they are stored here to examples as the devices store them.
     """
 
     inputs: Any
@@ -49,7 +49,7 @@ class HostData:
         return self.convert(jax.tree.map(lambda x: x[indices], self.inputs))
 
     def spec(self, count: int) -> Any:
-        """The shapes of `count` examples as the devices keep them."""
+        """The shapes of `count` examples as the devices store them."""
         example = self.read(slice(1))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), example)
 
@@ -72,8 +72,8 @@ def streams(placement: str, host: HostData, devices: int, memory: int) -> bool:
     Args:
         placement: "device", "stream" or "auto".
         host: the data.
-        devices: that share it.
-        memory: bytes of each device.
+        devices: number of devices that share it.
+        memory: bytes per device.
     """
     if placement != "auto":
         return placement == "stream"
@@ -81,9 +81,9 @@ def streams(placement: str, host: HostData, devices: int, memory: int) -> bool:
 
 
 def device_memory() -> int:
-    """Bytes of a device's memory; of a CPU device, its share of the machine's.
+    """Memory of one device in bytes; for a CPU device, its share of the machine's.
 
-    All processes get the same answer.
+    All processes get the same value.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -96,15 +96,15 @@ def device_memory() -> int:
 
 
 def steps_per_chunk(host: HostData, schedule: TrainSchedule, *, trials: int, devices: int) -> int:
-    """Steps, at least one, whose batches fit `CHUNK_BYTES` per device.
+    """Number of steps, at least one, whose batches fit `CHUNK_BYTES` per device.
 
-    The chunks of an epoch are equally long.
+    It divides an epoch into equal chunks; only the last one may be shorter.
 
     Args:
         host: the data.
-        schedule: with the batch size and the steps of an epoch.
-        trials: whose batches a chunk holds.
-        devices: that share the data.
+        schedule: gives the batch size and the steps per epoch.
+        trials: number of trials; a chunk holds the batches of all.
+        devices: number of devices that share the data.
     """
     most = max(1, CHUNK_BYTES * devices // (trials * schedule.batch_size * host.example_bytes))
     chunks = -(-schedule.steps_per_epoch // most)
@@ -119,13 +119,13 @@ class DeviceFeed:
         self._data = TrainData(put_sharded(host.read(slice(None)), mesh), *put(examples, replicated(mesh)))
 
     def at(self, step: int) -> TrainData:
-        """The data of the steps from `step` to the schedule's next stop."""
+        """The data for the steps from `step` to the schedule's next stop."""
         return self._data
 
     def eval_chunks(self, batches: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
-        """The examples `batches` [n, B], chunk by chunk.
+        """Load the examples of `batches` [n, B], given as indices, chunk by chunk.
 
-        Yields the inputs of a chunk on the devices, and batches [m, B] of indices in it.
+        Yields a chunk's inputs on the devices, and its batches [m, B] as indices in these inputs.
         """
         yield self._data.inputs, batches
 
@@ -133,7 +133,7 @@ class DeviceFeed:
 class StreamFeed:
     """Training data that the host streams to the devices in chunks of a few steps.
 
-    Like `DeviceFeed`, but `at` may only be called with growing steps.
+    The interface is that of `DeviceFeed`, but `at` must be called with increasing steps.
     """
 
     def __init__(
@@ -177,9 +177,9 @@ class StreamFeed:
             yield chunk, TrainData(on_devices, put(indices, replicated(self._mesh)), *self._shared)
 
     def _positions(self, chunk: int) -> np.ndarray:
-        """The training positions of a chunk's steps, of all trials.
+        """Positions, among the training examples, of a chunk's batches of all trials.
 
-        The last chunk of an epoch is padded with its last position.
+        The last chunk of an epoch is padded by repeating its last position.
         """
         epoch, i = divmod(chunk, self._per_epoch)
         with self._lock:
@@ -189,7 +189,7 @@ class StreamFeed:
 
 
 def epoch_drawer(keys: Sequence[jax.Array], pool: np.ndarray, schedule: TrainSchedule) -> Callable[[int], np.ndarray]:
-    """`epoch -> positions [T, steps, B]` of T trials, as the program draws them."""
+    """A function `epoch -> positions [T, steps, B]`: the draws of the training program."""
     stacked, pool_on_device = jnp.stack(keys), jnp.asarray(pool)
 
     @jax.jit
@@ -204,18 +204,18 @@ def epoch_drawer(keys: Sequence[jax.Array], pool: np.ndarray, schedule: TrainSch
 def stream(
     host: HostData, indices_of: Callable[[int], np.ndarray], chunks: Sequence[int], size: int, mesh: Mesh
 ) -> Iterator[Any]:
-    """The inputs of each chunk, in equal shards on the devices.
+    """Yield the inputs of each chunk, in equal shards on the devices.
 
-    Threads read ahead, block by block; a process reads only the shards of its own devices.
+    Threads prefetch blocks of examples; a process reads only the shards of its own devices.
 
     Args:
         host: the data.
         indices_of: `chunk -> indices [size]` of its examples.
-        chunks: in the order in which they are needed.
-        size: examples of a chunk.
+        chunks: the chunks, in the order of their use.
+        size: examples per chunk.
         mesh: the devices.
     """
-    import grain  # here: it takes seconds, and few runs stream
+    import grain  # not at the top: the import takes seconds, and few runs stream
 
     spec = host.spec(size)
     shards = [

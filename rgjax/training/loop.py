@@ -12,23 +12,23 @@ from tqdm import tqdm
 from rgjax.console import progress
 from rgjax.training.program import Totals, TrainState
 
-_CALL_SECONDS = 2.0  # long enough that calls cost nothing, short enough to watch, and to end two and save in 10 s
+_CALL_SECONDS = 2.0  # hides the cost of a call; two calls and a checkpoint still end within 10 s of SIGTERM
 
 
 @dataclass(frozen=True)
 class TrainSchedule:
-    """The lengths of a training, in steps.
+    """The schedule of a training run, in steps.
 
     Attributes:
-        total_steps: of the training.
-        steps_per_epoch: between two draws from the sampler's pool.
-        steps_per_call: of a device call; None: as many as take about two seconds.
+        total_steps: length of training.
+        steps_per_epoch: length of an epoch; each epoch is a new draw from the sampler's pool.
+        steps_per_call: length of a device call; None: about two seconds.
         warmup: steps over which the learning rate rises.
         drw_start: the first step with deferred class weights, if any.
         eval_every: steps between evaluations.
         checkpoint_every: steps between checkpoints.
-        batch_size: examples of a step.
-        steps_per_chunk: steps of an epoch whose inputs the devices hold at a time; None: all.
+        batch_size: examples per step.
+        steps_per_chunk: length of a chunk, whose inputs the devices hold at a time; None: an epoch.
     """
 
     total_steps: int
@@ -44,7 +44,7 @@ class TrainSchedule:
     def next_stop(self, step: int) -> int:
         """The last step that a call from `step` may reach.
 
-        A call crosses no chunk, epoch, evaluation or checkpoint.
+        A call ends where a chunk or an epoch ends, and at an evaluation or a checkpoint.
         """
         marks = (self.steps_per_epoch, self.eval_every, self.checkpoint_every)
         chunk, within = self.steps_per_chunk or self.steps_per_epoch, step % self.steps_per_epoch
@@ -73,13 +73,13 @@ def nonfinite_logits(step: int) -> str:
 
 @dataclass
 class Status:
-    """How far a training has come.
+    """The progress of a training run.
 
     Attributes:
         train_s: seconds spent in steps.
-        skipped: skipped steps of each trial [T].
+        skipped: number of skipped steps of each trial [T].
         diverged: the error message of each trial that has diverged.
-        stop: whether the training was preempted.
+        stop: whether the run was preempted.
     """
 
     train_s: float
@@ -90,14 +90,14 @@ class Status:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What `fit` calls between device calls.
+    """Functions that `fit` calls between device calls.
 
     Attributes:
-        evaluate: validation metrics of each trial; None for one whose logits are not finite.
+        evaluate: returns the validation metrics of each trial, or None if its logits are not finite.
         save: writes the checkpoints of the trials that have not diverged.
-        log: `(trial, row)`: takes the metrics of one trial since its last row.
-        on_nonfinite: `(trial, state before the fault, fault)`: the error message of a trial that has diverged.
-        preempted: starts to ask all processes whether to stop; its result waits for the answer.
+        log: `(trial, row)`: records a row of metrics.
+        on_nonfinite: `(trial, state before the fault, fault)`: returns the error message of a diverged trial.
+        preempted: asks all processes whether to stop, without waiting; its result waits for the answer.
     """
 
     evaluate: Callable[[TrainState], list[dict[str, float] | None]]
@@ -111,9 +111,9 @@ class Pending(NamedTuple):
     """A device call in flight.
 
     Attributes:
-        steps: that it takes.
-        totals: of these steps [T].
-        preempted: waits for the answer whether to stop after it.
+        steps: number of its steps.
+        totals: sums over its steps [T].
+        preempted: waits for the answer whether to stop after this call.
     """
 
     steps: int
@@ -125,7 +125,7 @@ class Pending(NamedTuple):
 
 
 class Meter:
-    """Sums over each trial's steps since its last row, and its first fault."""
+    """Sums each trial's metrics since its last row, and keeps its first fault."""
 
     def __init__(self, trials: int, schedule: TrainSchedule):
         self._trials, self._schedule = trials, schedule
@@ -175,7 +175,7 @@ class Pace:
 
 
 class Monitor:
-    """Accounts for device calls: metrics, diverged trials, log and progress bar."""
+    """Handles results of device calls: metrics, diverged trials, log, progress bar."""
 
     def __init__(self, schedule: TrainSchedule, callbacks: Callbacks, status: Status, bar: tqdm, *, skip: bool):
         self._schedule, self._callbacks, self._bar, self._skip = schedule, callbacks, bar, skip
@@ -204,7 +204,7 @@ class Monitor:
         self._show(call.steps, totals, seconds)
 
     def find_stalled(self, state: TrainState) -> None:
-        """Give up the trials whose every step since the last row was skipped."""
+        """Mark trials as diverged if all their steps since the last row were skipped."""
         for trial in np.flatnonzero(self._meter.skipped == self._meter.steps).tolist():
             self._diverge(trial, state, self._meter.steps)
 
@@ -250,17 +250,17 @@ def fit(
 ) -> TrainState:
     """Train the trials of `state` to the end of the schedule; return the last state.
 
-    A trial diverges at a step with a non-finite loss or gradient; with `skip`, where all steps since its last row
-    were skipped; and at an evaluation with non-finite logits. It is neither logged nor saved any more, and training
-    ends when all trials have diverged. A preempted training saves and ends early.
+    A trial diverges if a loss or gradient is not finite (with `skip`: in all steps since its last row), or if its
+    logits are not finite at an evaluation. A diverged trial is no longer logged or saved. Training ends early when
+    all trials have diverged, or after a checkpoint when the run is preempted.
 
     Args:
-        run_steps: `(state, step, count)`: trains for `count` steps from `step`, which the state has reached.
-        state: where training begins; donated.
+        run_steps: `(state, step, count)`: trains for `count` steps from `step`, the current step of the state.
+        state: the initial or restored state; donated.
         schedule: when to evaluate and to save.
         callbacks: how to evaluate, save and log.
-        status: of the training until now; updated in place.
-        skip: whether steps with a non-finite loss or gradient are skipped.
+        status: progress so far; updated in place.
+        skip: whether to skip steps with a non-finite loss or gradient.
     """
     step, pending = int(np.asarray(state.step)[0]), None
     with progress(what="train", total=schedule.total_steps, unit="step", done=step) as bar:
@@ -271,7 +271,7 @@ def fit(
                 state, totals = run_steps(state, step, count)
             step += count
             previous, pending = pending, Pending(count, totals, callbacks.preempted())
-            # The device already has its next call when the host waits for the totals of the last one.
+            # The next call is already queued on the device while the host waits for the totals of the previous one.
             if previous is not None:
                 monitor.drain(previous, state)
             evaluates, saves = schedule.evaluates_at(step), schedule.saves_at(step)
@@ -282,7 +282,7 @@ def fit(
             pending = None
             if evaluates:
                 monitor.find_stalled(state)
-            if evaluates and not monitor.all_diverged and not status.stop:  # a preempted process has no time for it
+            if evaluates and not monitor.all_diverged and not status.stop:  # preemption leaves no time for it
                 monitor.evaluate(state, step)
             if (saves or status.stop) and not monitor.all_diverged:
                 callbacks.save(state, status)

@@ -73,7 +73,7 @@ def test_hidden_files_are_ignored_and_other_files_noted(folder):
     os.mkfifo(folder / "dog" / "pipe.png")
     assert list_images(str(folder)).notes == (
         "1 file skipped, not in a class folder: stray.png",
-        "2 files skipped, in class folders, but not an image by suffix: dog/notes.txt, dog/pipe.png",
+        "2 files skipped, in class folders, without an image suffix: dog/notes.txt, dog/pipe.png",
     )
 
 
@@ -86,7 +86,7 @@ def test_linked_folders_are_read_once_and_parents_never(folder):
     (folder / "linked").symlink_to(folder / "dog")
     listing = list_images(str(folder))
     assert listing.labels == ["cat"] * 3 + ["dog"] * 4 + ["linked"] * 4
-    assert listing.notes == ("1 file skipped, in class folders, but not an image by suffix: cat/self",)
+    assert listing.notes == ("1 file skipped, in class folders, without an image suffix: cat/self",)
 
 
 @pytest.mark.parametrize(("val", "splits"), [("valid", {"train", "val", "test"}), (None, {"train", "test"})])
@@ -108,7 +108,7 @@ def test_ambiguous_split_folders_are_refused(tmp_path):
     assert "none for the test; rename the validation folder to 'test'" in refused(tmp_path)
     image(tmp_path / "test" / "cat" / "0.png")
     image(tmp_path / "extra" / "cat" / "0.png")
-    assert "has train and test folders beside others: extra; move those away" in refused(tmp_path)
+    assert "train and test folders, but also others: extra; move these elsewhere" in refused(tmp_path)
 
 
 def test_a_test_set_without_classes_is_refused(folder):
@@ -171,7 +171,7 @@ def test_bad_tables_of_paths_are_refused(rows, says, folder):
 
 def test_a_table_beside_class_folders_is_refused(folder):
     path = table(folder, "path,label\ncat/0.png,a\ndog/0.png,b\n")
-    assert f"holds table.csv beside 2 folders; pass the table, e.g. {path}" in refused(folder)
+    assert f": holds table.csv beside 2 folders; pass a table, e.g. {path}" in refused(folder)
     assert list_images(str(path)).labels == ["a", "b"]
 
 
@@ -185,7 +185,7 @@ def test_sentences(tmp_path):
     table(tmp_path, rows.replace("y\n", "x\n"))
     assert "1 repeated id: rows 1 and 2 (x)" in refused(tmp_path, list_sentences)
     (tmp_path / "table.csv").unlink()
-    assert "holds no table; sentences need a table" in refused(tmp_path, list_sentences)
+    assert "no table; sentences need a table" in refused(tmp_path, list_sentences)
 
 
 def test_custom_data_are_named_after_their_folder_or_table(tmp_path, monkeypatch):

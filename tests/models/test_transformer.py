@@ -35,9 +35,9 @@ def bert(name, **settings):
 
 def unpacked(hidden, packed):
     """Hidden states [B, T, D] of a packed row, and which of them are tokens."""
-    slots = np.asarray(packed.slots)
-    inside = slots < len(hidden)
-    return np.asarray(hidden)[np.where(inside, slots, 0)], inside
+    row_indices = np.asarray(packed.row_indices)
+    inside = row_indices < len(hidden)
+    return np.asarray(hidden)[np.where(inside, row_indices, 0)], inside
 
 
 @pytest.mark.parametrize("name", ["bert", "bert_mlm", "bert_legacy", "bert_sharded", "bert_flax"])
@@ -104,9 +104,9 @@ def test_packing_keeps_each_token_once_in_order(lengths, spare):
     np.testing.assert_array_equal(packed.ids[:total], np.concatenate(expected))
     np.testing.assert_array_equal(packed.ids[total:], 0)
     np.testing.assert_array_equal(packed.positions[:total], np.concatenate([np.arange(n) for n in lengths]))
-    slots, inside = np.asarray(packed.slots), np.arange(9) < lengths[:, None]
-    np.testing.assert_array_equal(np.asarray(packed.ids)[slots[inside]], ids[inside])
-    assert (slots[~inside] >= len(packed.ids)).all()
+    row_indices, inside = np.asarray(packed.row_indices), np.arange(9) < lengths[:, None]
+    np.testing.assert_array_equal(np.asarray(packed.ids)[row_indices[inside]], ids[inside])
+    assert (row_indices[~inside] >= len(packed.ids)).all()
 
 
 def test_attention_at_tiny_dropout_equals_jax():
