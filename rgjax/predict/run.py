@@ -1,5 +1,7 @@
 """Load the trained network of a finished run from its workdir."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ from flax import nnx
 
 from rgjax.config import Config, recorded_config
 from rgjax.encoders import Encoder, encode_images, encode_tokens
-from rgjax.errors import UserError, first_few
+from rgjax.errors import UserError, first_few, first_line
 from rgjax.losses import loss_of
 from rgjax.models.factory import bert_checkpoint, input_kind, make_model, network_inputs
 from rgjax.models.tokenizer import FILES, Tokens
@@ -18,6 +20,12 @@ from rgjax.storage import manifest
 from rgjax.storage.files import digest, read_json_object
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import init_state
+
+# What damaged JSON and ZIP files raise. Runs of older versions have no checksums that would reveal the damage first.
+_DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class FinishedRun(NamedTuple):
@@ -68,7 +76,7 @@ def load_run(workdir: Path, *, flag: str, kind: str = "", dtype: str = "") -> Fi
     """
     try:
         return _load_run(workdir, kind, dtype)
-    except Exception as error:  # a damaged run fails in many ways, with the same fix for the user
+    except (UserError, OSError) as error:
         raise UserError(f"{flag}={workdir}: cannot be used: {error}") from error
 
 
@@ -77,11 +85,16 @@ def _load_run(workdir: Path, kind: str, dtype: str) -> FinishedRun:
         raise UserError("not a finished run: result.json or checkpoints/ is missing")
     if damages := manifest.damages(workdir):
         raise UserError(f"{first_few(damages)} changed after the run ended; rerun its command to restore them")
-    config = recorded_config(read_json_object(workdir / "config.json"))
+    try:
+        config = recorded_config(read_json_object(workdir / "config.json"))
+        with np.load(workdir / "regrouping.npz", allow_pickle=False) as file:
+            regrouping = Regrouping(file["pseudo_labels"], file["parent"])
+            indices, class_names = file["rows"], tuple(file["class_names"].tolist())
+        recorded = read_json_object(workdir / "provenance.json")["fingerprints"]
+        data, weights = recorded["data"], recorded.get("weights", "")
+    except _DAMAGE as error:
+        raise UserError(f"its files are damaged: {type(error).__name__}: {first_line(error)}") from error
     config.model.dtype = dtype or config.model.dtype
-    with np.load(workdir / "regrouping.npz", allow_pickle=False) as file:
-        regrouping = Regrouping(file["pseudo_labels"], file["parent"])
-        indices, class_names = file["rows"], tuple(file["class_names"].tolist())
     trained_on = input_kind(config.model)
     if kind and trained_on != kind:
         raise UserError(f"it was trained on {trained_on}, not {kind}")
@@ -94,15 +107,17 @@ def _load_run(workdir: Path, kind: str, dtype: str) -> FinishedRun:
     if not int(state.step):
         raise UserError("no checkpoint found")
     tokens = bert_checkpoint(config.model).fingerprint(*FILES) if trained_on == "sentences" else ""
-    recorded = read_json_object(workdir / "provenance.json")["fingerprints"]
-    if tokens != recorded.get("weights", ""):
+    if tokens != weights:
         raise UserError(f"the checkpoint {bert_checkpoint(config.model).name} has changed since the run began")
     params = jax.device_get((state.params, state.batch_stats))
-    return FinishedRun(config, graph, params, regrouping, indices, class_names, recorded["data"], tokens)
+    return FinishedRun(config, graph, params, regrouping, indices, class_names, data, tokens)
 
 
 def encoder_of_run(workdir: Path, kind: str) -> Encoder:
-    """An encoder to the penultimate features of a finished run's network, for data of the same kind."""
+    """An encoder to the penultimate features of a finished run's network.
+
+    Raises UserError if the network does not read inputs of this kind.
+    """
     run = load_run(workdir, flag="config.encoder.checkpoint", kind=kind)
 
     def features(params, batch):

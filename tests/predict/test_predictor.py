@@ -85,6 +85,9 @@ def test_a_damaged_run_is_refused(of_digits, tmp_path):
     shutil.copytree(of_digits, copy)
     (copy / "regrouping.npz").write_bytes(b"half a fi")
     assert f"--workdir={copy}: cannot be used: regrouping.npz changed after the run ended" in refused(copy)
+    (copy / "manifest.json").unlink()  # as in runs of older versions
+    assert f"--workdir={copy}: cannot be used: its files are damaged: ValueError" in refused(copy)
+    shutil.copy(of_digits / "manifest.json", copy)
     shutil.copy(of_digits / "regrouping.npz", copy)
     (copy / "config.json").write_text('{"seed"')
     assert f"--workdir={copy}: cannot be used: config.json changed" in refused(copy)
