@@ -1,4 +1,4 @@
-"""The files of a run: what is written at its start and its end, and checks of a workdir before it is used."""
+"""Write the files of a run, and check a workdir before it is used."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ def read_result(workdir: Path) -> dict:
 
 
 def set_damaged_aside(workdir: Path) -> None:
-    """Move corrupted files aside, so that resuming from the last checkpoint writes them again."""
+    """Move corrupted files aside, so that a resumed run writes them again."""
     if is_first_process():
         for name, reason in manifest.damages(workdir).items():
             if name == Path(name).name and (workdir / name).is_file():
@@ -70,7 +70,7 @@ def recorded_identity(workdir: Path) -> dict[str, Any] | None:
 
 
 def write_start(task: Task, trial: Trial) -> None:
-    """Write the files that are known before training: settings, provenance, split, pseudo-classes and pictures."""
+    """Write the files of a run that are known before training."""
     (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
     if not is_first_process():
         return
@@ -131,12 +131,15 @@ def write_result(task: Task, trial: Trial, outcome: Outcome, timing: dict) -> No
 
 
 def evaluate(task: Task, config: Config, logits: dict[str, np.ndarray]) -> tuple[dict, dict[str, dict]]:
-    """Scores on the validation split under the run's aggregation, and on the test split under each aggregation.
+    """Compute the scores on the validation split and on the test split.
 
     Args:
         task: the dataset and its pseudo-classes.
         config: the run's settings.
         logits: split -> pseudo-class logits [n, K].
+
+    Returns:
+        The validation scores under the run's aggregation; aggregation -> test scores, for all aggregations.
     """
     dataset, regrouping = task.dataset, task.regrouping
 

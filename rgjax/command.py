@@ -1,4 +1,4 @@
-"""The command line of all six commands: one form of help, options, mistakes and exit codes.
+"""The command line of all six commands: help, options, errors and exit codes.
 
 Commands with a config (main, sweep, preflight) take absl flags and ml_collections' `--config.NAME=VALUE`, through
 `run`. The others (report, predict, data.inspect) use `Parser`. In both, `--help` prints the command's docstring,
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse the words behind the command's name. Raises UserError for a mistake in them."""
+        """Parse the words after the command's name. Raises UserError for a mistake."""
         print_help_if_asked(argv, self.doc)
         options, rest = self.parse_known_intermixed_args([_with(word, "-") for word in argv])
         if rest and rest[0].startswith("-"):
@@ -65,7 +65,10 @@ def run(main: Callable[[list[str]], None], doc: str | None, *, interrupted: str)
 
 
 def parse(argv: list[str], doc: str | None = None) -> list[str]:
-    """Parse the flags of a command with a config; return the command's name. Raises UserError for a mistake."""
+    """Parse the flags of a command with a config; return the command's name.
+
+    Raises UserError for a mistake.
+    """
     print_help_if_asked(argv, doc, describe)
     words = [_negated(_with(word, "_")) for word in _joined(argv[1:])]
     config_file, method = _config_file(words)
@@ -128,7 +131,10 @@ def _is_config(word: str) -> bool:
 
 
 def _config_file(words: Sequence[str]) -> tuple[str, str]:
-    """The path of the config file, and ":METHOD" if it is given. Raises UserError if there is no such file."""
+    """The path of the config file, and ":METHOD" or "".
+
+    Raises UserError if there is no such file.
+    """
     name, colon, method = next((word.partition("=")[2] for word in words if _is_config(word)), "").partition(":")
     if not name:
         raise UserError(f"--config=FILE is missing, e.g. --config=configs/digits.py; {_SEE_HELP}")
@@ -136,7 +142,7 @@ def _config_file(words: Sequence[str]) -> tuple[str, str]:
 
 
 def find_config_file(name: str) -> str:
-    """The path `name` if it is a file, else that of the config file in rgjax's own `configs/` with the same name.
+    """Find a config file: at the path `name`, or else in rgjax's own `configs/`.
 
     So `configs/digits.py` and `digits.py` work in any folder. Raises UserError if there is neither.
     """
@@ -153,13 +159,13 @@ def find_config_file(name: str) -> str:
 
 
 def _with(word: str, separator: str) -> str:
-    """An option spelled with one separator of words, "-" or "_"; any other word is unchanged."""
+    """Spell an option with "-" or "_" between words; return other words unchanged."""
     name, sign, value = word.partition("=")
     return f"--{name[2:].replace('-', separator).replace('_', separator)}{sign}{value}" if name[:2] == "--" else word
 
 
 def _negated(word: str) -> str:
-    """`--no_NAME` as absl spells it, `--noNAME`, if NAME is a switch or a field of the config."""
+    """Turn `--no_NAME` into absl's `--noNAME` if NAME is a switch or config field."""
     name = word.removeprefix("--no_")
     known = name in flags.FLAGS and flags.FLAGS[name].boolean
     return f"--no{name}" if name != word and (known or name.startswith("config.")) else word

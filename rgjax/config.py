@@ -1,4 +1,4 @@
-"""All settings of a run with their defaults and limits, all methods, and their grids.
+"""The settings of a run, their defaults and limits, the methods and their grids.
 
 The files in `configs/` change some defaults; the command line overrides both. Choices are literals here, so that this
 module imports no networks or data; tests/test_config.py compares them with the registries.
@@ -72,7 +72,7 @@ def _choice(default: str, help: str, *choices: str, **flags: Any) -> Field:
 
 
 def _duration(name: str, help: str, *, percent: float | None = None) -> dict[str, Field]:
-    """A duration in steps, in epochs or as a percentage of all steps: three fields, of which one is set."""
+    """A duration as three fields, of which one is set: steps, epochs or percent."""
     return {
         f"{name}_steps": _count(None, f"{help}, in steps"),
         f"{name}_epochs": Field(None, f"{help}, in epochs", float, low=0, high=1_000_000),
@@ -213,7 +213,7 @@ NON_IDENTITY_FIELDS = tuple(name for name, setting in FIELDS.items() if not sett
 
 @dataclass(frozen=True)
 class Method:
-    """A composition of regrouping, sampler and loss: its label, the fields that it sets, and its grid."""
+    """A composition of regrouping, sampler and loss, with a label and a grid."""
 
     label: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -271,7 +271,7 @@ BERT_FINETUNING: Mapping[str, Any] = {
 
 
 def method_config(method: str, changes: Mapping[str, Any]) -> Config:
-    """The defaults, overridden by `changes` (field -> value) and then by the method's settings; locked."""
+    """Make a locked config: defaults, then `changes`, then the method's settings."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     values = {name: setting.default for name, setting in FIELDS.items()}
@@ -289,7 +289,7 @@ def method_config(method: str, changes: Mapping[str, Any]) -> Config:
 
 
 def recorded_config(values: Mapping[str, Any]) -> Config:
-    """The config in a config.json; fields that an older version did not have get their defaults."""
+    """The config in a config.json; fields that it lacks get their defaults."""
     config = method_config("ce", {})
     with config.unlocked(), config.ignore_type():
         config.update(values)
@@ -301,9 +301,9 @@ def value_of(config: Config, name: str) -> Any:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The fields that identify a run: all but paths, trackers and failure policy. Custom data add their path.
+    """The fields that identify a run: all but paths, trackers and failure policy.
 
-    `config` may also be the content of a config.json of an older version: fields that it lacks are None.
+    Custom data add their path. `config` may also be the content of an older config.json: fields that it lacks are None.
     """
 
     def recorded(name: str) -> Any:
@@ -316,7 +316,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def validate(config: Config) -> None:
-    """Raise UserError for the first field with a value of a wrong type, out of range or not among its choices."""
+    """Raise UserError for the first field whose value is invalid."""
     for name, setting in FIELDS.items():
         try:
             value = value_of(config, name)
@@ -356,21 +356,22 @@ def comma_list(names: str) -> list[str]:
 
 
 def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple(METHODS)) -> Iterator[Point]:
-    """The grid of each method: `regrouping` for methods that regroup, else its own; a single point without a grid."""
+    """The points of each method's own grid, or of `regrouping` if it regroups."""
     for name in methods:
         for fields in combinations(regrouping if METHODS[name].regroups else METHODS[name].grid):
             yield {"method": name} | fields
 
 
 def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
-    """The variants of RG, with other groups or features (the paper's figures 8 a and b), each with the same grid."""
+    """Variants of RG with other groups or features (the paper's figures 8 a and b)."""
     for variant in variants:
         for fields in combinations(regrouping):
             yield {"method": "rg", "variant": variant} | fields
 
 
 def binary_sweep(thresholds: Sequence[int], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
-    """All methods and the ablations on two classes, where rule "ratio" makes equal groups at every threshold."""
+    """All methods and ablations for two classes, with rule "target"."""
+    # With two classes, rule "ratio" makes the same groups at every threshold.
     grid = {"regroup.rule": ("target",), "regroup.threshold": thresholds}
     yield from points(grid)
     yield from ablations(grid, variants=variants)
@@ -383,7 +384,7 @@ def combinations(grid: Mapping[str, Sequence]) -> Iterator[Point]:
 
 
 def load_file(path: str) -> Any:
-    """The module of a config file. Raises UserError if it cannot be loaded or has no `get_config`."""
+    """Load a config file as a module. Raises UserError if it is not valid."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UserError(f"--config={path}: no such Python file")

@@ -31,7 +31,10 @@ _requested, _deferred = threading.Event(), threading.Event()
 
 
 class _Console(logging.Handler):
-    """Writes to the current standard error, above any progress bar; only the first process shows INFO."""
+    """Writes messages to the current standard error, above any progress bar.
+
+    Only the first process shows INFO.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
@@ -42,7 +45,7 @@ class _Console(logging.Handler):
 
 
 def configure_logging() -> None:
-    """Show the log messages of rgjax on standard error; calling it again changes nothing."""
+    """Show rgjax's log messages on standard error; calling it again has no effect."""
     if not any(isinstance(handler, _Console) for handler in _LOGGER.handlers):
         _LOGGER.addHandler(_Console())
         _LOGGER.setLevel(logging.INFO)
@@ -80,7 +83,7 @@ def _is_first_process() -> bool:
 
 
 def table(rows: Iterable[Sequence[object]], align: str, *, indent: str = "  ") -> str:
-    """Lay out rows of cells in columns that are two spaces apart, as wide as their widest cell.
+    """Lay out rows of cells in aligned columns, two spaces apart.
 
     Args:
         rows: the cells, the heading first; None leaves a cell blank, and a row may end early.
@@ -94,7 +97,7 @@ def table(rows: Iterable[Sequence[object]], align: str, *, indent: str = "  ") -
 
 
 def local_path(name: str) -> Path:
-    """The path called `name`, with `~` expanded. Raises UserError for a URL, such as that of a bucket."""
+    """The local path `name`, with `~` expanded. Raises UserError for a URL."""
     if "://" in name:
         raise UserError(f"{name}: not a local path; mount the bucket (gcsfuse, rclone mount) and pass the mount point")
     try:
@@ -108,7 +111,9 @@ def local_path(name: str) -> Path:
 
 @contextlib.contextmanager
 def exit_codes(*, interrupted: str = "") -> Iterator[None]:
-    """End a command with one line: 2 for a user's error, 130 for an interruption, 143 for SIGTERM.
+    """Turn the errors of a command into one line and an exit code.
+
+    The code is 2 for a user's error, 130 for an interruption and 143 for SIGTERM.
 
     Args:
         interrupted: what follows "interrupted" in the line, such as how to resume.
@@ -138,9 +143,10 @@ def _exit_2(reason: str) -> None:
 
 
 def listen_for_sigterm() -> None:
-    """Make SIGTERM raise Preempted in the main thread, except inside `deferring_sigterm`.
+    """Make SIGTERM raise Preempted, except inside `deferring_sigterm`.
 
-    The process is forced to end after GRACE seconds, in case the main thread waits for a compiler or a device.
+    The main thread raises it. After GRACE seconds the process is forced to end, in case the main thread waits for a
+    compiler or a device.
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -166,7 +172,10 @@ def listen_for_sigterm() -> None:
 
 @contextlib.contextmanager
 def deferring_sigterm() -> Iterator[None]:
-    """Hold Preempted back until the block ends; the block polls `sigterm_requested()` and returns early."""
+    """Hold Preempted back until the block ends.
+
+    The block polls `sigterm_requested()` and returns early.
+    """
     _deferred.set()
     try:
         yield

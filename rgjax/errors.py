@@ -7,18 +7,21 @@ _MAX_CHARACTERS = 4000  # of a message
 
 
 class UserError(Exception):
-    """Bad input: one line that names the field, file or row, the fact and the fix. Exit code 2."""
+    """Bad input, described in one line; commands exit with code 2.
+
+    The line names the field, file or row, the fact and the fix.
+    """
 
     def __init__(self, reason: str):
         super().__init__(one_line(reason))
 
 
 class Preempted(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt, it is not an error that code may handle."""
+    """SIGTERM arrived. A BaseException, so that `except Exception` lets it pass."""
 
 
 def one_line(text: str) -> str:
-    """Join lines, escape unprintable characters and cut the middle out of a very long text."""
+    """Join lines, escape unprintable characters and shorten a very long text."""
     text = " ".join(text.splitlines())
     if not text.isprintable():
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -27,12 +30,12 @@ def one_line(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type if the message is empty."""
+    """The first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UserError:
-    """The error for an invalid name: it suggests the nearest valid one and lists them all."""
+    """The error for an invalid name; it suggests the nearest of the valid ones."""
     valid = list(valid)
     return UserError(f"unknown {kind} '{name}'{did_you_mean(nearest(name, valid))}; valid: {', '.join(valid)}")
 

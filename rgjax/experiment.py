@@ -1,4 +1,4 @@
-"""The method from top to bottom: data, features, pseudo-classes, sampling, training, aggregation, result."""
+"""Run the method: data, features, pseudo-classes, sampling, training, result."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def run(config: Config, workdir: Path) -> dict:
 
 
 def run_population(trials: Sequence[Trial]) -> list[dict]:
-    """Run several experiments that differ only in `config.TRACED` settings as one program; return their results.
+    """Run experiments that differ only in `config.TRACED` settings as one program.
 
     Each workdir gets the files that its experiment alone would write. Raises UserError for bad input, and for trials
     that diverged, after the others have ended.
@@ -83,7 +83,7 @@ def _step(trial: Trial) -> int:
 
 
 def prepare(config: Config) -> Task:
-    """Prepare what the trials share: dataset, features, pseudo-classes and the sampler's pool."""
+    """Prepare the data, features, pseudo-classes and sampling of all trials."""
     dataset = load_data(config.data)
     require_trainable(config, dataset)
     _log.info(dataset.summary)
@@ -96,7 +96,7 @@ def prepare(config: Config) -> Task:
 
 
 def encode(config: Config, dataset: Dataset) -> np.ndarray | None:
-    """Features [N_train, D] for the clustering, cached by content; None if it needs none."""
+    """Features [N_train, D] that are clustered; None if the clustering needs none."""
     if clustering_of(config) not in FEATURE_CLUSTERINGS:
         return None
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
@@ -106,7 +106,7 @@ def encode(config: Config, dataset: Dataset) -> np.ndarray | None:
 
 
 def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | None) -> Regrouping:
-    """Split the classes of the training set into pseudo-classes; a clustering of features is cached by content."""
+    """Split classes into pseudo-classes; clusterings of features are cached."""
     labels = dataset.labels[dataset.train]
     how = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init", "min_size")}
     how["clustering"] = clustering_of(config)
@@ -125,7 +125,7 @@ def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | Non
 
 
 def resample(config: Config, dataset: Dataset, inputs, features: np.ndarray | None, clusters: Regrouping) -> Task:
-    """What is trained on: the pseudo-labels, synthetic images if any, and the pool that the sampler draws from."""
+    """Make the training task: pseudo-labels, synthetic images and sampling pool."""
     synthetic = None
     if config.sampler == "deepsmote":
         synthetic = synthesize(config, dataset, clusters.pseudo_labels)
@@ -134,7 +134,7 @@ def resample(config: Config, dataset: Dataset, inputs, features: np.ndarray | No
 
 
 def synthesize(config: Config, dataset: Dataset, labels: np.ndarray) -> Synthetic:
-    """DeepSMOTE's images that balance the (pseudo-)labels [N_train], cached by content."""
+    """DeepSMOTE's images that balance the labels [N_train], cached by content."""
     settings = {**config.deepsmote, "seed": config.data.seed}
     dtype = compute_dtype(config.model, jax.default_backend())
     described = json.dumps({**settings, "dtype": dtype.name}, sort_keys=True)

@@ -100,7 +100,7 @@ def connect_processes() -> None:
 
 
 def exit_if_disconnected(train: Callable[[], list[dict]]) -> list[dict]:
-    """The results of `train`. If the connection to another process is lost, exit at once instead of waiting for it."""
+    """Return `train()`; exit at once if the connection to a process is lost."""
     try:
         return train()
     except jax.errors.JaxRuntimeError as error:

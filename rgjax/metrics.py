@@ -40,7 +40,7 @@ def average_precision(scores: Num[np.ndarray, "N C"], labels: Integer[np.ndarray
 
 
 def _weighted_ap(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AP [R] of one class under each row of the sample weights [R, N]; the scores [N] are sorted once."""
+    """AP [R] of one class's scores [N] under each row of sample weights [R, N]."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # ties share a threshold
     weights = weights[:, order]

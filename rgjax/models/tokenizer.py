@@ -16,7 +16,7 @@ _CHARACTERS_PER_TOKEN = 100  # of a text are read first: a tokenizer takes ten s
 
 
 class Tokens(NamedTuple):
-    """Sentences as int32 tokens: `ids` [N, T], padded with 0 on the right, and `lengths` [N]."""
+    """Sentences as int32 `ids` [N, T], padded with 0 on the right, and `lengths` [N]."""
 
     ids: np.ndarray
     lengths: np.ndarray

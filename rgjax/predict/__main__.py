@@ -119,7 +119,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def output_format(output: Path | None) -> str:
-    """The format that the name of the output tells. Raises UserError for an unknown suffix."""
+    """The format by the output's suffix. Raises UserError for an unknown suffix."""
     if output is None:
         return FORMATS[0]
     if (suffix := output.suffix.lower()[1:]) not in FORMATS:
@@ -128,7 +128,7 @@ def output_format(output: Path | None) -> str:
 
 
 def load_neighbors(predictor: "Predictor") -> "Neighbors | None":
-    """The training examples of the run; None, with a message, if its data set cannot be loaded."""
+    """The run's training examples; None, with a message, if they cannot be loaded."""
     from rgjax.predict.neighbors import Neighbors
 
     try:
@@ -147,7 +147,10 @@ def read_inputs(predictor: "Predictor", options: argparse.Namespace) -> "Iterato
 
 
 def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "PredictionWriter") -> tuple[int, int]:
-    """Predict and write all rows in their order; the numbers of rows predicted and of unreadable ones."""
+    """Predict and write all rows in order.
+
+    Returns the numbers of predicted and of unreadable rows.
+    """
     from rgjax.console import progress
 
     predicted, unreadable, kind = 0, 0, predictor.run.kind

@@ -1,4 +1,4 @@
-"""Export a finished run to files that JAX runs without rgjax: program, parameters and their description."""
+"""Export a finished run to files that JAX runs without rgjax."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +31,7 @@ print(dict(zip(json.load(open("manifest.json"))["class_names"], np.asarray(proba
 
 
 def export(predictor: Predictor, folder: Path) -> list[Path]:
-    """Write the program by jax.export for all of `PLATFORMS`, the parameters, manifest.json and an example.
+    """Export the predictor: its program for all `PLATFORMS`, and its parameters.
 
     Args:
         predictor: computes in float32; in bfloat16, attention on a GPU would be a kernel that only GPUs have.
@@ -82,7 +82,7 @@ def _flatten(tree) -> tuple[list[str], list[np.ndarray], Any]:
 
 
 def _inputs_spec(predictor: Predictor) -> list[jax.ShapeDtypeStruct]:
-    """The shapes of the program's inputs: a batch of any size b, with up to t tokens per sentence."""
+    """Symbolic shapes of the inputs: images [b, S, S, 3], or tokens [b, t] and [b]."""
     config = predictor.run.config
     if predictor.run.kind == "images":
         (b,) = jax.export.symbolic_shape("b")

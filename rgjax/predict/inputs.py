@@ -1,4 +1,4 @@
-"""The inputs of a prediction: files, folders, tables and standard input, as a stream of rows."""
+"""Read the inputs of a prediction from files, folders, tables or standard input."""
 
 import codecs
 import io
@@ -24,7 +24,13 @@ _READ_AHEAD = 64  # images that threads decode at a time
 
 
 class InputRow(NamedTuple):
-    """One input: an image uint8 [S, S, 3] or a sentence, or the line `fault` that says why it cannot be read."""
+    """One input: an image or a sentence, or the reason why it cannot be read.
+
+    Attributes:
+        id: its name in the output.
+        content: an image uint8 [S, S, 3] or a sentence; a path while it is unread.
+        fault: one line that says why it cannot be read, or "".
+    """
 
     id: str
     content: np.ndarray | str
@@ -32,11 +38,11 @@ class InputRow(NamedTuple):
 
 
 def images(names: Sequence[str], size: int) -> Iterator[InputRow]:
-    """Read images from files, folders and lines of paths on standard input; threads decode them.
+    """Read images from files, folders and standard input; threads decode them.
 
     Args:
-        names: files, folders, or "-" for standard input. In folders, at any depth, files without the suffix of an
-            image and hidden files are skipped.
+        names: files, folders, or "-" for paths on standard input, one per line. In folders, at any depth, files
+            without the suffix of an image and hidden files are skipped.
         size: the side in pixels to which images are resized.
     """
     rows = (row for name in names for row in _paths(name, lambda path: path.suffix.lower() in SUFFIXES, "images"))
@@ -46,10 +52,11 @@ def images(names: Sequence[str], size: int) -> Iterator[InputRow]:
 
 
 def sentences(names: Sequence[str], texts: Sequence[str] = ()) -> Iterator[InputRow]:
-    """Read sentences from text files with one per line, from tables with a column "text", and from standard input.
+    """Read sentences from text files, tables and standard input.
 
-    An id is the line number, or the table's id if it has that column, else the row number; the name of the file
-    precedes it unless there is only one. Blank lines are skipped.
+    A text file has one sentence per line, and blank lines are skipped; a table has a column "text". An id is the line
+    number, or the table's id if it has that column, else the row number; the name of the file precedes it unless there
+    is only one.
 
     Args:
         names: files, folders, or "-" for standard input.
@@ -65,7 +72,7 @@ def sentences(names: Sequence[str], texts: Sequence[str] = ()) -> Iterator[Input
 
 
 def _paths(name: str, is_input: Callable[[Path], bool], noun: str) -> Iterator[InputRow]:
-    """The paths that a name stands for: a file, the files in a folder, or lines of standard input."""
+    """Resolve a name to paths: a file, a folder's files, or standard input's lines."""
     if name == STDIN:
         for line in _lines(sys.stdin.buffer):
             if line.strip():
@@ -82,7 +89,10 @@ def _paths(name: str, is_input: Callable[[Path], bool], noun: str) -> Iterator[I
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """The files in a folder at any depth, in order, without hidden ones. Links are followed, each folder read once."""
+    """The visible files in a folder at any depth, in order.
+
+    Links are followed, but each folder is read only once.
+    """
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -141,7 +151,10 @@ def _holds_text(path: Path) -> bool:
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
-    """Lines in UTF-8, or in UTF-16 with its byte order mark; bytes that are not UTF-8 become lone surrogates."""
+    """Lines in UTF-8, or in UTF-16 with a byte order mark.
+
+    Bytes that are not UTF-8 become lone surrogates.
+    """
     stream = io.BufferedReader(stream) if not isinstance(stream, io.BufferedReader) else stream  # type: ignore
     utf_16 = stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     for line in io.TextIOWrapper(stream, "utf-16" if utf_16 else "utf-8-sig", errors="surrogateescape"):

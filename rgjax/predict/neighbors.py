@@ -1,4 +1,4 @@
-"""Nearest training examples in the feature space of a trained network, to explain a prediction."""
+"""Explain predictions by the nearest training examples in feature space."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Neighbors:
 
     @classmethod
     def of_run(cls, predictor: Predictor) -> "Neighbors":
-        """The training examples of the predictor's run; their features are cached by content.
+        """Load the training examples of the predictor's run; cache their features.
 
         Raises UserError if they are not cached yet and the data set cannot be loaded, or has changed.
         """
@@ -46,7 +46,7 @@ class Neighbors:
         return cls(stored["features"], stored["ids"], run.regrouping.pseudo_labels)
 
     def nearest(self, features: np.ndarray, groups: np.ndarray, count: int) -> list[list[str]]:
-        """The nearest training examples of the same pseudo-class, by the cosine similarity of features.
+        """The nearest training examples of the same pseudo-class, by cosine similarity.
 
         Args:
             features: of n inputs, [n, D].

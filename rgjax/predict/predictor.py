@@ -41,10 +41,11 @@ class Outputs(NamedTuple):
 
 
 class Predictor:
-    """The trained network of a run: `Predictor.from_run(workdir)(images) -> class probabilities [n, C]`.
+    """The trained network of a run, which predicts class probabilities [n, C].
 
-    Inputs are uint8 images [n, S, S, 3] of the run's size, as `data.decode.decode` makes them, or n sentences. The
-    last batch is filled up; sentences are sorted by length and padded to 16, 32, 64, ... tokens.
+    `Predictor.from_run(workdir)(inputs)` returns them. The inputs are uint8 images [n, S, S, 3] of the run's size, as
+    `data.decode.decode` makes them, or n sentences. The last batch is filled up; sentences are sorted by length and
+    padded to 16, 32, 64, ... tokens.
     """
 
     def __init__(self, run: FinishedRun, *, aggregate: str = "", batch_size: int = 0):
@@ -69,9 +70,16 @@ class Predictor:
 
     @classmethod
     def from_run(cls, workdir: Path, *, aggregate: str = "", batch_size: int = 0, dtype: str = "") -> "Predictor":
-        """The predictor of the finished run in a workdir, computing in `dtype` if given; see `__init__`.
+        """Load the predictor of a finished run.
 
-        Raises UserError if the workdir holds no finished run, or a damaged one.
+        Args:
+            workdir: the folder of the run.
+            aggregate: as for `__init__`.
+            batch_size: as for `__init__`.
+            dtype: the precision of the computations; the run's if empty.
+
+        Raises:
+            UserError: if the run is not finished or is damaged.
         """
         require_finished(workdir)
         run = load_run(workdir, flag="--workdir", dtype=dtype)
@@ -89,7 +97,7 @@ class Predictor:
         return self.start(inputs)()
 
     def start(self, inputs: Inputs) -> Callable[[], Outputs]:
-        """Dispatch the computation asynchronously; call the result to block for the outputs."""
+        """Compute asynchronously; call the result to wait for the outputs."""
         if not len(inputs):
             raise ValueError("no inputs")
         read = self.word_pieces(np.array(inputs)) if self.word_pieces else self._images(inputs)

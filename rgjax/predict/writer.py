@@ -17,7 +17,7 @@ from rgjax.predict.run import FinishedRun
 
 
 class PredictionWriter:
-    """Writes predictions to a file, a row each; in JSON the columns are the keys of an object per line."""
+    """Writes predictions to a file, one row each, as CSV or as lines of JSON."""
 
     def __init__(self, file: TextIO, form: str, run: FinishedRun, neighbors: Neighbors | None, num_neighbors: int):
         """Write the heading, if the format has one.
@@ -72,7 +72,7 @@ def _rounded(probability: np.floating) -> float:
 
 @contextmanager
 def open_output(output: Path | None) -> Iterator[TextIO]:
-    """Open standard output, or a file that is named FILE.part until the block succeeds.
+    """Open standard output, or FILE.part, which is renamed to FILE on success.
 
     After a failure FILE.part keeps the rows written so far.
     """

@@ -90,9 +90,10 @@ class Points(NamedTuple):
 
 
 def _form() -> Form:
-    """On a CPU, a chunk's distances stay in the cache; elsewhere, large chunks keep the device busy.
+    """Choose the form of the program for a CPU or an accelerator.
 
-    Off the CPU a scatter would be slow, and would add in an arbitrary order.
+    On a CPU, a chunk's distances stay in the cache; elsewhere, large chunks keep the device busy. Off the CPU a scatter
+    would be slow, and would add in an arbitrary order.
     """
     return Form(2**18, False) if jax.default_backend() == "cpu" else Form(2**27, True)
 
@@ -209,7 +210,10 @@ def _from(x, problem: Problem, first, *, layout: Layout):
 
 
 def _on_devices(function, mesh, x, *replicated):
-    """`function(x, *replicated)` on every device with its chunks of `x`; the results are equal on all devices."""
+    """Run `function(x, *replicated)` on all devices, each with its chunks of `x`.
+
+    The results are equal on all devices.
+    """
     everywhere = PartitionSpec()
     specs = (PartitionSpec("data"), *(everywhere for _ in replicated))
     # Unchecked: the checker does not know that gathered values are equal on all devices.
@@ -223,7 +227,7 @@ def _points(x, n) -> Points:
 
 
 def _distances(x, centers, k):
-    """Squared distances less |x|^2 [num_centers, N], which keep their order; infinite for padded centers."""
+    """Squared distances less |x|^2 [num_centers, N]; infinite for padded centers."""
     squares = jnp.where(jnp.arange(len(centers), dtype=jnp.int32) < k, (centers * centers).sum(axis=1), jnp.inf)
     return squares[:, None] + jnp.matmul(-2 * centers, x.T, precision=HIGHEST)
 
@@ -314,9 +318,9 @@ def _lloyd(points: Points, centers, problem: Problem, form: Form):
 
 @dataclass(frozen=True)
 class _Clusters:
-    """The steps of Lloyd's algorithm for `k` clusters of the points; `index` numbers the centers [num_centers, 1].
+    """The steps of Lloyd's algorithm for `k` clusters of the points.
 
-    Padded points get the label `num_centers` and belong to no cluster.
+    `index` [num_centers, 1] numbers the centers. Padded points get the label `num_centers` and belong to no cluster.
     """
 
     points: Points

@@ -159,7 +159,7 @@ def cluster_counts(counts: Integer[np.ndarray, " C"], rule: str, threshold: int)
 
 
 def _cluster(features: np.ndarray, k: int, options: RegroupSettings, settings: KMeansSettings) -> np.ndarray:
-    """Clusters of the examples of one class; in a multi-process run, those of the first process."""
+    """Cluster the examples of one class; all processes get the same clusters."""
     if options.clustering == "balanced" and k * options.min_size > len(features):
         raise ValueError(
             f"min_size={options.min_size}: too large for {len(features)} examples of a class in {k} clusters; "

@@ -63,7 +63,10 @@ def embedding(graph: csr_array, k: int, seed: int) -> Float[np.ndarray, "N k"]:
 
 
 def _leading(matrix: csr_array, null: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Eigenvectors [N, k] of the largest eigenvalues besides those of `null`, which are moved from 1 to -2."""
+    """Eigenvectors [N, k] of the largest eigenvalues, except those in `null`.
+
+    The eigenvalues of `null` are moved from 1 to -2.
+    """
     n = len(null)
     if n <= DENSE or k >= n // 4:
         return np.linalg.eigh(matrix.toarray() - 3 * null @ null.T)[1][:, ::-1][:, :k]

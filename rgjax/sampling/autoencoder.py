@@ -99,7 +99,7 @@ def _product(x, kernel: nnx.Param, bias: nnx.Param):
 
 
 def _windows(x):
-    """The 2x2 windows of x [B, H, W, C], stride 1, as channels: [B, H - 1, W - 1, 4 C]."""
+    """The 2x2 windows of x [B, H, W, C] as channels: [B, H - 1, W - 1, 4 C]."""
     vertical = jnp.concatenate([x[:, :-1], x[:, 1:]], axis=3)
     return jnp.concatenate([vertical[:, :, :-1], vertical[:, :, 1:]], axis=3)
 

@@ -63,7 +63,7 @@ class Synthetic(NamedTuple):
 
 
 class Coder(NamedTuple):
-    """A trained autoencoder: uint8 images [B, H, W, 3] to float32 codes [B, D] and back."""
+    """A trained autoencoder: codes [B, D] float32 of images [B, H, W, 3] uint8."""
 
     encode: Callable[[np.ndarray], jax.Array]
     decode: Callable[[jax.Array], jax.Array]

@@ -1,1 +1,4 @@
-"""Atomic files, caches, manifests and provenance of runs. Import the modules: `from rgjax.storage.files import ...`."""
+"""Atomic files, caches, manifests and provenance of runs.
+
+Import the modules: `from rgjax.storage.files import ...`.
+"""

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
+    """Yield a temporary path, which is renamed to `path` if the block succeeds.
 
     No reader ever sees half a file, even if the process or the machine stops. Raises UserError if the folder cannot be
     written.
@@ -67,7 +67,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ValueError, with a reason of one line, for a file that holds anything else."""
+    """The JSON object in a file.
+
+    Raises ValueError, with a reason of one line, if the file holds anything else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -86,7 +89,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _complete(arrays: int) -> bytes:
-    """A comment that reveals a missing array: ZIP's directory of entries has no checksum."""
+    """A comment that reveals a missing array, as ZIP's directory has no checksum."""
     return f"{arrays} arrays".encode()
 
 
@@ -113,7 +116,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays in a file; None if there is no file or a corrupted one, which is set aside.
+    """The arrays in a file; None if it is missing, or corrupted and set aside.
 
     ZIP's checksums cover every array; they are compared before the headers of the arrays are parsed.
     """
@@ -134,7 +137,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def set_aside(path: Path, reason: object) -> None:
-    """Rename a corrupted file or folder to NAME.damaged, so that it is recomputed, with a warning."""
+    """Rename a corrupted file or folder to NAME.damaged, with a warning."""
     names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in count())
     kept = next(name for name in names if not name.exists())
     os.replace(path, kept)
@@ -142,10 +145,10 @@ def set_aside(path: Path, reason: object) -> None:
 
 
 def cached_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays stored at `path`, an .npz file named by its content; computed and stored if they are not there yet.
+    """The arrays in a cached .npz file; computed and stored if it is missing.
 
-    If several processes ask at the same time, one computes and the others wait. If the disk is full, the arrays are
-    returned without being stored.
+    The name of the file identifies its content. If several processes ask at the same time, one computes and the others
+    wait. If the disk is full, the arrays are returned without being stored.
     """
     if (arrays := read_npz(path)) is not None:
         return arrays
@@ -204,12 +207,12 @@ def _holder(record: Path) -> str:
 
 
 def newest_step(checkpoints: Path) -> int:
-    """The step of the newest checkpoint in a folder, 0 if there is none. It needs neither JAX nor Orbax."""
+    """The step of a folder's newest checkpoint, or 0; found without JAX and Orbax."""
     return max((int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()), default=0)
 
 
 def cache_dir() -> Path:
-    """The folder of decoded images, features and compiled programs: $RGJAX_CACHE, or one in the user's cache."""
+    """The folder of all caches: $RGJAX_CACHE, or `rgjax` in the user's cache."""
     if root := os.environ.get("RGJAX_CACHE"):
         return Path(root)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rgjax"

@@ -1,4 +1,4 @@
-"""manifest.json lists the files of a run with their checksums, to detect corruption and later changes."""
+"""manifest.json lists a run's files with their checksums, to detect changes."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ RESULT = "result.json"
 
 
 def write(folder: Path, names: Iterable[str]) -> None:
-    """Write manifest.json over those of the files `names`, paths below `folder`, that exist."""
+    """Write manifest.json for those of the files `names` in `folder` that exist."""
     paths = {name: folder / name for name in sorted(set(names)) if (folder / name).is_file()}
     files = {name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for name, path in paths.items()}
     write_json(folder / NAME, {"files": files})
@@ -23,7 +23,7 @@ def finished(folder: Path) -> bool:
 
 
 def result(folder: Path) -> dict | None:
-    """The content of result.json; None if the run is not finished or the file is corrupted."""
+    """The content of result.json; None for an unfinished run or a corrupted file."""
     if not _lists_result(folder) or damages(folder, RESULT):
         return None
     return json.loads((folder / RESULT).read_text())
@@ -37,7 +37,7 @@ def _lists_result(folder: Path) -> bool:
 
 
 def damages(folder: Path, *only: str) -> dict[str, str]:
-    """Compare the folder's files with its manifest: name -> reason, in one line, for each that differs.
+    """The files that differ from the folder's manifest: name -> reason, in one line.
 
     Args:
         folder: of a run; without a manifest nothing differs.
@@ -58,7 +58,10 @@ def damages(folder: Path, *only: str) -> dict[str, str]:
 
 
 def _read(folder: Path) -> list[tuple[str, int, str]]:
-    """Name, size and SHA-256 of each file. Raises OSError, or ValueError for a malformed manifest."""
+    """Name, size and SHA-256 of each file.
+
+    Raises OSError, or ValueError for a malformed manifest.
+    """
     try:
         files = read_json_object(folder / NAME)["files"]
         listed = [(str(name), int(file["bytes"]), str(file["sha256"])) for name, file in files.items()]

@@ -1,4 +1,4 @@
-"""provenance.json records the code, versions, devices and input fingerprints of a run."""
+"""provenance.json records the code, versions, devices and inputs of a run."""
 
 import platform
 import subprocess
@@ -50,7 +50,7 @@ def write(path: Path, config: dict[str, Any], **fingerprints: str) -> None:
 
 
 def _git_state() -> dict[str, str | bool] | None:
-    """The commit of the checkout and whether files differ from it; None outside a checkout."""
+    """The checkout's commit and whether files differ from it; None without one."""
 
     def git(*command: str) -> str:
         root = Path(__file__).parent

@@ -118,7 +118,10 @@ class _Flow:
 
 
 def _by_cluster(indices: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The points sorted by label, the distinct labels, and the first position and number of points of each."""
+    """Sort the points by label.
+
+    Returns the sorted points, the distinct labels, and each label's first position and number of points.
+    """
     order = np.argsort(labels, kind="stable")
     return indices[order], *np.unique(labels[order], return_index=True, return_counts=True)
 
@@ -126,9 +129,10 @@ def _by_cluster(indices: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
 def _shortest_paths(
     arcs: np.ndarray, start: np.ndarray, goals: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bellman-Ford: lengths [k] of the shortest paths from lengths `start` [k], and each node's predecessor, or -1.
+    """Lengths [k] and predecessors [k] of shortest paths, by Bellman-Ford.
 
-    With `goals` [k], for arcs that are not negative, the search ends at the nearest goal.
+    Paths begin with the lengths `start` [k], at nodes with the predecessor -1. With `goals` [k], for arcs that are not
+    negative, the search ends at the nearest goal.
     """
     lengths, before = start.copy(), np.full(len(start), -1)
     nodes = np.flatnonzero(np.isfinite(start))
@@ -159,10 +163,11 @@ def _disjoint(ends: np.ndarray, before: np.ndarray) -> Iterator[list[int]]:
 
 
 def _potentials(flow: _Flow, start: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Optimal duals: the largest ones up to `start` + a constant for which no move lowers the cost.
+    """The largest optimal duals up to `start` plus a constant.
 
-    An extra node stands for the slack of the bounds: at no cost it takes a point from clusters that may grow and gives
-    one to clusters that may shrink. Its dual is zero, unless no size may change.
+    With optimal duals no move lowers the cost. An extra node stands for the slack of the bounds: at no cost it takes a
+    point from clusters that may grow and gives one to clusters that may shrink. Its dual is zero, unless no size may
+    change.
     """
     k = len(start)
     arcs = np.full((k + 1, k + 1), np.inf)

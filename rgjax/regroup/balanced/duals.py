@@ -126,10 +126,11 @@ class DualSolver:
 
 
 def _newton_step(pairs: np.ndarray, missing: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """Changes of the duals [k], in units of the smoothing, that attract the `missing` points; 0 for `fixed` ones.
+    """A Newton step of the duals [k], in units of the smoothing.
 
-    The matrix is the Laplacian of a graph of the clusters with the weights `pairs` [k, k]. The addition to its diagonal
-    bounds every change by REACH, however few points lie between the clusters, and vanishes at the solution.
+    It attracts the `missing` points [k], and is 0 for `fixed` duals [k]. The matrix is the Laplacian of a graph of the
+    clusters with the weights `pairs` [k, k]. The addition to its diagonal bounds every change by REACH, however few
+    points lie between the clusters, and vanishes at the solution.
     """
     rounding = ROUNDING * pairs.sum()
     laplacian = np.diag(pairs.sum(axis=1) + np.abs(missing).max() / REACH + rounding) - pairs
@@ -139,7 +140,7 @@ def _newton_step(pairs: np.ndarray, missing: np.ndarray, fixed: np.ndarray) -> n
 
 
 def _on_devices(function, mesh, outputs, *sharded, replicated=()):
-    """`function` on all devices, each with its own chunks of the `sharded` arrays and with the `replicated` ones."""
+    """Run `function` on all devices, each with its own chunks of `sharded` arrays."""
     specs = (*(SHARDED for _ in sharded), *(REPLICATED for _ in replicated))
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=outputs, check_vma=False)(*sharded, *replicated)
 
@@ -171,7 +172,7 @@ def _choices(costs, duals, mesh):
 
 @partial(jax.jit, static_argnames=("mesh", "every"))
 def _response(costs, real, duals, smoothing, mesh, every):
-    """Sizes of the clusters, smoothed and sharp, and the derivative of the smoothed ones.
+    """Smoothed and sharp sizes of clusters, and the derivative of the smoothed ones.
 
     Returns the sums over the points of their softmax shares [k]; of the products of all pairs of shares [k, k],
     estimated from one of `every` so many points; and of their sharp choices [k].

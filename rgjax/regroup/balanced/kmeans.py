@@ -70,7 +70,10 @@ def balanced_kmeans(
 
 
 def _move(sums: np.ndarray, points: np.ndarray, origins: np.ndarray, targets: np.ndarray) -> None:
-    """Update the clusters' sums [k, D] for points [M, D] that move from `origins`, -1 for none, to `targets`."""
+    """Update the clusters' sums [k, D] for points [M, D] that change clusters.
+
+    They move from the clusters `origins` [M], -1 for none, to `targets` [M].
+    """
     for cluster in range(len(sums)):
         for members, sign in ((targets, 1), (origins, -1)):
             sums[cluster] += sign * points[members == cluster].sum(axis=0, dtype=np.float64)
@@ -169,7 +172,7 @@ class Balancer:
 
 
 def _rank_in_cluster(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many points of the same label have a smaller value [N]; of equals, the first counts as smaller."""
+    """The rank [N] of each value among those of its label; ties rank by index."""
     order = np.argsort(values, kind="stable")
     order = order[np.argsort(labels[order], kind="stable")]
     _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
