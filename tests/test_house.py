@@ -73,6 +73,18 @@ def test_no_circle_of_imports():
     TopologicalSorter(graph).prepare()
 
 
+def test_first_docstring_lines_are_short():
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    docstrings = [
+        (file, ast.get_docstring(node) or "")
+        for file, tree in FILES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, documented)
+    ]
+    firsts = [(file, docstring.partition("\n")[0]) for file, docstring in docstrings]
+    assert [f"{file}: {first}" for file, first in firsts if len(first) > 80] == []
+
+
 def test_packages_only_reexport():
     """A docstring and imports; a package that imports on first use has `__getattr__` and its table besides."""
     for file, tree in FILES.items():

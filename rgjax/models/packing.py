@@ -66,7 +66,7 @@ def unpacked(tokens: Tokens) -> Packed:
 
 
 def prepare_tokens(tokens: Tokens, keys=None, *, budget: int) -> Packed:
-    """Pack padded sentences for the network; text is not augmented, so `keys` is unused."""
+    """Pack padded sentences for the network; `keys`, for augmentation, is unused."""
     return pack(tokens.ids, tokens.lengths, budget)
 
 

@@ -1,4 +1,4 @@
-"""Estimates memory, work, speed and largest batch of a training program on a target."""
+"""Estimate memory, work, speed and largest batch of a program on a target."""
 
 import tempfile
 import time

@@ -180,9 +180,9 @@ def score_table(study: Study) -> list[TableRow]:
 
 
 def mark_best(rows: Sequence[TableRow]) -> list[TableRow]:
-    """In each column, mark the best mean and all scores whose intervals overlap its own.
+    """Mark the best scores of each column.
 
-    A column with a single score has no mark.
+    These are the best mean and all scores whose intervals overlap its own. A column with a single score has no mark.
     """
     marked = [dict(row.scores) for row in rows]
     for column in rows[0].scores if rows else ():

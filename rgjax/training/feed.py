@@ -189,7 +189,7 @@ class StreamFeed:
 
 
 def epoch_drawer(keys: Sequence[jax.Array], pool: np.ndarray, schedule: TrainSchedule) -> Callable[[int], np.ndarray]:
-    """A function `epoch -> positions [T, steps, B]`: the draws of the training program."""
+    """A function that draws as training does: epoch -> positions [T, steps, B]."""
     stacked, pool_on_device = jnp.stack(keys), jnp.asarray(pool)
 
     @jax.jit
