@@ -105,7 +105,7 @@ def test_split_folders_are_recognized(val, splits, tmp_path):
 def test_ambiguous_split_folders_are_refused(tmp_path):
     for split in ("train", "val"):
         image(tmp_path / split / "cat" / "0.png")
-    assert "none for the test; rename the validation folder to 'test'" in refused(tmp_path)
+    assert "none for testing; add one, or rename the validation folder to 'test'" in refused(tmp_path)
     image(tmp_path / "test" / "cat" / "0.png")
     image(tmp_path / "extra" / "cat" / "0.png")
     assert "train and test folders, but also others: extra; move these elsewhere" in refused(tmp_path)
