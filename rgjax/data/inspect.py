@@ -5,9 +5,9 @@
 DIR holds one subfolder of images per class, or train/ and test/ (and val/) with such subfolders. TABLE (.csv, .tsv,
 .jsonl) has the columns path,label or text,label, and optionally group and split.
 
-Reports the number of examples of each class in each split that training would use, the number of pseudo-classes of each
-class under regrouping, image sizes and modes or sentence lengths, unreadable files, and duplicates: in one class, in
-several classes (conflicting labels), in several splits (leaks). Ends with the command that trains on the data.
+Reports, as training would see the data: examples per class and split, pseudo-classes per class under regrouping, image
+sizes and modes or sentence lengths, unreadable files, and duplicates (in one class, with different labels, in different
+splits). The last line is the command that trains on the data.
 
 Options:
 
@@ -42,8 +42,8 @@ _RULE, _THRESHOLD = FIELDS["regroup.rule"], FIELDS["regroup.threshold"]
 _BATCH_SIZE = {"images": FIELDS["train.batch_size"].default, "text": BERT_FINETUNING["train.batch_size"]}
 _DUPLICATES = {
     "in one class": "duplicates in one class",
-    "in several classes": "duplicates in several classes, which label is right?",
-    "in several parts": "duplicates in several splits, which leak",
+    "in several classes": "duplicates with different labels",
+    "in several parts": "duplicates in different splits (leaks)",
 }
 
 
@@ -103,7 +103,7 @@ def kind_of(name: str) -> str:
     columns = read_table(where, ("label",))[0]
     if ("path" in columns) == ("text" in columns):
         which = "both columns, path and text" if "path" in columns else "neither a column path nor a column text"
-        raise UserError(f"{where} has {which}; list images by path, or sentences by text")
+        raise UserError(f"{where}: {which}; use path for images, or text for sentences")
     return "images" if "path" in columns else "text"
 
 
@@ -196,7 +196,7 @@ def _duplicates(listing: Listing, hashes: Iterable[str], splits: list[str] | Non
 
 
 def _training_command(name: str, kind: str, num_train: int, rule: str, threshold: int) -> str:
-    """The command that trains on the data, with a batch that fits.
+    """The command that trains on the data, with a small batch size for few examples.
 
     Args:
         name: the folder or table.

@@ -13,17 +13,16 @@ _TRAIN, _VAL, _TEST = range(3)
 def split(source: Source, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Split the examples into train, val and test by `config.split`.
 
-    stratified: examples are assigned at random within each class; the larger split is rounded down.
-    grouped: whole groups are assigned, so that no group is in two splits. A group counts for the class of its first
-        example.
-    official: the source's test set, and its validation set if it has one; the rest is assigned at random, by groups
-        if examples share one.
+    stratified: examples are drawn at random within each class; the training set is rounded down.
+    grouped: whole groups are drawn, so that no group is in two splits. A group has the class of its first example.
+    official: the source's test set, and its validation set if it has one; the rest is drawn at random, by group if
+        the source has groups.
     auto: the result of `split_strategy`.
 
     Args:
         source: all examples.
         config: the section `data`: `test_fraction` of each class goes to the test set, then `val_fraction` of the
-            remainder to validation; `seed` draws the split.
+            remainder to validation; `seed` is the random seed.
 
     Returns:
         Sorted int32 indices of the three splits.
@@ -73,9 +72,9 @@ def split(source: Source, config: Config) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def split_strategy(source: Source) -> str:
-    """The strategy of "auto".
+    """The strategy that "auto" means.
 
-    official if there is a test set, grouped if examples share groups, else stratified.
+    official if there is a test set, grouped if any examples share a group, else stratified.
     """
     if source.official_test is not None:
         return "official"

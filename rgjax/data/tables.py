@@ -18,16 +18,16 @@ _MAX_FIELD = 2**31 - 1  # characters; Python's default is 131,072
 
 
 def is_table(path: Path) -> bool:
-    """Whether `read_table` knows the suffix."""
+    """Whether `read_table` reads files with this suffix."""
     return path.suffix.lower() in DELIMITERS
 
 
 def read_table(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
     """Read the rows of a table as dicts from column to text.
 
-    The suffix tells the format: .csv (separated by commas, semicolons or tabs), .tsv, .jsonl or .ndjson, in UTF-8, or
-    in UTF-16 with a byte order mark. All rows have the same columns. In JSON, a missing key and null become "", and
-    numbers keep their spelling.
+    The format follows from the suffix: .csv (separated by commas, semicolons or tabs), .tsv, .jsonl or .ndjson. The
+    encoding is UTF-8, or UTF-16 with a byte order mark. All rows have the same columns. In JSON, a missing key and null
+    become "", and numbers are kept as they are written.
 
     Raises UserError if the file cannot be read, or if a `required` column is missing or empty in a row.
     """
@@ -98,7 +98,7 @@ def _fields(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[s
 
 
 def _fit(text: str, delimiter: str, required: Sequence[str]) -> tuple[int, int]:
-    """How well a delimiter fits: the number of required columns, then of all."""
+    """Score of a delimiter: the number of required columns, then of all columns."""
     header = text.lstrip().partition("\n")[0]
     names = [name.strip().strip('"') for name in header.split(delimiter)]
     return sum(name in names for name in required), len(names)
@@ -127,7 +127,7 @@ def _json_lines(file: Path, text: str, required: Sequence[str]) -> Iterator[tupl
 
 
 def _is_text(text: str) -> bool:
-    """False for what JSON can escape but UTF-8 or NumPy cannot keep."""
+    """False for characters that JSON can escape but UTF-8 or NumPy cannot store."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:

@@ -19,7 +19,7 @@ from rgjax.storage import manifest
 _log = logging.getLogger(__name__)
 
 _MALFORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
-# Fields that may differ between runs of one mean: the method has its own column, the others do not change a result.
+# Runs that differ in these fields may share a mean: the method has its own column, the others do not change a result.
 _IGNORED_FIELDS = {*NON_IDENTITY_FIELDS, "method", "population", "train.steps_per_call"}
 _SPLITS, _SCORES = ("val", "test"), ("ba", "macro_ap", "accuracy")
 
@@ -42,7 +42,7 @@ def read_runs(directory: Path) -> list[RunRecord]:
 
 
 def workdirs(directory: Path) -> Iterator[Path]:
-    """The folders with a config.json; a population is read as its seeds."""
+    """The folders with a config.json; of a population, those of its seeds."""
     for parent, folders, files in os.walk(directory, onerror=lambda error: _log.warning(str(error))):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "checkpoints")
         members = (Path(parent, name, "config.json") for name in folders if name.startswith("seed-"))
@@ -51,7 +51,7 @@ def workdirs(directory: Path) -> Iterator[Path]:
 
 
 def read_run(folder: Path, directory: Path) -> RunRecord | None:
-    """The run in `folder`; None if its config.json is that of pretrained weights."""
+    """The run in `folder`; None if its config.json is not a run's."""
     damages: list[str] = []
     names = ("config", "run", "result", "failure", "provenance")
     config, record, result, failure, provenance = (
@@ -62,7 +62,7 @@ def read_run(folder: Path, directory: Path) -> RunRecord | None:
         _log.warning(f"{folder / 'config.json'}: not the config of a run; skipped")
         return None
 
-    # What every run has, whatever its state
+    # Columns of every run
     settings = {name: _scalar(value) for name, value in flatten(config).items()}
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {name: _text(record.get(name)) for name in ("study", "variant", "selected_by", "command")}
@@ -74,7 +74,7 @@ def read_run(folder: Path, directory: Path) -> RunRecord | None:
         "workdir": folder.relative_to(directory).as_posix(),
     }
 
-    # What a sweep and a result add
+    # Columns of runs from sweeps, and of finished runs
     overrides, scores = {}, {}
     try:
         row |= {"seed": _whole(settings.get("seed")), "data_seed": _whole(settings.get("data.seed"))}
@@ -123,7 +123,7 @@ def _class_scores(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _study_of_single(run: RunRecord, runs: Iterable[RunRecord]) -> str:
-    """The name that a finished run on the same data recorded for its data set."""
+    """The data set's name, from the result of any finished run on the same data."""
 
     def data(run: RunRecord) -> list:
         return [_dataset_name(run), *(run.config.get(f"data.{name}") for name in ("positive", "agreement"))]
@@ -138,9 +138,9 @@ def _dataset_name(run: RunRecord) -> str | None:
 
 
 def _make_variants_of_single_runs(runs: Iterable[RunRecord]) -> None:
-    """Make variants of single runs of one method with different settings.
+    """Make single runs of a method with different settings variants of the method.
 
-    A mean over them would be meaningless.
+    Their results must not be averaged.
     """
     by_method: dict[tuple, list[RunRecord]] = defaultdict(list)
     for run in runs:
@@ -206,7 +206,7 @@ def read_history(run: RunRecord) -> list[dict[str, Any]]:
 def read_test_logits(run: RunRecord) -> tuple[np.ndarray, np.ndarray] | None:
     """Class logits [n, C], by the run's aggregation, and labels [n] of the test set.
 
-    None, with a warning if the file is corrupted, without predictions.
+    None if there are no predictions, or, with a warning, if the file is corrupted.
     """
     path = run.folder / "predictions.npz"
     try:
@@ -257,7 +257,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _parse_json(text: str) -> Any:
-    """Parse JSON; lone surrogates become question marks, which can be written.
+    """Parse JSON; lone surrogates become question marks, because UTF-8 cannot store them.
 
     They come from file names that are not UTF-8.
     """

@@ -1,7 +1,7 @@
-"""DeepSMOTE: synthetic images, by SMOTE among the codes of an autoencoder.
+"""DeepSMOTE: synthetic images by SMOTE on the codes of an autoencoder.
 
-The method is that of Dablain, Krawczyk & Chawla (2022). It runs on one device; each process of a multi-process run
-computes for itself.
+The method is that of Dablain, Krawczyk & Chawla (2022). It runs on one device; in a multi-process run, each process
+repeats the computation.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from rgjax.sampling.autoencoder import Autoencoder
 from rgjax.sampling.samplers import epoch_rows
 from rgjax.sharding import in_batches
 
-_RATE = 1e-3  # Adam's, decayed to 0 by a cosine
+_RATE = 1e-3  # Adam's peak learning rate, decayed to 0 by a cosine
 _BATCH = 128  # images encoded or decoded at a time
 _SHOWN = 12  # real images per class that are kept with their reconstructions
 
@@ -32,13 +32,13 @@ class DeepSmoteSettings:
     """Settings of DeepSMOTE.
 
     Attributes:
-        epochs: of the training.
+        epochs: epochs of the autoencoder's training.
         batch_size: examples per step.
         latent: length of the codes.
-        width: channels of the first layer, doubled by each further one.
-        penalty: weight of the error of images that are decoded from the code of another image of their class.
-        neighbors: nearest neighbors that SMOTE interpolates to.
-        seed: of the training and of the synthetic images.
+        width: channels of the first layer; each further layer doubles them.
+        penalty: weight of the error of images decoded from the code of another image of the same class.
+        neighbors: number of nearest neighbors that SMOTE interpolates to.
+        seed: seed of the training and of the synthetic images.
     """
 
     epochs: int
@@ -53,7 +53,7 @@ class DeepSmoteSettings:
 class Synthetic(NamedTuple):
     """Synthetic images with their labels, and examples of reconstruction.
 
-    `shown` are indices of some real images of each class, and `reconstructed` is decoded from their codes.
+    `shown` are indices of some real images of each class, `reconstructed` the images decoded from their codes.
     """
 
     images: UInt8[np.ndarray, "M H W 3"]
@@ -63,14 +63,14 @@ class Synthetic(NamedTuple):
 
 
 class Coder(NamedTuple):
-    """A trained autoencoder: codes [B, D] float32 of images [B, H, W, 3] uint8."""
+    """A trained autoencoder: uint8 images [B, H, W, 3] to float32 codes [B, D], and back."""
 
     encode: Callable[[np.ndarray], jax.Array]
     decode: Callable[[jax.Array], jax.Array]
 
 
 def missing(labels: Integer[np.ndarray, " N"]) -> Int[np.ndarray, " M"]:
-    """The labels that make all classes as large as the largest."""
+    """Labels of the synthetic images that make all classes as large as the largest."""
     counts = np.bincount(labels)
     return np.repeat(np.arange(len(counts), dtype=np.int32), np.where(counts > 0, counts.max() - counts, 0))
 
@@ -84,14 +84,13 @@ def deepsmote(
 ) -> Synthetic:
     """Balance the classes with synthetic images.
 
-    They are decoded from interpolated codes of an autoencoder, which is trained on the images. A synthetic code lies
-    between those of a random image of the class and of one of its nearest neighbors in the class; an image that is
-    alone in its class is copied.
+    An autoencoder is trained on the images. It then decodes codes that are interpolated between a random image of a
+    class and one of its nearest neighbors in the class. If a class has a single image, this is copied.
 
     Args:
-        images: of the training set.
+        images: the training images.
         labels: their (pseudo-)classes.
-        settings: of the autoencoder and of SMOTE.
+        settings: settings of the autoencoder and of SMOTE.
         dtype: compute precision of the convolutions.
 
     Raises:
@@ -124,14 +123,14 @@ def synthesize(
     neighbors: int,
     key: jax.Array,
 ) -> tuple[Int[np.ndarray, " M"], UInt8[np.ndarray, "M H W 3"]]:
-    """The missing labels and an image for each.
+    """Make the `missing` labels, and an image for each.
 
     Args:
         coder: the trained autoencoder.
-        images: of the training set.
+        images: the training images.
         labels: their classes.
-        neighbors: nearest neighbors to interpolate to.
-        key: of the random numbers.
+        neighbors: number of nearest neighbors to interpolate to.
+        key: random key.
     """
     new_labels = missing(labels)
     new_images, done = np.empty((len(new_labels), *images.shape[1:]), np.uint8), 0
@@ -164,7 +163,7 @@ def as_bytes(images: jax.Array) -> jax.Array:
 def errors(model: Autoencoder, images: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean squared errors of images decoded from their codes and from permuted codes.
 
-    `order` [B] permutes, within the classes, the codes, not the images. Both errors have a gradient in the encoder.
+    `order` [B] permutes the codes within the classes; the images keep their order. Both errors train the encoder.
     """
     codes = model.encode(images)
     reconstructed, permuted = jnp.split(model.decode(jnp.concatenate([codes, codes[order]])), 2)
@@ -187,15 +186,15 @@ class _State(NamedTuple):
 def train(graph, params, images: np.ndarray, labels: np.ndarray, key: jax.Array, settings: DeepSmoteSettings):
     """Train the autoencoder; each device call trains one epoch.
 
-    The loss is the error of the reconstruction plus `penalty` times that of codes permuted within the classes. The
-    paper adds the two without a weight; but that sum is least for decoding (x + penalty * mean of the class) /
-    (1 + penalty), which for a penalty of 1 is an image of half the contrast.
+    The loss is the reconstruction error plus `penalty` times the error for codes permuted within the classes. The paper
+    has a penalty of 1. But the loss is minimal if an image x is decoded as (x + penalty * class mean) / (1 + penalty):
+    with a penalty of 1, images lose half of their contrast.
 
     Args:
         graph, params: the `Autoencoder` before training.
         images: uint8 [N, H, W, 3].
         labels: their classes [N].
-        key: of the random numbers.
+        key: random key.
         settings: epochs, batch size (at most N) and penalty.
 
     Returns:
@@ -241,7 +240,7 @@ def train(graph, params, images: np.ndarray, labels: np.ndarray, key: jax.Array,
             bar.update()
     if not np.isfinite(error):
         raise UserError(
-            "DeepSMOTE autoencoder diverged (non-finite reconstruction error); lower config.deepsmote.penalty"
+            f"config.deepsmote.penalty={settings.penalty:g}: the autoencoder diverged (non-finite error); lower it"
         )
     return state.params
 
@@ -253,7 +252,7 @@ def padded(values: np.ndarray) -> np.ndarray:
 
 
 def nearest(codes: Float[np.ndarray, "n D"], k: int) -> Int[np.ndarray, "n k"]:
-    """The `k` nearest other codes of each; zeros after all where there are fewer."""
+    """Indices of the `k` nearest other codes of each code; padded with zeros."""
     from sklearn.neighbors import NearestNeighbors  # takes seconds to import
 
     near, count = np.zeros((len(codes), k), np.int32), min(k, len(codes) - 1)
@@ -268,11 +267,11 @@ def smote(key: jax.Array, codes: jax.Array, near: jax.Array, count: jax.Array, *
     """SMOTE (Chawla et al. 2002): codes [draws, D] between codes and their neighbors.
 
     Args:
-        key: of the random numbers.
-        codes: [P, D], of which the first `count` are real and the rest padding.
+        key: random key.
+        codes: codes [P, D]: the first `count` are real, the others padding.
         near: indices [P, k] of the neighbors of each code, as `nearest` returns them.
-        count: real codes; a single one is copied.
-        draws: how many to make.
+        count: number of real codes; if there is only one, it is copied.
+        draws: number of synthetic codes.
     """
     member_key, neighbor_key, share_key = jax.random.split(key, 3)
     k = jnp.minimum(near.shape[1], count - 1)

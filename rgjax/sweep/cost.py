@@ -27,8 +27,8 @@ class Cost(NamedTuple):
 def measure(run: RunSpec, slot: Slot) -> Cost:
     """Train a few steps of a run and extrapolate to all its steps.
 
-    The same worker trains it twice and the second time counts: most runs of a sweep use a program that is compiled
-    already. Raises UserError if the run fails.
+    The same worker trains it twice and measures the second time, because most runs of a sweep find their program
+    compiled. Raises UserError if the run fails.
     """
     config = run.config.copy_and_resolve_references()
     config.train.steps = min(_STEPS, config.train.steps or _STEPS)
@@ -46,7 +46,7 @@ def measure(run: RunSpec, slot: Slot) -> Cost:
         result = json.loads((workdirs[1] / "result.json").read_text())
         sizes = {path: path.stat().st_size for path in workdirs[1].rglob("*") if path.is_file()}
 
-    # All steps at the measured speed, after what a run does before and after its training.
+    # The time before and after training, plus the time of all steps at the measured speed.
     train, timing = run.config.train, result["timing"]
     steps = train.steps or train.epochs * (sum(result["train_counts"].values()) // train.batch_size)
     seconds = timing["total_s"] - timing["train_s"] + steps * train.batch_size / timing["examples_per_s"]
@@ -59,12 +59,12 @@ def cost_table(runs: Sequence[RunSpec], keeps: Callable[[RunSpec], bool], slots:
 
     Args:
         runs: all runs of the sweep.
-        keeps: whether a run's checkpoints stay on disk.
+        keeps: whether to keep a run's checkpoints.
         slots: the workers of this machine.
     """
     workers = len(slots)
-    notes = [f"measured by {_STEPS} steps of a run on one worker of this machine"]
-    rows: list[Sequence[str]] = [("study", "runs", "s a run", "device h", f"h by {workers}", "disk GB")]
+    notes = [f"measured with {_STEPS} steps of a run on one worker of this machine"]
+    rows: list[Sequence[str]] = [("study", "runs", "s per run", "device h", f"h on {workers}", "disk GB")]
     for study in dict.fromkeys(run.variant.study for run in runs):
         of_study = [run for run in runs if run.variant.study == study]
         typical = next((run for run in of_study if run.variant.method == "rg"), of_study[0])

@@ -1,7 +1,7 @@
 """Launchers train the runs of a sweep: on this machine, by Ray, or by Slurm.
 
-A launcher takes jobs, each a list of workdirs to train as one program, and returns a handle for each. The workdirs
-themselves tell which runs have succeeded, so any launcher can resume what another one started.
+A launcher takes jobs, each a list of workdirs to train as one program, and returns a handle for each. Results are
+recorded only in the workdirs, so any launcher can resume a sweep that another one started.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class Handle(Protocol):
     def done(self) -> bool: ...
 
     def exception(self) -> BaseException | None:
-        """The error that cut a job short, such as the death of its process, or None."""
+        """The error that ended the job early, e.g. because its process died, or None."""
         ...
 
 
@@ -48,7 +48,7 @@ class Launcher(Protocol):
 
 
 class Slot(NamedTuple):
-    """The device of a worker process, by environment variables, and its CPU cores."""
+    """Environment variables that select a worker's device, and its CPU cores."""
 
     environment: dict[str, str]
     cores: frozenset[int] = frozenset()
@@ -116,10 +116,10 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which then stops its workers
+                start_new_session=True,  # Ctrl-C reaches only the sweep, which then stops its workers
             )
         if self._slot.cores:
-            os.sched_setaffinity(process.pid, self._slot.cores)  # long before it starts threads
+            os.sched_setaffinity(process.pid, self._slot.cores)  # its threads, which start later, inherit it
         return process
 
     def terminate(self) -> None:
@@ -161,9 +161,8 @@ def local_slots(workers: int | None) -> list[Slot]:
 def _cpu_slots(workers: int | None) -> list[Slot]:
     """Slots with the same number of cores each, by default one.
 
-    The same number, because the rounding of results depends on it. One, because two workers with a core each train
-    small runs twice as fast as a worker with two cores: tracing uses a single core (digits on two cores: 152 s, not
-    317 s).
+    All have the same number because rounding depends on it. The default is one because tracing uses a single core: two
+    workers with one core each finish small runs in half the time of one worker with two (digits: 152 s, not 317 s).
     """
     huge_pages = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", HUGE_PAGES)}
     if not hasattr(os, "sched_getaffinity"):
@@ -241,7 +240,7 @@ class Slurm:
     """Slurm job arrays, by submitit.
 
     `resources` are submitit's parameters, e.g. slurm_partition=gpu, gpus_per_node=1, timeout_min=240; cluster=local
-    runs all jobs as processes on this machine. `limit` is the number of jobs of an array that run at a time.
+    runs all jobs as processes on this machine. At most `limit` jobs of an array run at a time.
     """
 
     def __init__(self, folder: Path, resources: Mapping[str, float | str], limit: int | None):
@@ -272,7 +271,7 @@ class Slurm:
 
 @contextlib.contextmanager
 def _as_user_error(flag: str) -> Iterator[None]:
-    """Report a library's complaint about the cluster or the resources as a UserError."""
+    """Turn an exception of Ray or submitit into a UserError."""
     try:
         yield
     except Exception as error:

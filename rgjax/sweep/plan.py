@@ -26,7 +26,7 @@ SELECTIONS = {"ba": "balanced accuracy", "macro_ap": "macro AP"}  # keys of resu
 class Seeds:
     """The seed of stage 1 and the seeds of stage 2.
 
-    With `fixed_split` all of them train on the split of `config.data.seed`.
+    With `fixed_split`, all seeds share the split drawn by `config.data.seed`.
     """
 
     tuning: int
@@ -41,7 +41,7 @@ class Seeds:
 class Variant:
     """A method, or a variant of one, on one data set, with its grid.
 
-    It is tuned by itself and becomes one row of a table.
+    Each variant is tuned separately and is one row of a table.
 
     Attributes:
         study: the data set's config file without folder and suffix; the runs' folder has this name.
@@ -62,13 +62,13 @@ class Variant:
         return f"{self.method} {self.name}".strip()
 
     def settings(self, overrides: Mapping[str, Any]) -> Point:
-        """`overrides`, themselves overridden by what the variant fixes."""
+        """`overrides`, updated with the fields that the variant sets."""
         return {**overrides, **VARIANTS.get(self.name, {})}
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run of a sweep: where it is kept and all settings that define it.
+    """One run of a sweep: its folder and all its settings.
 
     Attributes:
         stage: 1 for tuning, 2 for reported results.
@@ -153,8 +153,8 @@ def read_variants(
 ) -> list[Variant]:
     """The variants that `sweep()` of a config file yields, in its order.
 
-    A yielded point may name, beside fields, its `method`, its `variant`, and by `config` the config file of its data
-    set, next to this one.
+    A yielded point has a `method`, fields, optionally a `variant`, and optionally `config`: another config file in the
+    same folder, for another data set.
 
     Args:
         file: path of the config file.
@@ -236,9 +236,9 @@ def of_methods(variants: Sequence[Variant], methods: Sequence[str]) -> list[Vari
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """All variants of a sweep, its seeds, and the validation score that selects.
+    """All variants of a sweep, its seeds, and the score that selects points.
 
-    Its methods make new RunSpecs at each call. Resolving a config takes milliseconds: keep the RunSpecs.
+    Each call makes new RunSpecs, whose configs take milliseconds to resolve: call once and keep them.
     """
 
     root: Path
@@ -262,9 +262,9 @@ class SweepPlan:
         return [self._run(variant, 2, seed, point) for seed in self.seeds.reported]
 
     def all_runs(self) -> list[RunSpec]:
-        """As many runs as the sweep will have, for the cost and for tests.
+        """All runs of the sweep, to estimate its cost and for tests.
 
-        In stage 2 the first point stands for the selected one.
+        Stage 2 trains the first point of each grid here, because none is selected yet.
         """
         return [
             run
@@ -281,7 +281,7 @@ class SweepPlan:
         return sum(sum(self.count(variant)) for variant in self.variants)
 
     def best(self, variant: Variant, tuning: Sequence[RunSpec]) -> Point | None:
-        """The point of the highest validation score, the first of equals.
+        """The point with the highest validation score; of equal scores, the first.
 
         None if no tuning run has a result.
         """

@@ -20,14 +20,14 @@ from rgjax.sharding import AXIS, TRIAL
 from rgjax.training.layout import TREES, Layout
 from rgjax.training.optimizer import OPTIMIZERS, cosine_decay
 
-ABSENT = -1e9  # logit of an output that stands for no class
+ABSENT = -1e9  # logit of a padding output
 
 
 @struct.dataclass
 class TrainState:
-    """All that changes in training, as one pytree.
+    """Everything that training changes, as one pytree.
 
-    A trial that has diverged is frozen before the offending `step`: `alive` is False.
+    A diverged trial keeps the state before its non-finite `step`, and `alive` is False.
     """
 
     params: Any
@@ -41,10 +41,10 @@ class TrainData(NamedTuple):
     """The training data on the devices.
 
     Attributes:
-        inputs: of the whole data set, one array [M, ...] or several, sharded over the mesh axis "data".
-        indices: the training examples [N] in `inputs`, replicated like the fields below.
-        labels: their (pseudo-)labels [N].
-        pool: what the sampler draws from [P], positions in 0..N-1.
+        inputs: inputs of the whole data set, one array [M, ...] or several, sharded over the mesh axis "data".
+        indices: index of each training example [N] in `inputs`, replicated like the fields below.
+        labels: (pseudo-)label of each training example [N].
+        pool: the sampler's pool [P]: positions in 0..N-1, from which each epoch is drawn.
     """
 
     inputs: Any
@@ -54,11 +54,11 @@ class TrainData(NamedTuple):
 
 
 class HyperParams(NamedTuple):
-    """Every number that a grid search may vary, traced so that none recompiles.
+    """The numbers that a grid search may vary; traced, so new values do not recompile.
 
-    The first `outputs` of the network's K outputs stand for (pseudo-)classes; the rest is padding, so that runs with
-    different numbers of pseudo-classes share a program. `class_weights` [K] weight the loss until step `drw_start`,
-    `drw_weights` [K] from then on.
+    The first `outputs` of the network's K outputs are the (pseudo-)classes; the others are padding, so that runs with
+    different numbers of pseudo-classes share a program. The loss is weighted by `class_weights` [K] before step
+    `drw_start`, and by `drw_weights` [K] from then on.
     """
 
     lr: Any
@@ -82,7 +82,7 @@ class Batch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """The batch's loss, this device's correct predictions, and if all was finite."""
+    """Loss of the batch, this device's correct predictions, whether all is finite."""
 
     loss: jax.Array
     correct: jax.Array
@@ -127,11 +127,11 @@ class StepSpec:
         loss: `(logits [b, K], labels [b], **hyper.loss) -> losses [b]`.
         prepare: `(inputs, keys [b], **hyper.augmentation)` -> the network's inputs, with one key per example.
         optimizer: its name in OPTIMIZERS.
-        batch_size: examples of a step, over all devices that share it.
+        batch_size: examples per step, over all devices that share a batch.
         steps_per_epoch: steps between two draws from the pool.
         mesh: devices by the axes "trial" and "data".
         layout: how the state is stored on the devices.
-        skip: whether training goes on after a step that is not finite; if not, the trial has diverged.
+        skip: whether to skip a non-finite step and go on; otherwise the trial diverges.
     """
 
     graph: nnx.GraphDef
@@ -150,7 +150,7 @@ class StepSpec:
         return self.mesh.shape[AXIS]
 
     def all_reduce(self, values: Any) -> Any:
-        # XLA copies even what a single device reduces.
+        # On a single device, XLA would still copy the values.
         return jax.lax.psum(values, AXIS) if self.shards > 1 else values
 
 
@@ -168,16 +168,16 @@ def _init_moments(optimizer: str) -> Callable:
 def train_step(
     spec: StepSpec, state: TrainState, batch: Batch, hyper: HyperParams, key: jax.Array
 ) -> tuple[TrainState, StepMetrics]:
-    """One optimizer step; it changes nothing if its loss or gradient is not finite.
+    """One optimizer step; there is no update if its loss or gradient is not finite.
 
     The devices that share a batch call it together, each with its own examples, and sum their gradients.
 
     Args:
         spec: the static parts of the program.
-        state: before the step, stored in `spec.layout`.
+        state: the state before the step, stored in `spec.layout`.
         batch: this device's share of the batch.
         hyper: the traced hyper-parameters.
-        key: for dropout.
+        key: the key for dropout.
     """
 
     def objective(params):
@@ -214,20 +214,20 @@ def train_step(
 def is_finite(tree: Any) -> jax.Array:
     """Whether all arrays are finite, in one pass over memory.
 
-    Infinities and NaN survive every sum.
+    A sum with an infinity or NaN is never finite.
     """
     return jnp.isfinite(jnp.stack([leaf.sum() for leaf in jax.tree.leaves(tree)]).sum())
 
 
 def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: int) -> jax.Array:
-    """Training positions int32 [steps, batch_size] of all steps of `epoch`.
+    """Draw an epoch: positions int32 [steps, batch_size] among the training examples.
 
     Args:
-        key: of the training.
-        epoch: counted from 0.
-        pool: what the sampler draws from [P].
-        steps: of an epoch.
-        batch_size: examples of a step.
+        key: the trial's key.
+        epoch: the number of the epoch, from 0.
+        pool: the sampler's pool [P].
+        steps: steps per epoch.
+        batch_size: examples per step.
     """
     epoch_key, _ = jax.random.split(key)
     return epoch_rows(jax.random.fold_in(epoch_key, epoch), pool, steps * batch_size).reshape(steps, batch_size)
@@ -241,9 +241,9 @@ def load_batch(
     Args:
         spec: the static parts of the program.
         data: the training data.
-        positions: of the batch [B] among the training examples.
-        hyper: the strengths of the augmentation.
-        key: of the step.
+        positions: positions of the whole batch [B] among the training examples.
+        hyper: gives the strengths of the augmentation.
+        key: the step's key.
     """
     device, size = jax.lax.axis_index(AXIS), spec.batch_size // spec.shards
     slots = device * size + jnp.arange(size, dtype=jnp.int32)
@@ -258,8 +258,8 @@ def train_steps(
 ) -> tuple[TrainState, Totals]:
     """Train one trial for `count` steps of one epoch.
 
-    All randomness is folded from `key` by epoch, step and example, so neither an interruption nor another number of
-    steps in a call changes a single bit.
+    All random keys are derived from `key` by epoch, step and example. The results therefore have the same bits with
+    any number of steps per call and after any interruption.
     """
     epoch, first = state.step // spec.steps_per_epoch, state.step % spec.steps_per_epoch
     order = draw_epoch(key, epoch, data.pool, spec.steps_per_epoch, spec.batch_size)
@@ -279,7 +279,7 @@ def train_steps(
 def for_each_trial(function: Callable, arguments: Any) -> Any:
     """Map `function` over the first axis of `arguments`, arrays [T, ...].
 
-    A single trial is not vmapped, so that its program is the plain one.
+    For a single trial `function` is called directly, because the program without vmap is simpler.
     """
     if len(jax.tree.leaves(arguments)[0]) > 1:
         return jax.vmap(function)(arguments)
@@ -295,9 +295,9 @@ def make_run_steps(spec: StepSpec) -> jax.stages.Wrapped:
     are at the same step, and they share `data`. The number of steps is traced: any count runs the same program. The
     state is stored in `spec.layout` and is donated.
 
-    Trials are spread over the mesh axis "trial" and exchange nothing. Along "data" each device trains on its part of
-    every batch, and they sum their gradients: results differ between device counts by rounding alone, except for
-    dropout, which each device draws for itself.
+    Trials are spread over the mesh axis "trial" and do not communicate. Along "data", each device trains on its part of
+    every batch, and gradients are summed. Results with different numbers of devices therefore differ only by rounding
+    and by dropout, which each device draws with its own key.
     """
 
     def train_trials(state, count, data, hyper, key):
@@ -313,7 +313,7 @@ def make_run_steps(spec: StepSpec) -> jax.stages.Wrapped:
         mesh=spec.mesh,
         in_specs=(by_trial, everywhere, data, by_trial, by_trial),
         out_specs=by_trial,
-        check_vma=False,  # the checker does not know that summed gradients make equal parameters
+        check_vma=False,  # the checker cannot infer that summed gradients keep the parameters equal on all devices
     )
     # Every process reads the totals of all trials.
     shardings = NamedSharding(spec.mesh, by_trial), NamedSharding(spec.mesh, everywhere)
@@ -325,7 +325,7 @@ def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Lay
 
     The logits are float32 NumPy, computed in one device call.
 
-    Calls with the same B and with n up to the same multiple of 8 run the same program.
+    n is padded to a multiple of 8, so that calls with the same B and a similar n share a compiled program.
 
     Args:
         graph: structure of the network, which is called as `(inputs) -> logits [b, K]`.
@@ -372,7 +372,8 @@ def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Lay
 def take(inputs: Any, indices: jax.Array, shards: int) -> Any:
     """A device's share of the examples `indices` [B] of arrays sharded over devices.
 
-    Every device looks up all of them in its shard, and they sum the results: a batch is small beside the gradients.
+    Each device looks up the whole batch in its shard, and the results are summed. This communicates little compared
+    with the gradients.
     """
     if shards == 1:
         return jax.tree.map(lambda array: array[indices], inputs)

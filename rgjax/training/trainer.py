@@ -1,4 +1,4 @@
-"""From a task to logits: the training of one trial, or of several as one program."""
+"""Trains one trial, or several as one program, and computes their final logits."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ from rgjax.training.setup import host_data, make_hyper, make_prepare, make_sched
 from rgjax.training.task import Task
 from rgjax.training.trackers import Trackers
 
-_EVAL_BATCH = 256  # examples, or fewer if the larger of the splits has fewer
+_EVAL_BATCH = 256  # examples; less if both val and test are smaller
 
 
 class Trial(NamedTuple):
@@ -47,7 +47,7 @@ class Trial(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Final logits [n, K] by split, skipped steps, error message if it diverged."""
+    """Final logits [n, K] by split, number of skipped steps, error if diverged."""
 
     logits: dict[str, np.ndarray]
     skipped: int
@@ -56,13 +56,13 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Session:
-    """All that stays the same while the trials of a task train together.
+    """Everything that stays constant while the trials of a task train together.
 
     Attributes:
-        task: what they are trained and evaluated on.
-        trials: T runs that differ in traced settings alone.
-        schedules: the schedule of each trial; they differ in its warm-up and deferred weights alone.
-        checkpoints: of each trial.
+        task: the data to train and evaluate on.
+        trials: T runs that differ only in traced settings.
+        schedules: the schedule of each trial; they differ only in warm-up and deferred re-weighting.
+        checkpoints: the checkpoints of each trial.
         spec: the static parts of the training program.
         feed: the training data on the devices.
         keys: the random key of each trial.
@@ -95,8 +95,8 @@ def train(
     """Train all trials as one program, or resume them from the same step.
 
     Args:
-        task: what they are trained and evaluated on.
-        trials: runs that differ in traced settings alone.
+        task: the data to train and evaluate on.
+        trials: runs that differ only in traced settings.
         models: the network of each trial before training.
         mesh: the devices that share the trials.
 
@@ -131,8 +131,8 @@ def open_session(
     """Restore the trials and put their states and data on the devices.
 
     Args:
-        task: what they are trained and evaluated on.
-        trials: runs that differ in traced settings alone.
+        task: the data to train and evaluate on.
+        trials: runs that differ only in traced settings.
         models: the network of each trial before training.
         mesh: the devices that share the trials.
     """
@@ -170,11 +170,11 @@ def make_feed(
     """Put the training data on the devices, or stream it if it is too large.
 
     Args:
-        config: says where the data is placed.
+        config: gives the placement, `data.placement`.
         task: the data.
-        schedule: the steps that read it.
+        schedule: the steps that read the data.
         mesh: the devices.
-        keys: the random key of each trial, which draws its batches.
+        keys: the random key of each trial, from which its batches are drawn.
     """
     host = host_data(task.inputs)
     if streams(config.data.placement, host, mesh.shape[AXIS], device_memory()):
@@ -190,7 +190,7 @@ def compile_steps(session: Session, state: TrainState) -> tuple[Callable, float]
     arguments = put(np.int32(1), shared), session.feed.at(step), session.hyper, session.key
     compiled = make_run_steps(session.spec).lower(state, *arguments).compile()
     compile_s = time.perf_counter() - started
-    wait_for_all("the program")  # a process whose first call finds no partner for half a minute gives up
+    wait_for_all("the program")  # a process gives up if the others join its first call half a minute late
 
     def run_steps(state, step, count):
         return compiled(state, put(np.int32(count), shared), session.feed.at(step), session.hyper, session.key)
@@ -199,10 +199,10 @@ def compile_steps(session: Session, state: TrainState) -> tuple[Callable, float]
 
 
 def make_predict_split(session: Session) -> Callable[[TrainState, str], list[np.ndarray]]:
-    """`(state, split) -> logits [n, K] of each trial`, as its loss saw them."""
+    """A function `(state, split) -> logits [n, K] of each trial`, scaled as in its loss."""
     task, spec, loss = session.task, session.spec, session.config.loss
     splits = {"val": task.dataset.val, "test": task.dataset.test}
-    # The batch is a multiple of the devices that share it.
+    # The batch size is a multiple of the number of devices that share a batch.
     size = spec.shards * -(-min(_EVAL_BATCH, max(map(len, splits.values()))) // spec.shards)
     batches = {split: in_batches(indices, size) for split, indices in splits.items()}
     tokens = 0
@@ -234,7 +234,7 @@ def open_trackers(session: Session, step: int) -> list[Trackers]:
 
 
 def make_callbacks(session: Session, predict: Callable, trackers: Sequence[Trackers]) -> Callbacks:
-    """How the trials are evaluated, saved and logged."""
+    """The callbacks that evaluate, save and log the trials."""
     task, spec = session.task, session.spec
     member = jax.jit(
         lambda state, i: spec.layout.unflatten(jax.tree.map(lambda x: x[i], state)),

@@ -99,8 +99,8 @@ def test_duplicates_conflicts_leaks_and_unreadable_images_are_reported(tmp_path)
     assert report["unreadable"].keys() == {"test/dog/0.png", "train/cat/9.jpg"}
     assert report["rows"] == 16 - 1
     text = readable(report)
-    assert "duplicates in several classes, which label is right? (1): train/cat/0.png = train/dog/0.png" in text
-    assert "duplicates in several splits, which leak (" in text
+    assert "duplicates with different labels (1): train/cat/0.png = train/dog/0.png" in text
+    assert "duplicates in different splits (leaks) (" in text
     assert "test/dog/0.png: empty file" in text
 
 
@@ -169,7 +169,7 @@ def test_bad_arguments_are_one_line(arguments, says):
 
 def test_a_table_without_path_and_text_is_refused(tmp_path):
     (tmp_path / "table.csv").write_text("sentence,label\na,b\n")
-    with pytest.raises(UserError, match="has neither a column path nor a column text; list images by path"):
+    with pytest.raises(UserError, match="neither a column path nor a column text; use path for images"):
         inspect(str(tmp_path))
 
 

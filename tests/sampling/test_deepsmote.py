@@ -145,7 +145,7 @@ def test_synthetic_images_resemble_their_class():
 
 def test_divergence_is_a_user_error(images, monkeypatch):
     monkeypatch.setattr(deepsmote, "_RATE", float("inf"))
-    with pytest.raises(UserError, match="DeepSMOTE autoencoder diverged"):
+    with pytest.raises(UserError, match="the autoencoder diverged"):
         deepsmote.deepsmote(images, LABELS, SETTINGS)
 
 
