@@ -257,9 +257,9 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _parse_json(text: str) -> Any:
-    """Parse JSON; lone surrogates become question marks, because UTF-8 cannot store them.
+    """Parse JSON; lone surrogates become question marks.
 
-    They come from file names that are not UTF-8.
+    UTF-8 cannot store them. They come from file names that are not UTF-8.
     """
     whole = json.dumps(json.loads(text), ensure_ascii=False)
     return json.loads(whole.encode(errors="replace"))

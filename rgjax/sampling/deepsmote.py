@@ -63,7 +63,7 @@ class Synthetic(NamedTuple):
 
 
 class Coder(NamedTuple):
-    """A trained autoencoder: uint8 images [B, H, W, 3] to float32 codes [B, D], and back."""
+    """Trained autoencoder: uint8 images [B, H, W, 3] to float32 codes [B, D] and back."""
 
     encode: Callable[[np.ndarray], jax.Array]
     decode: Callable[[jax.Array], jax.Array]

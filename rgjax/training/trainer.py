@@ -199,7 +199,7 @@ def compile_steps(session: Session, state: TrainState) -> tuple[Callable, float]
 
 
 def make_predict_split(session: Session) -> Callable[[TrainState, str], list[np.ndarray]]:
-    """A function `(state, split) -> logits [n, K] of each trial`, scaled as in its loss."""
+    """`(state, split) -> logits [n, K] of each trial`, scaled as in its loss."""
     task, spec, loss = session.task, session.spec, session.config.loss
     splits = {"val": task.dataset.val, "test": task.dataset.test}
     # The batch size is a multiple of the number of devices that share a batch.
