@@ -13,8 +13,7 @@ FLOORS = [
     {"errors"},
     {"console", "losses", "metrics", "regroup"},
     {"config", "sharding", "storage"},
-    {"command"},
-    {"data", "models"},
+    {"command", "data", "models"},
     {"encoders", "sampling"},
     {"report", "training"},
     {"artifacts", "predict", "preflight"},
@@ -23,7 +22,8 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-MOST_ROOT_MODULES = 10
+LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS, MOST_ROOT_MODULES = 60, 400, 7, 10
+BANNED_NAMES = {"found", "lost", "others", "own", "told", "wanted"}
 
 
 def room_of(name: str) -> str:
@@ -52,6 +52,24 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from names & MODULES
             if not names <= MODULES:
                 yield node.module
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    given = function.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return [name for name in names if name not in ("self", "cls")]
+
+
+def names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """The variables, parameters and attributes that a file binds, with their lines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name, node.lineno
 
 
 def test_every_room_has_a_floor():
@@ -102,3 +120,19 @@ def test_packages_only_reexport():
 
 def test_few_modules_at_the_root():
     assert len([file for file in FILES if file.count("/") == 1 and file != "rgjax/__init__.py"]) <= MOST_ROOT_MODULES
+
+
+def offenders(file: str, tree: ast.Module) -> Iterator[str]:
+    if (lines := len((ROOT / file).read_text().splitlines())) > LONGEST_FILE:
+        yield f"{file}: {lines} lines"
+    for function in functions(tree):
+        place = f"{file}:{function.lineno} {function.name}"
+        if (length := (function.end_lineno or 0) - function.lineno + 1) > LONGEST_FUNCTION:
+            yield f"{place}: {length} lines"
+        if (count := len(parameters(function))) > MOST_PARAMETERS:
+            yield f"{place}: {count} parameters"
+    yield from (f"{file}:{line} name {name}" for name, line in names(tree) if name in BANNED_NAMES)
+
+
+def test_sizes_and_names():
+    assert [offender for file, tree in FILES.items() for offender in offenders(file, tree)] == []
