@@ -74,9 +74,9 @@ def parse(argv: list[str], doc: str | None = None) -> list[str]:
     config_file, method = _config_file(words)
     for word in words:
         _require_known_field(word)
-    others = [word for word in words if not _is_config(word)]
+    options = [word for word in words if not _is_config(word)]
     # ml_collections reads the fields that the command line sets from a list of its own.
-    _words[:] = [argv[0], f"--config={config_file}{method}", *others]
+    _words[:] = [argv[0], f"--config={config_file}{method}", *options]
     try:
         rest = flags.FLAGS(_words)
     except UserError:
