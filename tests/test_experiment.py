@@ -69,7 +69,13 @@ def predictions(workdir):
         return dict(file)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# The quick ones by default; the others in .ci/run.
+_QUICK = ("rg", "la", "rus")
+
+
+@pytest.mark.parametrize(
+    "method", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
+)
 def test_every_method_gives_a_result(method, tmp_path):
     result = run(method, tmp_path, **{"train.steps": 2})
     assert result["method"] == method
@@ -132,6 +138,7 @@ def test_ten_classes_and_random_groups(tmp_path):
     assert result["num_pseudo_classes"] == 20
 
 
+@pytest.mark.long
 def test_groups_of_every_clustering_are_cached_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "cache"))
     config = method_config("rg", SMALL)
@@ -154,6 +161,7 @@ def test_groups_of_every_clustering_are_cached_and_drawn(tmp_path, monkeypatch):
     assert set((tmp_path / "cache" / "groups").glob("*.npz")) == cached
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "positive"), [("rg_ldam", ""), ("rusc", "mel")])
 def test_seven_lesions_and_one_against_the_rest(method, positive, ham_download, tmp_path):
     result = run(method, tmp_path / "w", **{
@@ -199,6 +207,7 @@ def text_settings(tiny_bert, phrasebank_download):
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ldam", "rg_wce"])
 def test_sentences_are_learned(method, text_settings, tmp_path):
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
@@ -209,6 +218,7 @@ def test_sentences_are_learned(method, text_settings, tmp_path):
     assert (tmp_path / "w" / "groups" / "0-neutral.md").exists() == (method == "rg_wce")
 
 
+@pytest.mark.long
 def test_a_finished_run_is_an_encoder(text_settings, tmp_path):
     with jax.numpy_dtype_promotion("standard"):
         run("ce", tmp_path / "first", **text_settings)
@@ -228,6 +238,7 @@ def test_a_finished_run_is_an_encoder(text_settings, tmp_path):
         run("rg", tmp_path / "fourth", **text_settings | again)
 
 
+@pytest.mark.long
 def test_real_images_through_a_clip_of_full_size(shared_data, tmp_path, monkeypatch):
     """Random weights in the shape of ViT-B/32 on 200 real images: features, groups, pictures, and a cache hit."""
     few = tmp_path / "ham"
@@ -292,7 +303,7 @@ def write_clip(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.name": "resnet10"}, "config.model.name=resnet10: does not read sentences; use"),
+        ({"model.name": "resnet10"}, "config.model.name=resnet10: cannot read sentences; use"),
         ({"encoder.name": "clip"}, "config.encoder.name=clip: "),
         ({"sampler": "deepsmote"}, "config.sampler=deepsmote: "),
         ({"data.max_length": 21}, "config.data.max_length=21"),
@@ -329,6 +340,7 @@ def test_synthetic_images_balance_the_training_set_only(clustering, classes):
         np.testing.assert_array_equal(getattr(task.dataset, name), getattr(plain.dataset, name))
 
 
+@pytest.mark.long
 def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     settings = {"data.seed": 7, "train.epochs": 1}
     dataset = prepared("ce", **settings).dataset

@@ -22,6 +22,9 @@ PIECES = [
 ]  # fmt: skip
 
 
+pytestmark = pytest.mark.long
+
+
 @cache
 def seeds(name):
     return TARGETS[name].seeds()

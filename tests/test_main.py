@@ -237,6 +237,7 @@ def test_a_workdir_that_cannot_be_made_is_a_user_error(tmp_path):
     assert "cannot be used" in refused(DIGITS, f"--workdir={tmp_path / 'file' / 'w'}")
 
 
+@pytest.mark.long
 def test_a_cache_that_cannot_be_written_exits_with_2(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path / "file"))

@@ -13,15 +13,16 @@ import numpy as np
 from jaxtyping import Array, Int, Int32, Integer
 
 Labels: TypeAlias = Integer[np.ndarray, " N"]
+Clusters: TypeAlias = Integer[np.ndarray, " N_real"]  # synthetic examples follow the real ones and have no cluster
 Pool: TypeAlias = Int32[np.ndarray, " P"]
 
 
-def all_examples(labels: Labels, clusters: Labels, seed: int) -> Pool:
+def all_examples(labels: Labels, clusters: Clusters, seed: int) -> Pool:
     """Every example once."""
     return np.arange(len(labels), dtype=np.int32)
 
 
-def random_oversampling(labels: Labels, clusters: Labels, seed: int) -> Pool:
+def random_oversampling(labels: Labels, clusters: Clusters, seed: int) -> Pool:
     """ROS: copies of each class and a random remainder, to the size of the largest."""
     rng, size = np.random.default_rng(seed), np.bincount(labels).max()
     pools = []
@@ -31,12 +32,12 @@ def random_oversampling(labels: Labels, clusters: Labels, seed: int) -> Pool:
     return np.concatenate(pools).astype(np.int32)
 
 
-def random_undersampling(labels: Labels, clusters: Labels, seed: int) -> Pool:
+def random_undersampling(labels: Labels, clusters: Clusters, seed: int) -> Pool:
     """RUS: as many random examples of each class as the smallest class has."""
     return clustered_undersampling(labels, labels, seed)
 
 
-def clustered_undersampling(labels: Labels, clusters: Labels, seed: int) -> Pool:
+def clustered_undersampling(labels: Labels, clusters: Clusters, seed: int) -> Pool:
     """RUSC: like RUS, but drawn evenly over the clusters of a class.
 
     The method is after Lehmann & Ebner (2022). A cluster smaller than its quota is exhausted; larger ones fill the

@@ -17,6 +17,7 @@ def digit_images(n):
     return np.repeat(images[..., None], 3, axis=3).astype(np.uint8), digits.target[:n]
 
 
+@pytest.mark.long
 def test_features_are_deterministic_and_differ_by_seed():
     images, _ = digit_images(130)  # more than a batch, and not a multiple of it
     encoded = projection(seed=0).encode(images)

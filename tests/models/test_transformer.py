@@ -93,6 +93,7 @@ def test_pooled_states_equal_torch(golden):
     np.testing.assert_allclose(first_tokens(hidden, packed), golden["bert_hidden"][:, 0], atol=TOLERANCE)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 5))
 def test_packing_keeps_each_token_once_in_order(lengths, spare):

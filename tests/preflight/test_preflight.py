@@ -18,6 +18,8 @@ from rgjax import experiment
 from rgjax.config import method_config
 from rgjax.data import load_data
 from rgjax.errors import UserError
+from rgjax.losses import loss_of
+from rgjax.models.factory import make_model
 from rgjax.preflight import hlo, targets, thunks
 from rgjax.preflight.estimate import Estimate, bound_of, largest_batch
 from rgjax.preflight.flops import step_flops
@@ -232,7 +234,7 @@ def test_a_batch_of_sentences_is_packed_as_densely_as_the_published_lengths_allo
     spec = training_program(config, task, None, {}, keys=keys, mesh=mesh, platform="cpu")
     batch = jax.eval_shape(spec.prepare, jax.tree.map(lambda x: x[:32], task.inputs))
     assert 32 * 28 < len(batch.ids) < 32 * 45
-    with pytest.raises(UserError, match="does not read sentences"):
+    with pytest.raises(UserError, match="cannot read sentences"):
         spec_task(method_config("rg", {"data.name": "phrasebank"}))
 
 
@@ -252,7 +254,9 @@ def test_preflight_lowers_the_program_that_the_trainer_compiles(method, changes,
         "train.steps": 4, "train.batch_size": 16, "trackers": "", **changes,
     })  # fmt: skip
     task, mesh = experiment.prepare(config), make_mesh(jax.devices()[:1], trials=1, batch_size=16)
-    model = experiment._make_model(config, task.regrouping.num_pseudo_classes)
+    model = make_model(
+        config.model, task.regrouping.num_pseudo_classes, head=loss_of(config.loss).head, seed=config.seed
+    )
     lowered = []
 
     class Noted:

@@ -44,6 +44,7 @@ def test_equals_scikit_learn_from_equal_centers(seed, n, k, repeated, far):
     np.testing.assert_allclose(ours.centers, theirs.cluster_centers_, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of the points made here
 @given(
     seed=st.integers(0, 10**6),
     k=st.sampled_from([1, 3, 8]),
@@ -85,6 +86,7 @@ def test_padding_changes_nothing():
     np.testing.assert_allclose(plain.centers, padded.centers, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("product", [False, True])
 @pytest.mark.parametrize("far", [False, True])
 def test_chunks_and_products_change_nothing(monkeypatch, product, far):
@@ -104,6 +106,7 @@ def test_chunks_and_products_change_nothing(monkeypatch, product, far):
         assert result.inertia == pytest.approx(expected.inertia, rel=1e-5)
 
 
+@pytest.mark.long
 def test_number_of_devices_does_not_matter(eight_devices, monkeypatch):
     x = np.random.default_rng(0).normal(size=(101, 4)).astype(np.float32)
     far = x[:5].copy()

@@ -110,6 +110,7 @@ def test_streamed_images_give_the_same_bits_and_are_read_in_parts(make, tmp_path
     assert 0 < on_disk.most <= 10
 
 
+@pytest.mark.long
 def test_streamed_sentences_give_the_same_bits(tmp_path, small_chunks, monkeypatch):
     expected = train(tokens(), tmp_path, "device", [Dense(50)], "bert")
     small_chunks(13 * 4)
@@ -117,6 +118,7 @@ def test_streamed_sentences_give_the_same_bits(tmp_path, small_chunks, monkeypat
     assert_same_bits(expected, streamed)
 
 
+@pytest.mark.long
 def test_a_streamed_population_on_four_devices_gives_the_same_bits(eight_devices, tmp_path, small_chunks):
     """Each trial draws its own batches, and shares them between two devices."""
     assert dict(make_mesh(jax.devices()[:4], trials=2, batch_size=BATCH).shape) == {"trial": 2, "data": 2}
