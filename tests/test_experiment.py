@@ -70,7 +70,7 @@ def predictions(workdir):
 
 
 # The quick ones by default; the others in .ci/run.
-_QUICK = ("rg", "la", "rus")
+_QUICK = ("rg",)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,7 @@ def test_one_cluster_per_class_is_ce_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(rg[name], ce[name])
 
 
+@pytest.mark.long
 def test_ten_classes_and_random_groups(tmp_path):
     result = run("rg", tmp_path, **{
         "data.positive": "", "regroup.clustering": "random", "regroup.rule": "target", "regroup.threshold": 60,
@@ -323,6 +324,7 @@ def prepared(method, **changes):
         return experiment.prepare(config)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("clustering", "classes"), [("none", 2), ("random", 3)])
 def test_synthetic_images_balance_the_training_set_only(clustering, classes):
     changes = {"regroup.clustering": clustering, "regroup.rule": "target", "regroup.threshold": 500}
@@ -368,6 +370,7 @@ def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     assert len(prepared("dsmt", **settings, seed=1).synthetic.images)
 
 
+@pytest.mark.long
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     result = run("ce", tmp_path)
     monkeypatch.setattr(experiment, "load_data", None)
@@ -398,6 +401,7 @@ def test_damaged_files_of_a_finished_run_are_recomputed(tmp_path, capsys):
     assert manifest.finished(tmp_path)
 
 
+@pytest.mark.long
 def test_a_damaged_manifest_is_recomputed(tmp_path, capsys):
     result = run("ce", tmp_path, **{"train.steps": 2})
     (tmp_path / "manifest.json").write_text('{"files": {"../result.json": {}}}')
@@ -458,6 +462,7 @@ def ce_of_three_steps(tmp_path_factory):
     return predictions(workdir)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
@@ -480,6 +485,7 @@ def test_posthoc_adjustment_subtracts_the_prior(tmp_path, ce_of_three_steps):
     np.testing.assert_allclose(shift, np.broadcast_to(np.log(prior), shift.shape), atol=0.05)
 
 
+@pytest.mark.long
 def test_a_grid_shares_one_program(tmp_path, monkeypatch):
     programs, make = [], trainer.make_run_steps
 

@@ -49,6 +49,7 @@ def test_ldam_closed_form():
     close(ldam(LOGITS, LABELS, STATS.unit_margins, 0.5, 10.0), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1.0, 1e4])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_gradient_is_finite_at_the_extremes(size, gamma):

@@ -60,6 +60,7 @@ def parsed(*arguments):
         return CONFIG.value
 
 
+@pytest.mark.long
 def test_a_run_prints_its_result_and_a_finished_one_is_not_run_again(tmp_path, capsys):
     workdir = f"--workdir={tmp_path / 'w'}"
     first = run(f"{DIGITS}:rg", *SMALL, workdir)

@@ -29,7 +29,7 @@ def test_metrics_equal_scikit_learns_with_and_without_ties(seed, n, levels):
     np.testing.assert_array_equal(metrics.confusion_matrix(labels, guess, 3), expected)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the reference, for the widest scores
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the reference, for the widest scores
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", ["normal", "skewed", "tied", "outlier", "constant", "widest"])
 def test_ap_is_exact_for_every_distribution_of_scores(dtype, shape):

@@ -31,6 +31,7 @@ def test_a_long_sentence_does_not_widen_the_others(long_table):
     assert source.inputs[[0, 5]].tolist() == [rows[0][0], rows[5][0]]
 
 
+@pytest.mark.long
 def test_a_long_sentence_is_truncated_before_tokenization(long_table, tiny_bert):
     checkpoint = Checkpoint(str(tiny_bert), ways_out="")
     sentences = ["profit rose . " * 10, "profit rose . " * 720_000, "x" * 5000 + " rose .", " " * 5000 + "rose"]

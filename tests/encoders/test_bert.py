@@ -24,6 +24,7 @@ def tiny():
     return Bert(checkpoint.tensors(), bert_config(checkpoint))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bucket", [4, 20])
 @pytest.mark.parametrize("pool", [mean_tokens, first_tokens])
 def test_batches_by_length_keep_order_and_values(bucket, pool, tiny):

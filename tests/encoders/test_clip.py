@@ -26,6 +26,7 @@ def test_preprocessing_equals_hugging_faces(case):
     np.testing.assert_array_equal(preprocess(image[None], size)[0], pixels)
 
 
+@pytest.mark.long
 def test_features_equal_the_networks_for_any_batch_size(checkpoint, monkeypatch, capsys):
     images = np.random.default_rng(0).integers(0, 256, (7, 40, 48, 3), np.uint8)
     mean, std = np.array(module._MEAN), np.array(module._STD)

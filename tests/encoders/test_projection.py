@@ -27,12 +27,14 @@ def test_features_are_deterministic_and_differ_by_seed():
     assert not np.allclose(encoded, projection(seed=1).encode(images))
 
 
+@pytest.mark.long
 def test_clusters_of_the_features_follow_the_digits():
     images, digits = digit_images(600)
     clusters = kmeans(projection(seed=0).encode(images), 10).labels
     assert normalized_mutual_info_score(digits, clusters) > 0.3
 
 
+@pytest.mark.long
 def test_features_are_cached_by_content(monkeypatch, tmp_path):
     monkeypatch.setenv("RGJAX_CACHE", str(tmp_path))
     images, _ = digit_images(10)

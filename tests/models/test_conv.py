@@ -43,6 +43,7 @@ def test_convolution_equals_xla_in_value_and_gradients(case):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [4, 16])  # by patches, by Winograd's
 @pytest.mark.parametrize("over", [(0, 0), (0, None), (None, 0)], ids=str)
 def test_vmapped_convolution_equals_one_after_another(channels, over):

@@ -97,6 +97,7 @@ def test_recomputation_saves_memory_and_gives_equal_gradients(stem):
     assert kept[1] < 0.8 * kept[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize("head", ["linear", "cosine"])
 def test_bfloat16_logits_are_float32_and_near_exact(stem, head):

@@ -40,6 +40,7 @@ def unpacked(hidden, packed):
     return np.asarray(hidden)[np.where(inside, row_indices, 0)], inside
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["bert", "bert_mlm", "bert_legacy", "bert_sharded", "bert_flax"])
 @pytest.mark.parametrize("budget", [23, 48])
 def test_bert_equals_torch(name, budget, golden):
@@ -131,6 +132,7 @@ def test_dropout_has_its_rate_and_keeps_the_mean():
     assert dropout(x, 0.0, jax.random.key(1)) is x
 
 
+@pytest.mark.long
 def test_dropout_is_on_in_training_only(golden):
     model = BertClassifier(
         bert("bert", dropout=0.3), open_checkpoint("bert").tensors(), 3, rng=np.random.default_rng(0)

@@ -84,6 +84,7 @@ def test_unreadable_images_are_reported_and_the_rest_predicted(of_digits, photos
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.long
 def test_batches_keep_the_order_of_inputs(of_digits, tmp_path, capsys, monkeypatch):
     dataset = digits()
     paths = [tmp_path / f"{row}.png" for row in range(11)]

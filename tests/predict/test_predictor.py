@@ -11,6 +11,8 @@ from rgjax.predict.predictor import Predictor
 from rgjax.storage.files import write_json
 from tests.support.finished import digits, digits_run, predictions, text_run, text_sources
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def of_digits():

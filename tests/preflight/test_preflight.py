@@ -241,9 +241,9 @@ def test_a_batch_of_sentences_is_packed_as_densely_as_the_published_lengths_allo
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        ("rg_la", {}),
+        pytest.param("rg_la", {}, marks=pytest.mark.long),
         ("ce", {"train.on_nan": "skip", "train.optimizer": "adamw"}),
-        ("rusc", {"data.placement": "stream", "train.epoch_size": "sampler"}),
+        pytest.param("rusc", {"data.placement": "stream", "train.epoch_size": "sampler"}, marks=pytest.mark.long),
     ],
     ids=["rg_la", "skip", "stream"],
 )

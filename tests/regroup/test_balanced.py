@@ -27,6 +27,7 @@ def total(costs, labels):
     return costs[np.arange(len(costs)), labels].sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["real", "integer", "duplicates", "equal"])
 def test_even_assignment_matches_the_hungarian_method(kind):
     for seed in range(15):
@@ -70,6 +71,7 @@ def test_min_size_assignment_matches_linear_programming():
     assert balancer.assign(np.zeros((k, 4))).labels.shape == (n,)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("min_size", [0, 12])
 def test_inertia_never_increases_and_centers_are_means(min_size):
     x = make_blobs(301, 5, centers=7, random_state=0)[0].astype(np.float32)

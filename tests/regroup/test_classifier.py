@@ -70,6 +70,7 @@ def test_pseudo_classes_let_a_linear_classifier_separate_blobs(table):
     assert balanced_accuracy_score(y, plain.predict(x)) < 0.6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["max", "sum"])
 @pytest.mark.parametrize("inner", [LogisticRegression(max_iter=1000), DecisionTreeClassifier(max_depth=2)])
 def test_scores_are_aggregated_and_consistent(table, how, inner):
@@ -223,6 +224,7 @@ def test_unknown_settings_are_named(table, change, says):
         RegroupClassifier(**change).fit(*table)
 
 
+@pytest.mark.long
 def test_the_docstrings_example_holds():
     results = doctest.testmod(import_module("rgjax.regroup.regrouping"))
     assert results.attempted > 5

@@ -20,6 +20,7 @@ def partition(labels):
     return {tuple(np.flatnonzero(labels == label)) for label in np.unique(labels)}
 
 
+@pytest.mark.long
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),
@@ -44,6 +45,7 @@ def test_equals_scikit_learn_from_equal_centers(seed, n, k, repeated, far):
     np.testing.assert_allclose(ours.centers, theirs.cluster_centers_, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of the points made here
 @given(
     seed=st.integers(0, 10**6),
@@ -79,6 +81,7 @@ def test_tied_centers_go_to_the_lowest_index():
     np.testing.assert_allclose(ours.centers, theirs.cluster_centers_)
 
 
+@pytest.mark.long
 def test_padding_changes_nothing():
     x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
     plain, padded = kmeans(x, 8, KMeansSettings(n_init=3)), kmeans(x, 8, KMeansSettings(n_init=3, pad_to=(333, 20)))
@@ -127,6 +130,7 @@ def test_number_of_devices_does_not_matter(eight_devices, monkeypatch):
                 np.testing.assert_allclose(value, getattr(reference, field), rtol=1e-5, atol=1e-5, err_msg=field)
 
 
+@pytest.mark.long
 def test_classes_of_every_size_share_one_program():
     x = np.random.default_rng(0).normal(size=(97, 3)).astype(np.float32)
     settings = KMeansSettings(pad_to=(97, 13), n_init=2)
@@ -143,6 +147,7 @@ def test_inertia_is_as_low_as_scikit_learns():
     assert kmeans(x, 12, KMeansSettings(pad_to=(700, 16))).inertia <= 1.02 * theirs
 
 
+@pytest.mark.long
 def test_equal_points_and_bad_input():
     result = kmeans(np.ones((10, 3), np.float32), 4, KMeansSettings(pad_to=(12, 5)))
     assert np.isfinite(result.centers).all()

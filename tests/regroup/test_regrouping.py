@@ -27,6 +27,7 @@ def test_cluster_counts(rule, threshold, expected):
     assert cluster_counts(HAM, rule, threshold).tolist() == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("clustering", [name for name in CLUSTERINGS if name != "none"])
 def test_pseudo_classes_split_their_class(clustering):
     rng = np.random.default_rng(0)
@@ -48,6 +49,7 @@ def test_min_size_of_balanced_clusters():
         balanced(min_size=11)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("clustering", [name for name in CLUSTERINGS if name != "none"])
 @pytest.mark.parametrize("kind", ["equal", "zero", "twins", "constant column"])
 def test_degenerate_features_are_clustered(clustering, kind):
@@ -147,6 +149,7 @@ def features(rows, dtype, seed):
     return pool[rng.integers(0, len(pool), rows)]
 
 
+@pytest.mark.long
 @given(
     sizes,
     st.sampled_from([name for name in CLUSTERINGS if name != "none"]),

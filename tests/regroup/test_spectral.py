@@ -48,6 +48,7 @@ def test_embedding_spans_the_eigenvectors_of_the_smallest_eigenvalues(n):
     np.testing.assert_allclose(np.linalg.eigvalsh(vectors.T @ laplacian @ vectors), expected, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [300, 900])
 def test_cuts_as_well_as_scikit_learn(n):
     apart, member = directions(n, 6, 0.15)
@@ -58,6 +59,7 @@ def test_cuts_as_well_as_scikit_learn(n):
     assert ncut(graph, normalized_cut(x, 6, SETTINGS)) <= 1.03 * ncut(graph, theirs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("k", [3, 6, 9])
 def test_components_stay_whole_if_there_are_enough(k):
     x, component = make_blobs(700, 16, centers=np.eye(16)[:6], cluster_std=0.02, random_state=0)

@@ -14,6 +14,8 @@ from rgjax.report.reading import read_runs
 from rgjax.report.runs import Entry
 from rgjax.report.study import make_studies
 
+pytestmark = pytest.mark.long
+
 pytestmark = pytest.mark.xdist_group("finished sweep")
 
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 TEXTS = ("report.html", "table.md", "table.tex", "table.csv", "results.parquet")
 
 
+@pytest.mark.long
 def test_the_command_names_its_files_and_needs_no_jax(sweep_of):
     sweep = sweep_of()
     sweep.run("a", "ce")
@@ -58,6 +59,7 @@ def test_help_is_the_docstring(monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == (__main__.__doc__ or "").strip()
 
 
+@pytest.mark.long
 def test_the_same_runs_give_the_same_files(sweep_of):
     sweep = sweep_of()
     for seed in (0, 1):

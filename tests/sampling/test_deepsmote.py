@@ -117,6 +117,7 @@ def test_synthetic_codes_lie_between_neighbors(members):
     assert share.reshape(400, -1)[np.arange(400), used].std() > 0.2
 
 
+@pytest.mark.long
 def test_classes_are_balanced_reproducibly(images):
     made = deepsmote.deepsmote(images, LABELS, SETTINGS)
     assert np.bincount(made.labels).tolist() == [0, 31, 39]
@@ -131,6 +132,7 @@ def test_classes_are_balanced_reproducibly(images):
     assert (made.images != other.images).any()
 
 
+@pytest.mark.long
 def test_synthetic_images_resemble_their_class():
     """Each class has images of one color, in all shades of it."""
     labels, images = np.repeat([0, 1], [90, 20]).astype(np.int32), np.zeros((110, 8, 8, 3), np.uint8)
@@ -143,6 +145,7 @@ def test_synthetic_images_resemble_their_class():
     assert abs(green.mean() - shades[90:].mean()) < 20
 
 
+@pytest.mark.long
 def test_divergence_is_a_user_error(images, monkeypatch):
     monkeypatch.setattr(deepsmote, "_RATE", float("inf"))
     with pytest.raises(UserError, match="the autoencoder diverged"):
@@ -152,6 +155,7 @@ def test_divergence_is_a_user_error(images, monkeypatch):
 VALUES = st.floats(-4, 4, width=32) | st.sampled_from([0.0, 1e-45, -1e-38, 1e6, -1e15])
 
 
+@pytest.mark.long
 @given(st.integers(1, 8), st.lists(VALUES, min_size=1, max_size=5), st.integers(0, 2**31 - 1), st.sampled_from([1, 3]))
 def test_any_codes_are_interpolated_between_neighbors(members, values, seed, neighbors):
     codes = np.random.default_rng(seed).choice(np.array(values, np.float32), (members, 2))

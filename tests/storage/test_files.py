@@ -85,6 +85,7 @@ def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
 ARRAYS = {"a": np.arange(100, dtype=np.int32), "names": np.array(["x", "yyy"]), "none": np.zeros((0, 3))}
 
 
+@pytest.mark.long
 def test_a_flipped_bit_never_changes_an_array(tmp_path):
     path = tmp_path / "a.npz"
     write_npz(path, **ARRAYS)

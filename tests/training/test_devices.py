@@ -82,6 +82,7 @@ def test_results_do_not_depend_on_the_number_of_devices(eight_devices):
     assert not np.allclose(local[2], logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_all_devices_skip_a_step_that_only_one_sees_as_bad(eight_devices):
     mesh = make_mesh(eight_devices[:4], trials=1, batch_size=BATCH)
     data = with_one_bad_example(train_data())._replace(inputs=images(40))

@@ -52,6 +52,7 @@ def test_a_run_stops_with_the_state_before_the_step_and_continues_by_skipping_it
     assert_same_bits(resumed.logits, skipped.logits)
 
 
+@pytest.mark.long
 def test_a_run_that_skips_every_step_stops(monkeypatch, tmp_path):
     def all_infinite(logits, labels):
         return infinite_loss(logits, labels) / 0.0
@@ -64,6 +65,7 @@ def test_a_run_that_skips_every_step_stops(monkeypatch, tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.long
 def test_a_run_on_sentences_stops_by_the_same_fault(infinite, tmp_path):
     """With Adam, whose update is another branch."""
     settings = {"train_steps": 4, "train_optimizer": "adamw", "model_name": "bert"}

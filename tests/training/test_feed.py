@@ -166,6 +166,7 @@ def test_a_chunk_is_bounded_in_bytes_or_one_step(batch, trials, devices):
     assert steps == 1000 or (chunks - 1) * feed.CHUNK_BYTES < 1000 * step_bytes * 1.5
 
 
+@pytest.mark.long
 def test_the_program_for_a_small_memory_takes_a_chunk():
     changes = {"data.name": "ham10000", "data.image_size": 224, "model.name": "resnet10", "model.width": 4}
     config, sizes = method_config("ce", changes), []

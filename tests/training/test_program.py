@@ -130,6 +130,7 @@ def test_training_learns_the_labels(program):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.long
 def test_deferred_weights_start_at_their_step(program):
     deferred = {"drw_weights": jnp.array([[0.1, 1.0, 5.0]]), "drw_start": jnp.int32([2])}
     plain, _ = program.run(2)
@@ -147,6 +148,7 @@ def test_equal_class_weights_change_nothing(program):
         np.testing.assert_allclose(x, y, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_loop_of_a_resnet_holds_no_callback_and_no_convolution():
     """On CPUs a convolution inside a loop is ten times slower than the matrix products that replace it."""
     graph, state = init_state(resnet(), "sgd")
@@ -166,6 +168,7 @@ def test_logits_do_not_depend_on_the_batch_size(program):
     np.testing.assert_allclose(small, large, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_parameters_as_one_vector_train_alike(program):
     tree, totals = program.run(3)
     layout = one_vector(jax.tree.map(lambda x: x[0], program.state.params))
@@ -236,6 +239,7 @@ def test_a_skipped_step_changes_nothing_but_the_count():
     assert totals.loss.item() == pytest.approx(first.loss.item() + second.loss.item(), rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_diverged_trial_leaves_the_others_their_bits(program):
     def train(class_weights) -> tuple[TrainState, list[int]]:
         state, hyper, keys = jax.tree.map(lambda x: jnp.concatenate([x, x]), (program.state, program.hyper, key()))

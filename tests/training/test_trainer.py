@@ -59,5 +59,6 @@ def test_resume_is_bitwise_equal(expected, tmp_path, monkeypatch):
     assert [row["step"] for row in rows] == [5, 10]
 
 
+@pytest.mark.long
 def test_on_nan_changes_no_bit_of_a_healthy_run(expected, tmp_path):
     assert_same_bits(results(tmp_path, train_on_nan="skip")[:2], expected[:2])
