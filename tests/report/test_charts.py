@@ -14,9 +14,7 @@ from rgjax.report.reading import read_runs
 from rgjax.report.runs import Entry
 from rgjax.report.study import make_studies
 
-pytestmark = pytest.mark.long
-
-pytestmark = pytest.mark.xdist_group("finished sweep")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("finished sweep")]
 
 
 @pytest.fixture(scope="module")
