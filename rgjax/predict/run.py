@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from rgjax.config import Config, recorded_config
+from rgjax.config import Config, recorded_config, validate
 from rgjax.encoders import Encoder, encode_images, encode_tokens
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.losses import loss_of
@@ -87,6 +87,7 @@ def _load_run(workdir: Path, kind: str, dtype: str) -> FinishedRun:
         raise UserError(f"{first_few(damages)} changed after the run ended; rerun its command to restore them")
     try:
         config = recorded_config(read_json_object(workdir / "config.json"))
+        validate(config)
         with np.load(workdir / "regrouping.npz", allow_pickle=False) as file:
             regrouping = Regrouping(file["pseudo_labels"], file["parent"])
             indices, class_names = file["rows"], tuple(file["class_names"].tolist())
