@@ -39,7 +39,7 @@ from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, digest, lock_run_dir
 from rgjax.training.trainer import Trial
 
-_log = python_logging.getLogger(__name__)
+_log = python_logging.getLogger("rgjax")  # __name__ is "__main__" in a command
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one run of several processes")

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from rgjax.predict.predictor import Outputs, Predictor
     from rgjax.predict.writer import PredictionWriter
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("rgjax")  # __name__ is "__main__" in a command
 
 FORMATS = ("csv", "jsonl")
 _BATCHES_READ = {"images": 1, "sentences": 8}  # more sentences are sorted better by length, which saves padding

@@ -24,7 +24,7 @@ from rgjax.errors import UserError
 from rgjax.preflight import targets
 from rgjax.preflight.estimate import Estimate, TooLarge, estimate, largest_batch
 
-_log = python_logging.getLogger(__name__)
+_log = python_logging.getLogger("rgjax")  # __name__ is "__main__" in a command
 
 _TARGET = flags.DEFINE_string("target", "", f"cards, by commas: {', '.join(targets.CARDS)}; CARD-4: four of them")
 _JSON = flags.DEFINE_bool("json", False, "print JSON")
