@@ -70,7 +70,7 @@ def predictions(workdir):
 
 
 # The quick ones by default; the others in .ci/run.
-_QUICK = ("rg",)
+_QUICK = ("rus",)
 
 
 @pytest.mark.parametrize(

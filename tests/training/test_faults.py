@@ -20,6 +20,7 @@ def infinite(monkeypatch):
     monkeypatch.setattr(setup, "loss_of", lambda config: replace(LOSSES["ce"], function=infinite_loss))
 
 
+@pytest.mark.long
 def test_a_run_stops_with_the_state_before_the_step_and_continues_by_skipping_it(infinite, tmp_path):
     text = train(tmp_path, train_steps_per_call=3).error
     debug = json.loads((tmp_path / "debug" / "debug.json").read_text())
