@@ -1,9 +1,11 @@
 """Whole trainings of small networks, for tests: a task, its training, and what it leaves."""
 
+import contextlib
 import json
 
 import jax
 import numpy as np
+import pytest
 
 from rgjax.config import method_config
 from rgjax.data import Dataset
@@ -64,3 +66,19 @@ def saved(folder) -> TrainState:
     state, *_ = checkpoints.restore(init_state(Dense(), "sgd")[1])
     checkpoints.close()
     return state
+
+
+@contextlib.contextmanager
+def interrupted_at_second_evaluation(monkeypatch):
+    """The training in the block is interrupted when it evaluates for the second time."""
+    evaluate, calls = trainer.validate, []
+
+    def interrupt(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "validate", interrupt)
+        yield

@@ -12,7 +12,7 @@ from rgjax.losses import LOSSES
 from rgjax.training import setup, trainer
 from rgjax.training.optimizer import cosine_decay
 from tests.support.programs import Dense, assert_same_bits, infinite_loss, tokens
-from tests.support.trainings import rows_of, saved, small_task, train
+from tests.support.trainings import interrupted_at_second_evaluation, rows_of, saved, small_task, train
 
 
 @pytest.fixture
@@ -79,18 +79,8 @@ def test_a_run_on_sentences_stops_by_the_same_fault(infinite, tmp_path):
 
 def test_skipped_steps_are_counted_across_an_interruption(infinite, monkeypatch, tmp_path):
     """The checkpoint lies between two rows."""
-    evaluate, calls = trainer.validate, []
-
-    def interrupt(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return evaluate(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "validate", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, train_on_nan="skip", train_checkpoint_steps=7)
+    with interrupted_at_second_evaluation(monkeypatch):
+        train(tmp_path, train_on_nan="skip", train_checkpoint_steps=7)
     assert saved(tmp_path / "checkpoints").step == 7
     assert train(tmp_path, train_on_nan="skip", train_checkpoint_steps=7).skipped == 3
 

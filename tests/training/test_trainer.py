@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from rgjax.training import trainer
 from tests.support.programs import assert_same_bits
-from tests.support.trainings import rows_of, saved, train
+from tests.support.trainings import interrupted_at_second_evaluation, rows_of, saved, train
 
 
 def results(folder, **changes):
@@ -41,18 +40,8 @@ def test_the_length_of_a_call_changes_no_bit(steps, expected, tmp_path):
 
 def test_resume_is_bitwise_equal(expected, tmp_path, monkeypatch):
     """It is interrupted at the last evaluation, four steps after a checkpoint within an epoch."""
-    evaluate, calls = trainer.validate, []
-
-    def interrupt(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return evaluate(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "validate", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            results(tmp_path, train_checkpoint_steps=6)
+    with interrupted_at_second_evaluation(monkeypatch):
+        results(tmp_path, train_checkpoint_steps=6)
     assert saved(tmp_path / "checkpoints").step == 6
     logits, state, rows = results(tmp_path, train_checkpoint_steps=6)
     assert_same_bits((logits, state), expected[:2])
