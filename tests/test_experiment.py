@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from rgjax import console, experiment, metrics
-from rgjax.config import METHODS, method_config
+from rgjax.config import FIELDS, METHODS, method_config
 from rgjax.data import load_data
 from rgjax.errors import Preempted, UserError
 from rgjax.models.resnet import STAGES
@@ -48,6 +49,8 @@ def tiny_network():
     """A ResNet of a single block, which compiles fast, as `config.model.name="tiny"`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STAGES, "tiny", (1,))
+        field = FIELDS["model.name"]
+        patch.setitem(FIELDS, "model.name", replace(field, choices=(*STAGES, "bert")))
         yield
 
 
