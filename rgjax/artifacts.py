@@ -81,7 +81,8 @@ def write_start(task: Task, trial: Trial) -> None:
         fingerprints["weights"] = bert_checkpoint(config.model).fingerprint(*FILES)
     if task.synthetic:
         fingerprints["synthetic"] = digest(*task.synthetic.images)
-    provenance.write(workdir / "provenance.json", settings, **fingerprints)
+    notes = [note.as_json() for note in dataset.notes]
+    provenance.write(workdir / "provenance.json", settings, fingerprints, notes)
     write_npz(workdir / "split.npz", **dataset.splits, seed=np.array(config.data.seed))
     write_npz(
         workdir / "regrouping.npz",

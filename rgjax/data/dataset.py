@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rgjax.data.notes import Note
 from rgjax.errors import unknown
 
 
@@ -21,7 +22,7 @@ class Source:
         official_test: bool [N]; None if the data set has no official test set.
         fingerprint: a hash of the content.
         official_val: bool [N]; None if the data set has no official validation set.
-        notes: one line for each kind of skipped file.
+        notes: what was skipped or changed while the data were read.
     """
 
     inputs: np.ndarray
@@ -32,7 +33,7 @@ class Source:
     official_test: np.ndarray | None
     fingerprint: str
     official_val: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Dataset:
     val: np.ndarray
     test: np.ndarray
     fingerprint: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -62,9 +63,9 @@ class Dataset:
 
     @property
     def summary(self) -> str:
-        """Name, split sizes and notes in one line."""
+        """Name and split sizes in one line, then a line for each note."""
         sizes = ", ".join(f"{len(indices)} {name}" for name, indices in self.splits.items())
-        return "; ".join((f"{self.name}: {sizes} {self.kind}", *self.notes))
+        return "\n".join([f"{self.name}: {sizes} {self.kind}", *(f"note: {note}" for note in self.notes)])
 
     def one_vs_rest(self, positive: str) -> "Dataset":
         """The binary view: label 1 for the class `positive`, 0 for all other classes."""

@@ -11,9 +11,11 @@ import numpy as np
 
 from rgjax.config import Config
 from rgjax.console import progress
-from rgjax.data.custom import Listing, list_images
+from rgjax.data.custom import list_images
 from rgjax.data.dataset import Source, blank_image
 from rgjax.data.decode import Unreadable, decode
+from rgjax.data.listing import Listing
+from rgjax.data.notes import note
 from rgjax.data.splits import split
 from rgjax.errors import UserError, first_few
 from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, set_aside
@@ -40,7 +42,7 @@ def load(config: Config) -> Source:
                 "or skip them by --config.data.unreadable=skip"
             )
         class_names = listing.class_names
-        listing = listing.select(faults == "", f"{summary} and are skipped: {first_few(unreadable)}")
+        listing = listing.select(faults == "", *note("unreadable_image", unreadable))
         if empty := [name for name in class_names if name not in listing.class_names]:
             raise UserError(
                 f"{summary}, among them all images of class {first_few(empty)}: {first_few(unreadable)}; repair them, "

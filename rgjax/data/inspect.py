@@ -30,10 +30,11 @@ import numpy as np
 from rgjax.command import Parser
 from rgjax.config import BERT_FINETUNING, FIELDS, method_config
 from rgjax.console import exit_codes, progress
-from rgjax.data.custom import Listing, list_images, list_sentences, locate, normal_form
+from rgjax.data.custom import list_images, list_sentences, locate, normal_form
 from rgjax.data.dataset import Source
 from rgjax.data.decode import Unreadable, examine
 from rgjax.data.images import map_in_threads
+from rgjax.data.listing import Listing
 from rgjax.data.splits import SPLITS, split, split_strategy
 from rgjax.data.tables import read_table
 from rgjax.errors import UserError, first_few
@@ -89,7 +90,7 @@ def inspect(name: str, rule: str = _RULE.default, threshold: int = _THRESHOLD.de
         "classes": _class_counts(listing, splits, rule, threshold),
         **properties,
         "equal": _duplicates(listing, hashes, splits),
-        "notes": list(listing.notes),
+        "notes": [note.as_json() for note in listing.notes],
         "problem": problem,
         "next": command,
     }
@@ -241,7 +242,7 @@ def readable(report: dict[str, Any]) -> str:
     if unreadable := report.get("unreadable"):
         lines.append(f"  unreadable ({len(unreadable)}); remove them, or train with --config.data.unreadable=skip:")
         lines += [f"    {name}: {reason}" for name, reason in unreadable.items()]
-    lines += [f"  {note}" for note in report["notes"]]
+    lines += [f"  {note['text']}" for note in report["notes"]]
     if report["problem"]:
         return "\n".join([*lines, "", f"  cannot train on this yet: {report['problem']}"])
     return "\n".join([*lines, "", "next:", f"  {report['next']}"])

@@ -14,8 +14,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from rgjax.console import local_path
-from rgjax.data.custom import LITTER
 from rgjax.data.decode import SUFFIXES, Unreadable, decode
+from rgjax.data.folders import LITTER
 from rgjax.data.tables import DELIMITERS, is_table, read_table
 from rgjax.errors import UserError
 

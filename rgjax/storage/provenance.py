@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from rgjax.storage.files import read_json_object, set_aside, write_json
 _PACKAGES = ("rgjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "pillow")
 
 
-def write(path: Path, config: dict[str, Any], **fingerprints: str) -> None:
+def write(path: Path, config: dict[str, Any], fingerprints: dict[str, str], notes: Sequence[dict]) -> None:
     """Write the provenance of this process and its inputs, with a copy of the config.
 
     Args:
         path: of provenance.json.
         config: the settings of the run.
         fingerprints: input -> the fingerprint of its content.
+        notes: what was skipped or changed while the data were read, ready for JSON.
 
     Raises:
         UserError: if the run began with other inputs, because it cannot resume with these.
@@ -44,6 +46,7 @@ def write(path: Path, config: dict[str, Any], **fingerprints: str) -> None:
             "platform": jax.default_backend(),
             "devices": [device.device_kind for device in jax.devices()],
             "fingerprints": fingerprints,
+            "notes": list(notes),
             "config": config,
         },
     )

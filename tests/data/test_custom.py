@@ -71,7 +71,7 @@ def test_hidden_files_are_ignored_and_other_files_noted(folder):
     image(folder / "stray.png")
     (folder / "dog" / "notes.txt").write_text("")
     os.mkfifo(folder / "dog" / "pipe.png")
-    assert list_images(str(folder)).notes == (
+    assert tuple(map(str, list_images(str(folder)).notes)) == (
         "1 file skipped, not in a class folder: stray.png",
         "2 files skipped, in class folders, without an image suffix: dog/notes.txt, dog/pipe.png",
     )
@@ -86,7 +86,8 @@ def test_linked_folders_are_read_once_and_parents_never(folder):
     (folder / "linked").symlink_to(folder / "dog")
     listing = list_images(str(folder))
     assert listing.labels == ["cat"] * 3 + ["dog"] * 4 + ["linked"] * 4
-    assert listing.notes == ("1 file skipped, in class folders, without an image suffix: cat/self",)
+    [note] = listing.notes
+    assert str(note) == "1 file skipped, in class folders, without an image suffix: cat/self"
 
 
 @pytest.mark.parametrize(("val", "splits"), [("valid", {"train", "val", "test"}), (None, {"train", "test"})])

@@ -98,7 +98,8 @@ def test_unreadable_images_stop_or_are_skipped(folder):
     np.testing.assert_array_equal(source.ids, whole.ids[kept])
     np.testing.assert_array_equal(source.labels, whole.labels[kept])
     [note] = dataset_of(folder, unreadable="skip").notes
-    assert note.startswith(f"{says} and are skipped: cat/0.png (empty file)")
+    assert (note.kind, note.count) == ("unreadable_image", 3)
+    assert str(note).startswith("3 images skipped, cannot be read: cat/0.png (empty file)")
 
 
 def test_a_class_without_readable_images_is_not_skipped(folder):

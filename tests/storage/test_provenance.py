@@ -12,7 +12,7 @@ CONFIG = json.loads(method_config("ce", {}).to_json())
 
 
 def test_provenance_records_versions_devices_and_fingerprints(tmp_path):
-    provenance.write(tmp_path / "p.json", CONFIG, data="abc")
+    provenance.write(tmp_path / "p.json", CONFIG, {"data": "abc"}, [])
     written = json.loads((tmp_path / "p.json").read_text())
     assert written["packages"]["jax"] == jax.__version__
     assert written["fingerprints"] == {"data": "abc"}
@@ -25,13 +25,13 @@ def test_without_git_the_commit_is_null(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(subprocess, "run", fail)
-    provenance.write(tmp_path / "p.json", CONFIG)
+    provenance.write(tmp_path / "p.json", CONFIG, {}, [])
     assert json.loads((tmp_path / "p.json").read_text())["git"] is None
 
 
 def test_other_inputs_are_refused(tmp_path):
     path = tmp_path / "w" / "provenance.json"
-    provenance.write(path, CONFIG, data="abc", regrouping="d")
-    provenance.write(path, CONFIG, data="abc", regrouping="d")
+    provenance.write(path, CONFIG, {"data": "abc", "regrouping": "d"}, [])
+    provenance.write(path, CONFIG, {"data": "abc", "regrouping": "d"}, [])
     with pytest.raises(UserError, match="its run began with different data; use another --workdir"):
-        provenance.write(path, CONFIG, data="xyz", regrouping="d")
+        provenance.write(path, CONFIG, {"data": "xyz", "regrouping": "d"}, [])

@@ -1,0 +1,95 @@
+"""A listing: the examples of custom data before their content is read."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from rgjax.data.dataset import Source
+from rgjax.data.notes import Note
+
+Item = TypeVar("Item", Path, str)
+
+# Names of splits, in folders and in tables.
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Listing(Generic[Item]):
+    """The examples in a folder or table, without their content.
+
+    Attributes:
+        where: the folder or table.
+        items: image files or sentences.
+        ids: a unique name for each example.
+        labels: the class name of each example.
+        group_ids: a group for each example, or None.
+        splits: "train", "val" or "test" for each example, or None if the user defined no split.
+        notes: what was skipped or changed.
+    """
+
+    where: Path
+    items: list[Item]
+    ids: list[str]
+    labels: list[str]
+    group_ids: list[str] | None
+    splits: list[str] | None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.labels)))
+
+    def source(self, inputs: np.ndarray, fingerprint: str) -> Source:
+        """The examples with their content `inputs` [N, ...]."""
+        group_ids = self.ids if self.group_ids is None else self.group_ids
+        splits = None if self.splits is None else np.array(self.splits)
+        return Source(
+            inputs=inputs,
+            labels=_to_indices(self.labels, self.class_names),
+            class_names=self.class_names,
+            group_ids=_to_indices(group_ids, dict.fromkeys(group_ids)),
+            ids=np.array(self.ids),
+            official_test=None if splits is None else splits == "test",
+            official_val=None if splits is None or "val" not in splits else splits == "val",
+            fingerprint=fingerprint,
+            notes=self.notes,
+        )
+
+    def select(self, mask: np.ndarray, *notes: Note) -> "Listing[Item]":
+        """The examples where `mask` [N] is true; `notes` describe the rest."""
+
+        def selected(values: list) -> list:
+            return [value for value, keep in zip(values, mask, strict=True) if keep]
+
+        return replace(
+            self,
+            items=selected(self.items),
+            ids=selected(self.ids),
+            labels=selected(self.labels),
+            group_ids=self.group_ids and selected(self.group_ids),
+            splits=self.splits and selected(self.splits),
+            notes=(*self.notes, *notes),
+        )
+
+
+def normal_label(name: str) -> str:
+    """The class name in Unicode's NFC form, because file systems and editors differ."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def _to_indices(values: Sequence[str], names: Iterable[str]) -> np.ndarray:
+    """The position int32 [N] of each value among the names."""
+    index_of = {name: index for index, name in enumerate(names)}
+    return np.array([index_of[value] for value in values], np.int32)
+
+
+def counted(things: Iterable, noun: str) -> str:
+    number = len(list(things))
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,70 @@
+"""Notes on data: what was skipped, cut, rescaled, merged or doubted in reading.
+
+A reader that changes or omits anything adds a note. Commands show the notes of a data set, and a run keeps them in
+provenance.json.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_FEW = 5  # names that a note keeps
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of note.
+
+    Attributes:
+        noun: what is counted, in the singular.
+        fact: what happened to it; follows the count and the noun.
+        fix: how to avoid or to answer it; "" if there is nothing to do.
+        skips: the counted things are absent from the data.
+    """
+
+    noun: str
+    fact: str
+    fix: str = ""
+    skips: bool = False
+
+
+KINDS = {
+    "stray_file": Kind("file", "skipped, not in a class folder", skips=True),
+    "other_file": Kind("file", "skipped, in class folders, without an image suffix", skips=True),
+    "unreadable_image": Kind("image", "skipped, cannot be read", "python -m rgjax.data.inspect lists all", skips=True),
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """How many things of a kind there are, with the names of the first few.
+
+    `str()` is the note as one line.
+    """
+
+    kind: str
+    count: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        kind = KINDS[self.kind]
+        more = ("...",) if self.count > len(self.names) > 0 else ()
+        names = f": {', '.join((*self.names, *more))}" if self.names else ""
+        fix = f"; {kind.fix}" if kind.fix else ""
+        return f"{self.count} {kind.noun}{'' if self.count == 1 else 's'} {kind.fact}{names}{fix}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "count": self.count, "names": list(self.names), "text": str(self)}
+
+
+def note(kind: str, names: Iterable[object], count: int | None = None) -> tuple[Note, ...]:
+    """The note on things of a kind; nothing if there are none.
+
+    Args:
+        kind: a key of `KINDS`.
+        names: the names of the things.
+        count: how many they are, if not all have a name.
+    """
+    names = [str(name) for name in names]
+    count = len(names) if count is None else count
+    return (Note(kind, count, tuple(names[:_FEW])),) if count else ()
