@@ -1,0 +1,73 @@
+"""Every kind of note: some input produces it, and it is one line with the number and the names."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rgjax.data import load_data
+from rgjax.data.notes import KINDS, Note, note
+from tests.support.data import data_config
+
+
+def write_images(folder, *, count=9):
+    """A folder with images of noise in each of two classes."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def notes_of(place, name="images", **changes):
+    settings = {"manual_dir": str(place), "split": "auto", "image_size": 8} | changes
+    return load_data(data_config(name, **settings)).notes
+
+
+def stray_file(folder):
+    write_images(folder / "data")
+    (folder / "data" / "readme.txt").write_text("")
+    return notes_of(folder / "data")
+
+
+def other_file(folder):
+    write_images(folder / "data")
+    (folder / "data" / "dog" / "size.txt").write_text("")
+    return notes_of(folder / "data")
+
+
+def unreadable_image(folder):
+    write_images(folder / "data")
+    (folder / "data" / "cat" / "3.png").write_bytes(b"\x89PNG")
+    return notes_of(folder / "data", unreadable="skip")
+
+
+# From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
+MAKERS = {maker.__name__: maker for maker in (stray_file, other_file, unreadable_image)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_noted_for_some_input(kind, tmp_path):
+    notes = MAKERS[kind](tmp_path)
+    assert kind in [note.kind for note in notes]
+    assert all(str(note).isprintable() and len(str(note)) < 400 for note in notes)
+
+
+def test_no_maker_makes_an_unknown_kind():
+    assert set(MAKERS) == set(KINDS)
+
+
+def test_plain_data_have_no_note(tmp_path):
+    assert notes_of(write_images(tmp_path / "data")) == ()
+
+
+def test_the_line_has_the_number_and_the_first_names():
+    [few], [many] = note("other_file", ["a.txt"]), note("other_file", map(str, range(9)))
+    assert str(few) == "1 file skipped, in class folders, without an image suffix: a.txt"
+    assert str(many) == "9 files skipped, in class folders, without an image suffix: 0, 1, 2, 3, 4, ..."
+    assert many.as_json() == {"kind": "other_file", "count": 9, "names": list("01234"), "text": str(many)}
+
+
+def test_the_number_may_exceed_the_names():
+    assert note("stray_file", [], count=0) == note("stray_file", []) == ()
+    assert note("stray_file", ["x"], count=7) == (Note("stray_file", 7, ("x",)),)
