@@ -1,6 +1,7 @@
 """List the images in a folder with one subfolder per class."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from rgjax.data.decode import SUFFIXES
@@ -86,6 +87,24 @@ def entries(folder: Path) -> tuple[list[str], list[str]]:
 
 def visible(paths: list[str]) -> list[str]:
     return [path for path in paths if not os.path.basename(path).startswith(".")]
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The visible files in a folder at any depth, in order.
+
+    Links are followed, but each folder is read only once.
+    """
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else sorted(filter(_is_visible, folders))
+        if real not in seen:
+            yield from (Path(parent, name) for name in sorted(filter(_is_visible, files)))
+        seen.add(real)
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in LITTER
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

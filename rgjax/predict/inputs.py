@@ -15,7 +15,7 @@ import numpy as np
 
 from rgjax.console import local_path
 from rgjax.data.decode import SUFFIXES, Unreadable, decode
-from rgjax.data.folders import LITTER
+from rgjax.data.folders import files_below
 from rgjax.data.tables import DELIMITERS, is_table, read_table
 from rgjax.errors import UserError
 
@@ -81,29 +81,11 @@ def _paths(name: str, is_input: Callable[[Path], bool], noun: str) -> Iterator[I
         yield InputRow(name, str(local_path(name)))
     else:
         empty = True
-        for path in filter(is_input, _files_below(local_path(name))):
+        for path in filter(is_input, files_below(local_path(name))):
             empty = False
             yield InputRow(str(path), str(path))
         if empty:
             yield _fault(name, f"there are no {noun} in this folder")
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """The visible files in a folder at any depth, in order.
-
-    Links are followed, but each folder is read only once.
-    """
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(filter(_is_visible, folders))
-        if real not in seen:
-            yield from (Path(parent, name) for name in sorted(filter(_is_visible, files)))
-        seen.add(real)
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in LITTER
 
 
 def _decoded(row: InputRow, size: int) -> InputRow:
