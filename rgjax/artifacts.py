@@ -11,7 +11,7 @@ from rgjax import metrics
 from rgjax.config import Config, identity, recorded_config
 from rgjax.data import Dataset
 from rgjax.errors import UserError
-from rgjax.models.factory import bert_checkpoint
+from rgjax.models.factory import PRETRAINED, PRETRAINED_FILES, bert_checkpoint
 from rgjax.models.tokenizer import FILES
 from rgjax.regroup import AGGREGATIONS, Regrouping
 from rgjax.report.pictures import draw_groups, draw_synthetic
@@ -21,7 +21,10 @@ from rgjax.storage.files import digest, read_json_object, set_aside, write_json,
 from rgjax.training.task import Task
 from rgjax.training.trainer import Outcome, Trial
 
-START_FILES = ("config.json", "provenance.json", "split.npz", "regrouping.npz")
+START_FILES = (
+    *("config.json", "provenance.json", "split.npz", "regrouping.npz"),
+    *(f"{PRETRAINED}/{name}" for name in PRETRAINED_FILES),
+)
 RESULT_FILES = (*START_FILES, "metrics.jsonl", "predictions.npz", "result.json")
 
 
@@ -83,6 +86,8 @@ def write_start(task: Task, trial: Trial) -> None:
         fingerprints["synthetic"] = digest(*task.synthetic.images)
     notes = [note.as_json() for note in dataset.notes]
     provenance.write(workdir / "provenance.json", settings, fingerprints, notes)
+    if config.model.name == "bert":
+        bert_checkpoint(config.model).copy_files(workdir / PRETRAINED, PRETRAINED_FILES)
     write_npz(workdir / "split.npz", **dataset.splits, seed=np.array(config.data.seed))
     write_npz(
         workdir / "regrouping.npz",

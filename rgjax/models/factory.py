@@ -13,11 +13,14 @@ from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint, Tensors
 from rgjax.models.resnet import Numerics, ResNet
-from rgjax.models.tokenizer import Tokens, WordPieces, tokenize
+from rgjax.models.tokenizer import FILES, Tokens, WordPieces, tokenize
 from rgjax.models.transformer import Bert, BertClassifier, bert_config
 from rgjax.sharding import AXIS
 
 Network: TypeAlias = ResNet | BertClassifier
+
+# What a run keeps of a BERT checkpoint, in a folder of this name: all but the weights, which its own state replaces.
+PRETRAINED, PRETRAINED_FILES = "pretrained", ("config.json", *FILES)
 
 
 def make_model(
@@ -91,9 +94,8 @@ def network_inputs(config: Any, inputs: np.ndarray, max_length: int) -> np.ndarr
     return tokenize(checkpoint, bert_config(checkpoint), inputs, max_length)
 
 
-def word_pieces(config: Any, max_length: int) -> WordPieces:
-    """The tokenizer of `model.name=bert`."""
-    checkpoint = bert_checkpoint(config)
+def word_pieces(checkpoint: Checkpoint, max_length: int) -> WordPieces:
+    """The tokenizer of a BERT checkpoint."""
     return WordPieces(checkpoint, bert_config(checkpoint), max_length)
 
 

@@ -6,6 +6,7 @@ flax_model.msgpack, under torch's names and in its layout.
 
 import logging
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from rgjax.console import local_path
 from rgjax.errors import UserError, first_few
 from rgjax.storage import hub
-from rgjax.storage.files import digest, file_sha256, read_json_object
+from rgjax.storage.files import atomic_path, digest, file_sha256, read_json_object
 
 _SAFETENSORS, _MSGPACK = "model.safetensors", "flax_model.msgpack"
 _INDEX = f"{_SAFETENSORS}.index.json"
@@ -182,6 +183,13 @@ class Checkpoint:
             readers |= {_modern(name): reader for name, reader in read(path).items()}
         return Tensors(Weights(readers, files[0]))
 
+    def copy_files(self, folder: Path, names: Sequence[str]) -> None:
+        """Copy those of its files `names` that exist into a folder."""
+        for name in names:
+            if path := self.file(name):
+                with atomic_path(folder / name) as temporary:
+                    shutil.copyfile(path, temporary)
+
     def build(self, network: Callable[[Tensors], Network]) -> Network:
         """`network(tensors)`; the names of tensors that it leaves unused are logged."""
         tensors = self.tensors()
@@ -189,6 +197,26 @@ class Checkpoint:
         if unused := tensors.weights.unused():
             _log.info(f"{self.name}: {len(unused)} unused tensors: {first_few(unused)}")
         return built
+
+
+class BlankCheckpoint(Checkpoint):
+    """A checkpoint without weights: every tensor exists and is zero."""
+
+    def tensors(self) -> Tensors:
+        return BlankTensors(Weights({}, Path(self.name)))
+
+
+class BlankTensors(Tensors):
+    """Zeros of any name and shape."""
+
+    def layers(self, name: str, count: int) -> "Tensors":
+        return replace(self, prefixes=[str(i) for i in range(count)], stacked=True)
+
+    def has(self, name: str) -> bool:
+        return True
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.broadcast_to(np.float32(0), (len(self.prefixes), *shape) if self.stacked else shape)
 
 
 def settings(values: dict[str, Any], defaults: dict[str, Any], source: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ Options:
     --export=FOLDER     instead of predicting, write files that run without rgjax: the network as a StableHLO program
                         for CPUs, GPUs and TPUs and any batch size, in float32; its parameters as safetensors;
                         manifest.json, which describes inputs and outputs; and example.py
+    --checkpoint=FOLDER the pretrained checkpoint, if the run is of an older version and the checkpoint has moved
 
 An input that cannot be read is skipped with a line on standard error; the exit code is then 2.
 """
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
     logging.set_verbosity(logging.WARNING)  # Orbax logs its settings
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
-    settings = {"aggregate": options.aggregate, "batch_size": options.batch_size}
+    settings = {name: getattr(options, name) for name in ("aggregate", "batch_size", "checkpoint")}
     if options.export:
         from rgjax.predict.export import export
 
@@ -98,6 +99,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--aggregate", choices=("max", "sum"), default="")
     parser.add_argument("--batch-size", type=int, default=0)
     parser.add_argument("--export", type=local_path)
+    parser.add_argument("--checkpoint", default="")
     options = parser.parse(argv)
     if options.workdir is None:
         parser.error("--workdir=DIR of a finished run is missing")

@@ -11,7 +11,6 @@ from flax import nnx
 from rgjax.data.augment import prepare_images
 from rgjax.errors import UserError, unknown
 from rgjax.losses import class_stats, scale_logits
-from rgjax.models.factory import word_pieces
 from rgjax.models.packing import unpacked
 from rgjax.models.tokenizer import Tokens
 from rgjax.predict.run import FinishedRun, load_run
@@ -63,13 +62,13 @@ class Predictor:
         if self.aggregate not in AGGREGATIONS:
             raise unknown("aggregation", self.aggregate, AGGREGATIONS)
         self._stats = class_stats(run.config.loss, run.regrouping)
-        self.word_pieces = (
-            word_pieces(run.config.model, run.config.data.max_length) if run.kind == "sentences" else None
-        )
+        self.word_pieces = run.word_pieces
         self._forward = on_devices(self.forward, run.params)
 
     @classmethod
-    def from_run(cls, workdir: Path, *, aggregate: str = "", batch_size: int = 0, dtype: str = "") -> "Predictor":
+    def from_run(
+        cls, workdir: Path, *, aggregate: str = "", batch_size: int = 0, dtype: str = "", checkpoint: str = ""
+    ) -> "Predictor":
         """Load the predictor of a finished run.
 
         Args:
@@ -77,12 +76,14 @@ class Predictor:
             aggregate: as for `__init__`.
             batch_size: as for `__init__`.
             dtype: the precision of the computations; the run's if empty.
+            checkpoint: where the pretrained checkpoint of a run of an older version is now, if it has moved.
 
         Raises:
             UserError: if the run is not finished or is damaged.
         """
         require_finished(workdir)
-        run = load_run(workdir, flag="--workdir", dtype=dtype)
+        ways_out = "the folder where it is now (--checkpoint=FOLDER)"
+        run = load_run(workdir, flag="--workdir", ways_out=ways_out, dtype=dtype, checkpoint=checkpoint)
         return cls(run, aggregate=aggregate, batch_size=batch_size)
 
     def __call__(self, inputs: Inputs) -> np.ndarray:

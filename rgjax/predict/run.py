@@ -13,8 +13,9 @@ from rgjax.config import Config, recorded_config, validate
 from rgjax.encoders import Encoder, encode_images, encode_tokens
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.losses import loss_of
-from rgjax.models.factory import bert_checkpoint, input_kind, make_model, network_inputs
-from rgjax.models.tokenizer import FILES, Tokens
+from rgjax.models.factory import PRETRAINED, input_kind, make_model, word_pieces
+from rgjax.models.pretrained import DEFAULT_BERT, BlankCheckpoint, Checkpoint
+from rgjax.models.tokenizer import FILES, WordPieces
 from rgjax.regroup import Regrouping
 from rgjax.storage import manifest
 from rgjax.storage.files import digest, read_json_object
@@ -40,6 +41,7 @@ class FinishedRun(NamedTuple):
         class_names: names of the C classes.
         data: fingerprint of the data set.
         tokens: fingerprint of the tokenizer and of the weights before training; "" for images.
+        word_pieces: the tokenizer; None for images.
     """
 
     config: Config
@@ -50,6 +52,7 @@ class FinishedRun(NamedTuple):
     class_names: tuple[str, ...]
     data: str
     tokens: str
+    word_pieces: WordPieces | None
 
     @property
     def kind(self) -> str:
@@ -62,25 +65,29 @@ class FinishedRun(NamedTuple):
         return digest("run-v2", self.tokens, self.config.data.max_length, *weights)
 
 
-def load_run(workdir: Path, *, flag: str, kind: str = "", dtype: str = "") -> FinishedRun:
+def load_run(
+    workdir: Path, *, flag: str, ways_out: str, kind: str = "", dtype: str = "", checkpoint: str = ""
+) -> FinishedRun:
     """Read the network that a run left in its workdir.
 
     Args:
         workdir: the folder of the run.
         flag: the flag or field by which the user named it; error messages begin with it.
+        ways_out: what to do if a run of an older version needs a pretrained checkpoint that is gone.
         kind: "images" or "sentences", if the network must read these.
         dtype: the precision of its computations; the run's if empty.
+        checkpoint: where that pretrained checkpoint is now, if it has moved.
 
     Raises:
         UserError: if the run is not finished, is damaged, or reads other inputs.
     """
     try:
-        return _load_run(workdir, kind, dtype)
+        return _load_run(workdir, kind, {"model.dtype": dtype, "model.checkpoint": checkpoint}, ways_out)
     except (UserError, OSError) as error:
         raise UserError(f"{flag}={workdir}: cannot be used: {error}") from error
 
 
-def _load_run(workdir: Path, kind: str, dtype: str) -> FinishedRun:
+def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) -> FinishedRun:
     if not (workdir / "result.json").is_file() or not (workdir / "checkpoints").is_dir():
         raise UserError("not a finished run: result.json or checkpoints/ is missing")
     if damages := manifest.damages(workdir):
@@ -95,23 +102,37 @@ def _load_run(workdir: Path, kind: str, dtype: str) -> FinishedRun:
         data, weights = recorded["data"], recorded.get("weights", "")
     except _DAMAGE as error:
         raise UserError(f"its files are damaged: {type(error).__name__}: {first_line(error)}") from error
-    config.model.dtype = dtype or config.model.dtype
+    config.update_from_flattened_dict({name: value for name, value in changes.items() if value})
     trained_on = input_kind(config.model)
     if kind and trained_on != kind:
         raise UserError(f"it was trained on {trained_on}, not {kind}")
     head = loss_of(config.loss).head
-    model = make_model(config.model, regrouping.num_pseudo_classes, head=head, seed=config.seed)
+    pretrained = _pretrained(workdir, config, weights, ways_out) if trained_on == "sentences" else None
+    pieces = pretrained and word_pieces(pretrained, config.data.max_length)
+    outputs = regrouping.num_pseudo_classes
+    model = make_model(config.model, outputs, head=head, seed=config.seed, checkpoint=pretrained)
     graph, state = init_state(model, config.train.optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, *_ = checkpoints.restore(state)
     checkpoints.close()
     if not int(state.step):
         raise UserError("no checkpoint found")
-    tokens = bert_checkpoint(config.model).fingerprint(*FILES) if trained_on == "sentences" else ""
-    if tokens != weights:
-        raise UserError(f"the checkpoint {bert_checkpoint(config.model).name} has changed since the run began")
     params = jax.device_get((state.params, state.batch_stats))
-    return FinishedRun(config, graph, params, regrouping, indices, class_names, data, tokens)
+    return FinishedRun(config, graph, params, regrouping, indices, class_names, data, weights, pieces)
+
+
+def _pretrained(workdir: Path, config: Config, fingerprint: str, ways_out: str) -> Checkpoint:
+    """The settings and the tokenizer of the checkpoint that a run began with.
+
+    The run has a copy of them. A run of an older version has none: they are read from the checkpoint itself, which must
+    be the same as then.
+    """
+    if (workdir / PRETRAINED).is_dir():
+        return BlankCheckpoint(str(workdir / PRETRAINED), ways_out=ways_out)
+    checkpoint = Checkpoint(config.model.checkpoint or DEFAULT_BERT, ways_out=ways_out)
+    if checkpoint.fingerprint(*FILES) != fingerprint:
+        raise UserError(f"the checkpoint {checkpoint.name} has changed since the run began: give {ways_out}")
+    return checkpoint
 
 
 def encoder_of_run(workdir: Path, kind: str) -> Encoder:
@@ -119,15 +140,15 @@ def encoder_of_run(workdir: Path, kind: str) -> Encoder:
 
     Raises UserError if the network does not read inputs of this kind.
     """
-    run = load_run(workdir, flag="config.encoder.checkpoint", kind=kind)
+    ways_out = "another encoder (--config.encoder.name=bert)"
+    run = load_run(workdir, flag="config.encoder.checkpoint", ways_out=ways_out, kind=kind)
 
     def features(params, batch):
         return nnx.merge(run.graph, *params, copy=True).features(batch)
 
     def encode(inputs: np.ndarray) -> np.ndarray:
-        read = network_inputs(run.config.model, inputs, run.config.data.max_length)
-        if isinstance(read, Tokens):
-            return encode_tokens(features, run.params, read)
-        return encode_images(features, run.params, read)
+        if run.word_pieces:
+            return encode_tokens(features, run.params, run.word_pieces(inputs))
+        return encode_images(features, run.params, inputs)
 
     return Encoder(run.fingerprint, encode)

@@ -2,8 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +13,7 @@ from rgjax.data.phrasebank import TOKEN_QUANTILES
 from rgjax.errors import UserError
 from rgjax.losses import class_stats, loss_of
 from rgjax.models.factory import bert_checkpoint, make_model, reads_text
-from rgjax.models.pretrained import Checkpoint, Tensors, Weights
+from rgjax.models.pretrained import BlankCheckpoint, Checkpoint
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import bert_config
 from rgjax.regroup import regroup
@@ -128,11 +126,11 @@ def blank_checkpoint(config: Config) -> Checkpoint:
     except UserError:
         _log.info("config.model.checkpoint: unavailable; assuming the shape of bert-base")
         values = {"model_type": "bert"}
-    return BlankCheckpoint(values)
+    return AssumedCheckpoint(values)
 
 
-class BlankCheckpoint(Checkpoint):
-    """A checkpoint in which every tensor exists and is zero."""
+class AssumedCheckpoint(BlankCheckpoint):
+    """A checkpoint known by its config.json alone."""
 
     def __init__(self, values: dict[str, Any]):
         super().__init__("blank", ways_out="")
@@ -141,17 +139,3 @@ class BlankCheckpoint(Checkpoint):
 
     def json(self, name: str) -> dict[str, Any]:
         return self._values
-
-    def tensors(self) -> Tensors:
-        return BlankTensors(Weights({}, Path(self.name)))
-
-
-class BlankTensors(Tensors):
-    def layers(self, name: str, count: int) -> "Tensors":
-        return replace(self, prefixes=[str(i) for i in range(count)], stacked=True)
-
-    def has(self, name: str) -> bool:
-        return True
-
-    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return np.broadcast_to(np.float32(0), (len(self.prefixes), *shape) if self.stacked else shape)

@@ -44,7 +44,8 @@ def read_runs(directory: Path) -> list[RunRecord]:
 def workdirs(directory: Path) -> Iterator[Path]:
     """The folders with a config.json; of a population, those of its seeds."""
     for parent, folders, files in os.walk(directory, onerror=lambda error: _log.warning(str(error))):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "checkpoints")
+        skipped = {"checkpoints", *(["pretrained"] if "config.json" in files else [])}  # folders of a run
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skipped)
         members = (Path(parent, name, "config.json") for name in folders if name.startswith("seed-"))
         if "config.json" in files and ("result.json" in files or not any(path.exists() for path in members)):
             yield Path(parent)

@@ -1,15 +1,17 @@
 """The predictor of a finished run against the logits that the run wrote for its test split."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rgjax.errors import UserError
+from rgjax.predict.export import export
 from rgjax.predict.predictor import Predictor
+from rgjax.predict.run import encoder_of_run
 from rgjax.storage.files import write_json
-from tests.support.finished import digits, digits_run, predictions, text_run, text_sources
+from tests.support.finished import digits, digits_run, finish_untrained, predictions, text_in, text_run, text_sources
 
 pytestmark = pytest.mark.long
 
@@ -97,15 +99,78 @@ def test_a_damaged_run_is_refused(of_digits, tmp_path):
     assert "result.json or checkpoints/ is missing" in refused(copy)
 
 
-def test_a_run_whose_pretrained_checkpoint_changed_is_refused(of_text, tmp_path):
-    run, bert = tmp_path / "run", tmp_path / "tiny-bert"
-    shutil.copytree(of_text, run)
-    shutil.copytree(text_sources() / "tiny-bert", bert)
-    config = json.loads((run / "config.json").read_text())
-    config["model"]["checkpoint"] = str(bert)
-    write_json(run / "config.json", config)
+@pytest.fixture
+def text_run_of_its_own(tmp_path):
+    """A run of sentences, and the folder with the data and the weights that it began with."""
+    sources = tmp_path / "sources"
+    return finish_untrained(tmp_path / "run", **text_in(sources)), sources
+
+
+def outputs_of(workdir, folder):
+    """What a run gives: logits, exported parameters and tokenizer, and features as an encoder, with their name."""
+    sentences = ["profit rose w1 .", "fell", "flat w3 w4"]
+    written = {path.name: path for path in export(Predictor.from_run(workdir, dtype="float32"), folder)}
+    encoder = encoder_of_run(workdir, "sentences")
+    return [
+        Predictor.from_run(workdir).logits(sentences).tobytes(),
+        *(written[name].read_bytes() for name in ("parameters.safetensors", "tokenizer.json")),
+        encoder.encode(np.array(sentences)).tobytes(),
+        encoder.fingerprint,
+    ]
+
+
+def test_a_copied_run_needs_neither_its_checkpoint_nor_its_data(text_run_of_its_own, tmp_path):
+    run, sources = text_run_of_its_own
+    before = outputs_of(run, tmp_path / "exported")
+    shutil.copytree(run, tmp_path / "elsewhere" / "run")
+    shutil.rmtree(run)
+    shutil.rmtree(sources)
+    assert outputs_of(tmp_path / "elsewhere" / "run", tmp_path / "exported again") == before
+
+
+def test_a_copied_run_of_images_needs_no_data(tmp_path):
+    data = tmp_path / "data"
+    for name, gray in (("cat", 30), ("dog", 200)):
+        (data / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("L", (9, 9), gray + i).save(data / name / f"{i}.png")
+    changes = {"data.name": "images", "data.manual_dir": str(data), "data.positive": "", "train.batch_size": 4}
+    run, images = finish_untrained(tmp_path / "run", **changes), np.zeros((2, 16, 16, 3), np.uint8)
+    before = Predictor.from_run(run).logits(images)
+    shutil.rmtree(data)
+    shutil.move(run, tmp_path / "moved")
+    np.testing.assert_array_equal(Predictor.from_run(tmp_path / "moved").logits(images), before)
+
+
+def test_changes_of_the_kept_files_are_noticed(text_run_of_its_own):
+    run, _ = text_run_of_its_own
+    (run / "pretrained" / "vocab.txt").write_text("[PAD]\n")
+    assert "pretrained/vocab.txt changed after the run ended" in refused(run)
+    (run / "pretrained" / "vocab.txt").unlink()
+    assert "pretrained/vocab.txt changed after the run ended" in refused(run)
+
+
+def as_of_an_older_version(run):
+    """The run without the copies that older versions did not make."""
+    shutil.rmtree(run / "pretrained")
     (run / "manifest.json").unlink()
-    Predictor.from_run(run)  # the same checkpoint in another folder
-    vocabulary = bert / "vocab.txt"
+    return run
+
+
+def test_a_run_of_an_older_version_reads_its_checkpoint(text_run_of_its_own, tmp_path):
+    run, sources = text_run_of_its_own
+    sentences = ["profit rose w1 .", "fell", "flat w3 w4"]
+    expected = Predictor.from_run(run).logits(sentences)
+    np.testing.assert_array_equal(Predictor.from_run(as_of_an_older_version(run)).logits(sentences), expected)
+    bert, moved = sources / "tiny-bert", tmp_path / "moved"
+    bert.rename(moved)
+    message = refused(run)
+    assert f"there is no folder {bert}" in message and "(--checkpoint=FOLDER)" in message
+    with pytest.raises(UserError, match=r"there is no folder .*tiny-bert.* \(--config\.encoder\.name=bert\)"):
+        encoder_of_run(run, "sentences")
+    logits = Predictor.from_run(run, checkpoint=str(moved)).logits(sentences)
+    np.testing.assert_array_equal(logits, expected)
+    vocabulary = moved / "vocab.txt"
     vocabulary.write_text("\n".join(vocabulary.read_text().split("\n")[::-1]))
-    assert f"the checkpoint {bert} has changed since the run began" in refused(run)
+    with pytest.raises(UserError, match="has changed since the run began"):
+        Predictor.from_run(run, checkpoint=str(moved))
