@@ -12,7 +12,8 @@ data sets are downloaded unless they are there too. The ablations are part of th
 
 from pathlib import Path
 
-from rgjax.config import METHODS, load_file, method_config
+from rgjax.command import load_file
+from rgjax.config import METHODS, method_config
 
 STUDIES = {
     "cifar100_binary.py": METHODS,

@@ -6,6 +6,7 @@ hyphens and underscores are equal, `--no-NAME` negates a switch, and a mistake i
 """
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -156,6 +157,21 @@ def find_config_file(name: str) -> str:
     names = sorted(path.name for path in ours.glob("*.py"))
     near = did_you_mean(nearest(Path(name).name, names))
     raise UserError(f"--config={name}: no such file{near}; give a path, or one of {', '.join(names)}")
+
+
+def load_file(path: str) -> Any:
+    """Load a config file as a module. Raises UserError if it is not valid."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise UserError(f"--config={path}: no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's own program
+        raise UserError(f"--config={path}: cannot be read: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={path}: it has no get_config(method)")
+    return module
 
 
 def _with(word: str, separator: str) -> str:

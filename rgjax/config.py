@@ -4,13 +4,11 @@ The files in `configs/` change some defaults; the command line overrides both. C
 module imports no networks or data; tests/test_config.py compares them with the registries.
 """
 
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
@@ -381,18 +379,3 @@ def combinations(grid: Mapping[str, Sequence]) -> Iterator[Point]:
     """All combinations of one value for each field."""
     for values in product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
-
-
-def load_file(path: str) -> Any:
-    """Load a config file as a module. Raises UserError if it is not valid."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise UserError(f"--config={path}: no such Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's own program
-        raise UserError(f"--config={path}: cannot be read: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={path}: it has no get_config(method)")
-    return module

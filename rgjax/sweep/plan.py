@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rgjax import config as settings
-from rgjax.config import VARIANTS, Config, Point, combinations, load_file
+from rgjax.command import load_file
+from rgjax.config import VARIANTS, Config, Point, combinations
 from rgjax.errors import UserError, unknown
 from rgjax.storage import manifest
 from rgjax.storage.files import digest, write_json
