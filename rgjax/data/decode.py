@@ -1,20 +1,26 @@
 """Decode image files: used by all data sets, custom folders and predictions."""
 
 import contextlib
-import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms
 
+from rgjax.data.pixels import read_picture
 from rgjax.errors import one_line
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga"
 SUFFIXES = tuple(_SUFFIXES.split())  # files in a folder with another suffix are not images
 MAX_PIXELS = 2**27  # per image: 134 million, more than cameras have; 0.4 GB as RGB
-_PER_LEVEL = 257  # number of 16-bit values per 8-bit value: 65,535 / 255
+# What Pillow and the libraries below it raise for damaged files.
+_DAMAGE = (
+    *(OSError, EOFError, RuntimeError, SyntaxError, ValueError),
+    *(Image.DecompressionBombError, ImageCms.PyCMSError),
+)
+_CONTRAST = 16  # levels of 255; an image with fewer in every color is nearly blank
 
 # Pillow compares the size in the header, of frames inside a file too: it warns above this and raises above twice this.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -25,49 +31,64 @@ class Unreadable(ValueError):
     """The image cannot be decoded; the message says why."""
 
 
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        pixels: RGB, uint8 [S, S, 3].
+        remarks: what a user may not expect of it: keys of `rgjax.data.notes.KINDS`.
+    """
+
+    pixels: np.ndarray
+    remarks: tuple[str, ...]
+
+
+class Examined(NamedTuple):
+    """Pillow's mode of an image file, its size in pixels, remarks as in `Decoded`."""
+
+    mode: str
+    width: int
+    height: int
+    remarks: tuple[str, ...]
+
+
 def decode(image: bytes | Path, size: int) -> np.ndarray:
     """Decode an image file, or its content, to RGB uint8 [size, size, 3].
 
-    Resized bilinearly. The EXIF orientation is applied, 16-bit gray values are scaled to 8 bits, and transparent pixels
-    are blended with white. Raises Unreadable if the file is not an image, is damaged, or has more than MAX_PIXELS.
+    Resized bilinearly. `rgjax.data.pixels` has the rules for orientation, transparency and values of more than 8 bits.
+    Raises Unreadable if the file is not an image, is damaged, or has more than MAX_PIXELS.
     """
-    with _open(image) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        return np.asarray(_to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR))
+    return decode_with_remarks(image, size).pixels
 
 
-def examine(image: bytes | Path) -> tuple[str, int, int]:
-    """Pillow's mode, the width and the height of an image.
+def decode_with_remarks(image: bytes | Path, size: int) -> Decoded:
+    """The same as `decode`, with what a user may not expect of the image."""
+    with _unreadable(image):
+        picture = read_picture(image)
+        resized = picture.rgb.resize((size, size), Image.Resampling.BILINEAR)
+        return Decoded(np.asarray(resized), (*picture.remarks, *_blank(resized)))
+
+
+def examine(image: bytes | Path) -> Examined:
+    """The properties of an image.
 
     Reads all of it, faster than `decode`, and raises Unreadable like it.
     """
-    with _open(image) as opened:
-        mode, (width, height) = opened.mode, opened.size
-        opened.draft(None, (1, 1))  # decodes a JPEG at an eighth of its size
-        opened.load()
-        return mode, width, height
+    with _unreadable(image):
+        picture = read_picture(image, draft=True)
+        return Examined(picture.mode, *picture.size, (*picture.remarks, *_blank(picture.rgb)))
+
+
+def _blank(image: Image.Image) -> tuple[str, ...]:
+    return ("blank_image",) * all(high - low < _CONTRAST for low, high in image.getextrema())
 
 
 @contextlib.contextmanager
-def _open(image: bytes | Path) -> Iterator[Image.Image]:
+def _unreadable(image: bytes | Path) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:  # noqa: TID251
-            if opened.format == "EPS":
-                raise ValueError("PostScript is not supported")
-            yield opened
-    # Pillow and the libraries below it raise all of these for damaged files.
-    except (OSError, EOFError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        yield
+    except _DAMAGE as error:
         raise Unreadable(_reason(image, error)) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # Pillow itself clips values above 255
-        levels = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)
-        image = Image.fromarray(((levels + _PER_LEVEL // 2) // _PER_LEVEL).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _reason(image: bytes | Path, error: Exception) -> str:

@@ -4,8 +4,9 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from rgjax.config import Config
 from rgjax.console import progress
 from rgjax.data.custom import list_images
 from rgjax.data.dataset import Source, blank_image
-from rgjax.data.decode import Unreadable, decode
+from rgjax.data.decode import Unreadable, decode_with_remarks
 from rgjax.data.listing import Listing
-from rgjax.data.notes import note
+from rgjax.data.notes import note, notes_on
 from rgjax.data.splits import split
 from rgjax.errors import UserError, first_few
 from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, set_aside
@@ -33,7 +34,10 @@ def load(config: Config) -> Source:
     """
     listing = list_images(config.manual_dir)
     split(_blank(listing, config.image_size), config)  # raises for a class that is too small before images are decoded
-    pixels, faults, content = decode_files(listing.items, config.image_size)
+    pixels, faults, remarks, content = decode_files(listing.items, config.image_size)
+    listing = replace(
+        listing, notes=(*listing.notes, *notes_on(zip(listing.ids, map(str.split, remarks), strict=True)))
+    )
     if unreadable := [f"{listing.ids[index]} ({faults[index]})" for index in np.flatnonzero(faults != "")]:
         summary = f"{len(unreadable)} of {len(faults)} images cannot be read"
         if config.unreadable == "stop":
@@ -61,17 +65,29 @@ def _blank(listing: Listing[Path], image_size: int) -> Source:
     return listing.source(np.broadcast_to(image, (len(listing.items), *image.shape)), "spec")
 
 
-def decode_files(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np.ndarray, str]:
+class DecodedFiles(NamedTuple):
+    """N image files, decoded.
+
+    Attributes:
+        pixels: the n readable images, uint8 [n, S, S, 3] memory-mapped.
+        faults: for each of the N files the reason why it cannot be read, or "".
+        remarks: for each of the N files what a user may not expect: kinds of notes, joined by spaces.
+        content: the SHA-256 of `pixels`.
+    """
+
+    pixels: np.ndarray
+    faults: np.ndarray
+    remarks: np.ndarray
+    content: str
+
+
+def decode_files(paths: Sequence[Path], image_size: int) -> DecodedFiles:
     """Decode image files into one file in the cache.
 
     They are decoded once, unless a name, a size or a modification time changes.
-
-    Returns:
-        The n readable images, uint8 [n, S, S, 3] memory-mapped; for each of the N paths the reason why it cannot be
-        read, or "", [N]; and the SHA-256 of the images.
     """
     files = [(os.path.abspath(path), *_state(path)) for path in paths]
-    pixels_path = cache_dir() / "images" / f"{digest('own-images-v1', image_size, repr(files))}.npy"
+    pixels_path = cache_dir() / "images" / f"{digest('own-images-v2', image_size, repr(files))}.npy"
     faults_path = pixels_path.with_suffix(".npz")
     if not pixels_path.exists():
         faults_path.unlink(missing_ok=True)
@@ -86,26 +102,28 @@ def decode_files(paths: Sequence[Path], image_size: int) -> tuple[np.ndarray, np
     except (ValueError, EOFError) as error:  # NumPy raises them for a truncated file
         set_aside(pixels_path, error)
         return decode_files(paths, image_size)
-    return pixels, known["faults"], str(known["content"])
+    return DecodedFiles(pixels, known["faults"], known["remarks"], str(known["content"]))
 
 
 def _decode_to(target: Path, paths: Sequence[Path], image_size: int) -> dict[str, np.ndarray]:
     """Write the readable images to the .npy file `target`, one at a time."""
-    faults, sha = [""] * len(paths), hashlib.sha256()
+    faults, remarks, sha = [""] * len(paths), [""] * len(paths), hashlib.sha256()
     shape = (len(paths), image_size, image_size, 3)
     with atomic_path(target) as temporary, open(temporary, "wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         size = file.tell() + int(np.prod(shape))
-        results = map_in_threads(lambda path: np.ascontiguousarray(decode(path, image_size)), paths)
+        results = map_in_threads(lambda path: decode_with_remarks(path, image_size), paths)
         for index, result in enumerate(progress(results, "decode", len(paths), unit="image")):
             if isinstance(result, Unreadable):
                 faults[index] = str(result)
             else:
-                file.write(result.data)
-                sha.update(result.data)
+                remarks[index] = " ".join(result.remarks)
+                pixels = np.ascontiguousarray(result.pixels).data
+                file.write(pixels)
+                sha.update(pixels)
         file.truncate(size)  # unreadable images leave zeros at the end
-    return {"faults": np.array(faults), "content": np.array(sha.hexdigest())}
+    return {"faults": np.array(faults), "remarks": np.array(remarks), "content": np.array(sha.hexdigest())}
 
 
 def map_in_threads(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterator[Result | Unreadable]:

@@ -22,6 +22,7 @@ import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from rgjax.config import BERT_FINETUNING, FIELDS, method_config
 from rgjax.console import exit_codes, progress
 from rgjax.data.custom import list_images, list_sentences, locate, normal_form
 from rgjax.data.dataset import Source
-from rgjax.data.decode import Unreadable, examine
+from rgjax.data.decode import Examined, Unreadable, examine
 from rgjax.data.images import map_in_threads
 from rgjax.data.listing import Listing
+from rgjax.data.notes import notes_on
 from rgjax.data.splits import SPLITS, split, split_strategy
 from rgjax.data.tables import read_table
 from rgjax.errors import UserError, first_few
@@ -111,12 +113,12 @@ def kind_of(name: str) -> str:
 def _examine_images(listing: Listing[Path]) -> tuple[Listing, list[str], dict[str, Any]]:
     """The readable images, their hashes, and the properties that are reported."""
 
-    def hash_and_examine(path: Path) -> tuple[str, str, int, int]:
+    def hash_and_examine(path: Path) -> tuple[str, Examined]:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise Unreadable(error.strerror) from error
-        return hashlib.sha256(content).hexdigest(), *examine(content)
+        return hashlib.sha256(content).hexdigest(), examine(content)
 
     results = list(progress(map_in_threads(hash_and_examine, listing.items), "read", len(listing.items), unit="image"))
     readable_images = [result for result in results if not isinstance(result, Unreadable)]
@@ -127,14 +129,17 @@ def _examine_images(listing: Listing[Path]) -> tuple[Listing, list[str], dict[st
     }
     if not readable_images:
         raise UserError(f"{listing.where}: none of the {len(results)} images can be read: {first_few(unreadable)}")
-    hashes, modes, widths, heights = map(list, zip(*readable_images, strict=True))
+    hashes, examined = map(list, zip(*readable_images, strict=True))
+    modes, widths, heights, remarks = map(list, zip(*examined, strict=True))
     properties = {
         "modes": dict(Counter(modes).most_common()),
         "widths": _range(widths),
         "heights": _range(heights),
         "unreadable": unreadable,
     }
-    return listing.select(np.array([identity not in unreadable for identity in listing.ids])), hashes, properties
+    listing = listing.select(np.array([identity not in unreadable for identity in listing.ids]))
+    listing = replace(listing, notes=(*listing.notes, *notes_on(zip(listing.ids, remarks, strict=True))))
+    return listing, hashes, properties
 
 
 def _examine_sentences(listing: Listing[str]) -> tuple[Listing, list[str], dict[str, Any]]:

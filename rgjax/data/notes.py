@@ -4,7 +4,8 @@ A reader that changes or omits anything adds a note. Commands show the notes of 
 provenance.json.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,11 @@ KINDS = {
     "stray_file": Kind("file", "skipped, not in a class folder", skips=True),
     "other_file": Kind("file", "skipped, in class folders, without an image suffix", skips=True),
     "unreadable_image": Kind("image", "skipped, cannot be read", "python -m rgjax.data.inspect lists all", skips=True),
+    "rescaled_image": Kind(
+        "image", "rescaled, as their values have no fixed range", "rgjax/data/README.md has the rule"
+    ),
+    "first_frame": Kind("image", "with several frames or pages, of which the first is read"),
+    "blank_image": Kind("image", "nearly of a single color", "look at them"),
 }
 
 
@@ -68,3 +74,12 @@ def note(kind: str, names: Iterable[object], count: int | None = None) -> tuple[
     names = [str(name) for name in names]
     count = len(names) if count is None else count
     return (Note(kind, count, tuple(names[:_FEW])),) if count else ()
+
+
+def notes_on(remarks: Iterable[tuple[object, Collection[str]]]) -> tuple[Note, ...]:
+    """The notes on things, given as their names and the kinds that apply to each."""
+    names_of = defaultdict(list)
+    for name, kinds in remarks:
+        for kind in kinds:
+            names_of[kind].append(name)
+    return tuple(one for kind in KINDS for one in note(kind, names_of.get(kind, ())))

@@ -154,15 +154,19 @@ def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "Pre
     Returns the numbers of predicted and of unreadable rows.
     """
     from rgjax.console import progress
+    from rgjax.data.notes import notes_on
 
     predicted, unreadable, kind = 0, 0, predictor.run.kind
     pending: list[tuple[list[str], Callable[[], Outputs]]] = []
+    remarks = []
     with progress(what="predict", unit=kind.removesuffix("s")) as bar:
         while chunk := list(islice(rows, predictor.batch_size * _BATCHES_READ[kind])):
             readable = [row for row in chunk if not row.fault]
             for row in chunk:
                 if row.fault:
                     _log.warning(row.fault)
+                if row.remarks:
+                    remarks.append((row.id, row.remarks))
             # The devices compute this chunk while the host writes the last one and reads the next.
             if readable:
                 pending.append(([row.id for row in readable], predictor.start([row.content for row in readable])))
@@ -174,6 +178,8 @@ def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "Pre
             bar.update(len(chunk))
         for ids, finish in pending:
             writer.write(ids, finish())
+    for note in notes_on(remarks):
+        _log.info(f"note: {note}")
     return predicted, unreadable
 
 

@@ -1,5 +1,6 @@
 """Export a finished run to files that JAX runs without rgjax."""
 
+import inspect
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from rgjax.data import pixels
 from rgjax.errors import UserError
 from rgjax.models.tokenizer import Tokens
 from rgjax.predict.predictor import Predictor
@@ -116,7 +118,7 @@ def _describe_inputs(predictor: Predictor) -> list[dict]:
     config = predictor.run.config
     size, longest = config.data.image_size, config.data.max_length
     if predictor.run.kind == "images":
-        how = "RGB as in example.py: rotated by the EXIF tag, transparency over white, resized bilinearly"
+        how = "RGB as example.py reads it: upright, 8 bits, transparency over white, resized bilinearly"
         return [{"name": "images", "shape": ["b", size, size, 3], "dtype": "uint8", "preprocessing": how}]
     how = f"{TOKENIZER}, which cuts at {longest} tokens; pad shorter rows with zeros"
     return [
@@ -125,23 +127,11 @@ def _describe_inputs(predictor: Predictor) -> list[dict]:
     ]
 
 
-# The same as `rgjax.data.decode`; tests/predict/test_export.py compares the two.
-_READ_IMAGE = """
-image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
-if image.mode.startswith("I"):  # 16-bit gray
-    image = Image.fromarray(((np.asarray(image).astype(int).clip(0, 65535) + 128) // 257).astype(np.uint8))
-if image.has_transparency_data:
-    image = image.convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-image = image.convert("RGB").resize(({size}, {size}), Image.Resampling.BILINEAR)
-"""
-
-
 def _example(predictor: Predictor) -> str:
     size = predictor.run.config.data.image_size
     if predictor.run.kind == "images":
-        reads = "from PIL import Image, ImageOps"
-        inputs = _READ_IMAGE.format(size=size).strip()
+        reads = inspect.getsource(pixels)
+        inputs = f"image = read_picture(sys.argv[1]).rgb.resize(({size}, {size}), Image.Resampling.BILINEAR)"
         return _LOAD.format(reads=reads, inputs=inputs, arguments="np.asarray(image)[None]").lstrip()
     reads = "from tokenizers import Tokenizer"
     inputs = 'ids = np.array([Tokenizer.from_file("tokenizer.json").encode(sys.argv[1]).ids], np.int32)'

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from rgjax.console import local_path
-from rgjax.data.decode import SUFFIXES, Unreadable, decode
+from rgjax.data.decode import SUFFIXES, Unreadable, decode_with_remarks
 from rgjax.data.folders import files_below
 from rgjax.data.tables import DELIMITERS, is_table, read_table
 from rgjax.errors import UserError
@@ -30,11 +30,13 @@ class InputRow(NamedTuple):
         id: its name in the output.
         content: an image uint8 [S, S, 3] or a sentence; a path while it is unread.
         fault: one line that says why it cannot be read, or "".
+        remarks: what a user may not expect of an image: keys of `rgjax.data.notes.KINDS`.
     """
 
     id: str
     content: np.ndarray | str
     fault: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def images(names: Sequence[str], size: int) -> Iterator[InputRow]:
@@ -95,7 +97,8 @@ def _decoded(row: InputRow, size: int) -> InputRow:
     if path.exists() and not path.is_file():  # reading a pipe would block
         return _fault(row.id, "not a file")
     try:
-        return InputRow(row.id, decode(path, size))
+        pixels, remarks = decode_with_remarks(path, size)
+        return InputRow(row.id, pixels, remarks=remarks)
     except Unreadable as error:
         return _fault(row.id, str(error))
 

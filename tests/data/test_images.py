@@ -38,7 +38,7 @@ def test_images_are_decoded_once_into_a_memory_map(folder, monkeypatch):
     for index in (0, 10):
         expected = Image.open(folder / first.ids[index]).resize((8, 8), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(first.inputs[index], np.asarray(expected))
-    monkeypatch.setattr(images, "decode", None)
+    monkeypatch.setattr(images, "decode_with_remarks", None)
     second = source_of(folder)
     np.testing.assert_array_equal(first.inputs, second.inputs)
     assert first.fingerprint == second.fingerprint

@@ -7,6 +7,7 @@ from PIL import Image
 from rgjax.data import load_data
 from rgjax.data.notes import KINDS, Note, note
 from tests.support.data import data_config
+from tests.support.pictures import tiff
 
 
 def write_images(folder, *, count=9):
@@ -42,8 +43,30 @@ def unreadable_image(folder):
     return notes_of(folder / "data", unreadable="skip")
 
 
+def rescaled_image(folder):
+    write_images(folder / "data")
+    (folder / "data" / "cat" / "float.tif").write_bytes(tiff(np.linspace(0, 1, 64, dtype="f4").reshape(8, 8)))
+    return notes_of(folder / "data")
+
+
+def first_frame(folder):
+    write_images(folder / "data")
+    pages = [Image.effect_noise((8, 8), 50) for _ in range(3)]
+    pages[0].save(folder / "data" / "dog" / "pages.tif", save_all=True, append_images=pages[1:])
+    return notes_of(folder / "data")
+
+
+def blank_image(folder):
+    write_images(folder / "data")
+    Image.new("RGB", (8, 8), "red").save(folder / "data" / "cat" / "red.png")
+    return notes_of(folder / "data")
+
+
 # From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
-MAKERS = {maker.__name__: maker for maker in (stray_file, other_file, unreadable_image)}
+MAKERS = {
+    maker.__name__: maker
+    for maker in (stray_file, other_file, unreadable_image, rescaled_image, first_frame, blank_image)
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax.export
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import load_file
 
 from rgjax.data.decode import decode
@@ -18,6 +17,7 @@ from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor
 from tests.support.finished import digits, digits_run, text_run
+from tests.support.pictures import png16
 
 SENTENCES = ["profit rose .", "w1 w2 w3 w4 w5 w6 flat", "fell"]
 WITHOUT_RGJAX = "import runpy, sys; sys.modules['rgjax'] = None; sys.argv = ['example.py', sys.argv[1]]; " \
@@ -109,7 +109,7 @@ def test_the_example_runs_without_rgjax(kind, of_digits, of_text, tmp_path):
     if kind == "images":
         argument = str(tmp_path / "image.png")
         see_through = np.dstack([digits().inputs[3], np.full((16, 16), 100, np.uint8)])
-        Image.fromarray(see_through).save(argument)
+        Path(argument).write_bytes(png16(see_through * np.uint16(16)))  # 12 bits
     process = subprocess.run([sys.executable, "-I", "-c", WITHOUT_RGJAX, argument], cwd=folder, capture_output=True,
                              text=True, timeout=300)  # fmt: skip
     assert process.returncode == 0, process.stderr

@@ -17,6 +17,7 @@ from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor
 from tests.support.finished import digits, digits_run, text_run
+from tests.support.pictures import png16
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +54,7 @@ def table(text):
 
 
 def test_a_folder_of_images_becomes_a_table(of_digits, photos, capsys):
+    (photos / "b.png").write_bytes(png16(np.random.default_rng(0).integers(0, 4096, (20, 30))))  # 12 bits
     command(of_digits, photos, "--neighbors=0")
     out, err = capsys.readouterr()
     rows = table(out)
@@ -63,7 +65,9 @@ def test_a_folder_of_images_becomes_a_table(of_digits, photos, capsys):
     probabilities = np.array([[float(row["p_rest"]), float(row["p_8"])] for row in rows])
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
     assert [row["class"] for row in rows] == [("rest", "8")[top] for top in expected.argmax(axis=1)]
-    assert err.splitlines()[-1] == "predicted 3 of 3"
+    *_, rescaled, predicted = err.splitlines()
+    assert rescaled.startswith("note: 1 image rescaled") and str(photos / "b.png") in rescaled
+    assert predicted == "predicted 3 of 3"
 
 
 def test_unreadable_images_are_reported_and_the_rest_predicted(of_digits, photos, tmp_path, capsys):
