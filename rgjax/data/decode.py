@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -80,7 +80,8 @@ def examine(image: bytes | Path) -> Examined:
 
 
 def _blank(image: Image.Image) -> tuple[str, ...]:
-    return ("blank_image",) * all(high - low < _CONTRAST for low, high in image.getextrema())
+    extrema: Any = image.getextrema()  # of each color
+    return ("blank_image",) * all(high - low < _CONTRAST for low, high in extrema)
 
 
 @contextlib.contextmanager

@@ -53,13 +53,13 @@ def read_picture(file: Path | str | bytes, *, draft: bool = False) -> Picture:
         if draft:
             opened.draft(None, (1, 1))
         image, rescaled = _eight_bits(opened)
-    if wide and (top := max(high for _, high in image.convert("RGB").getextrema())) < 128:
-        image, rescaled = _wide_color(file), top > 0
+    if wide and (top := np.asarray(image.convert("RGB")).max()) < 128:
+        image, rescaled = _wide_color(file), bool(top)
     remarks = ("rescaled_image",) * rescaled + ("first_frame",) * frames
     return Picture(_opaque_rgb(image), mode, size, remarks)
 
 
-def _open(file: Path | str | bytes) -> Image.Image:
+def _open(file: Path | str | bytes) -> Any:
     opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)  # noqa: TID251
     if opened.format == "EPS":
         opened.close()
@@ -67,7 +67,7 @@ def _open(file: Path | str | bytes) -> Image.Image:
     return opened
 
 
-def _raw_mode(opened: Image.Image) -> str:
+def _raw_mode(opened: Any) -> str:
     """Pillow's name for the pixels as they lie in the file."""
     arguments = opened.tile[0].args if getattr(opened, "tile", None) else None
     name = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
