@@ -1,7 +1,7 @@
 """HAM10000: 10,015 images of seven kinds of skin lesion (Tschandl et al. 2018)."""
 
-import csv
-from collections import Counter
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -11,19 +11,31 @@ from rgjax.config import Config
 from rgjax.console import local_path
 from rgjax.data.cache import decode_and_cache, prepare, quiet_tfds
 from rgjax.data.dataset import Source, blank_image, dataset_spec
+from rgjax.data.isic_files import Files, files_of, photographs
+from rgjax.data.isic_tables import (
+    CLASSES,
+    COUNTS,
+    Labels,
+    Row,
+    class_names,
+    has_labels,
+    has_lesions,
+    read_labels,
+    read_lesions,
+)
+from rgjax.data.notes import Note, note
 from rgjax.errors import UserError, first_few
 from rgjax.storage.files import digest
 
-COUNTS = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}  # published
 TEST_COUNTS = {"nv": 908, "mel": 171, "bkl": 217, "bcc": 93, "akiec": 43, "vasc": 35, "df": 44}
-CLASSES = tuple(COUNTS)
 _DOWNLOAD = "download HAM10000 from the Harvard Dataverse, doi:10.7910/DVN/DBW86T, and unpack both image archives"
-_METADATA = ("HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
-_IMAGES = (".jpg", ".jpeg", ".png")
-_ONE_HOT = ("image", *(name.upper() for name in CLASSES))
+_METADATA = "ham10000_metadata"  # in lower case, without suffix
 _TRUTH = "ISIC2018_Task3_Test_GroundTruth"
-# One of the 1,512 test images is synthetic: it is not in the deposit, and the challenge does not score it.
-_SYNTHETIC = "ISIC_0035068"
+_TEST_FIX = (
+    f"config.data.split=official needs {_TRUTH}.csv and the unpacked ISIC2018_Task3_Test_Images.zip there, from "
+    "doi:10.7910/DVN/DBW86T or challenge.isic-archive.com; or use config.data.split=grouped"
+)
+_HELD_OUT = re.compile(r"test|valid", re.IGNORECASE)  # tables of other sets than the one for training
 
 
 class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -36,8 +48,9 @@ class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = _DOWNLOAD
 
-    def __init__(self, splits: dict[str, list[dict[str, str]]], images: dict[str, Path], **kwargs):
+    def __init__(self, splits: dict[str, list[Row]], images: dict[str, Path], **kwargs):
         self._splits, self._images = splits, images
+        self._class_names = class_names(row for rows in splits.values() for row in rows)
         files = [(i, images[i].stat().st_size, images[i].stat().st_mtime_ns) for i in sorted(images)]
         config = tfds.core.BuilderConfig(name=digest(*map(repr, splits.values()), repr(files)))
         super().__init__(config=config, file_format="array_record", **kwargs)
@@ -51,7 +64,7 @@ class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-                    "label": tfds.features.ClassLabel(names=CLASSES),
+                    "label": tfds.features.ClassLabel(names=self._class_names),
                     "image_id": text,
                     "lesion_id": text,
                 }
@@ -83,25 +96,26 @@ def load(config: Config) -> Source:
     root = local_path(str(config.data_dir or constants.DATA_DIR))
     folder = local_path(config.manual_dir) if config.manual_dir else root / "downloads" / "manual"
     official_test = config.split == "official"
-    splits, images = read_download(folder, official_test=official_test)
+    download = read_download(folder, official_test=official_test)
     with quiet_tfds():
-        builder = Ham10000(splits, images, data_dir=str(root))
+        builder = Ham10000(download.splits, download.images, data_dir=str(root))
     prepare(builder)
     arrays = decode_and_cache(
         builder,
         config.image_size,
         id_column="image_id",
         group_column="lesion_id",
-        file_of=lambda identity: str(images[identity]),
+        file_of=lambda identity: str(download.images[identity]),
     )
     return Source(
         inputs=arrays["inputs"],
         labels=arrays["labels"],
-        class_names=CLASSES,
+        class_names=class_names(row for rows in download.splits.values() for row in rows),
         group_ids=arrays["groups"],
         ids=arrays["ids"],
         official_test=arrays["test"] if official_test else None,
         fingerprint=str(arrays["fingerprint"]),
+        notes=download.notes,
     )
 
 
@@ -114,91 +128,103 @@ def spec(config: Config) -> Source:
     return dataset_spec(counts, image, official_test=TEST_COUNTS)
 
 
-def read_download(
-    folder: Path, *, official_test: bool = False
-) -> tuple[dict[str, list[dict[str, str]]], dict[str, Path]]:
-    """Read the metadata of a download and find its images.
+@dataclass(frozen=True)
+class Download:
+    """What a folder holds of HAM10000 or of an ISIC challenge.
 
-    Images lie in the same folder or one level below.
+    Attributes:
+        splits: rows with lesion_id, image_id and dx of "train" and, if asked for, of "test".
+        images: the photograph of each image, by its id.
+        notes: what was left out.
+    """
 
-    Returns:
-        The metadata rows of "train" and, if asked for, of "test"; and the file of each image, by its id.
+    splits: dict[str, list[Row]]
+    images: dict[str, Path]
+    notes: tuple[Note, ...]
+
+
+def read_download(folder: Path, *, official_test: bool = False) -> Download:
+    """Read the labels of a download and find its photographs, at any depth.
+
+    Raises UserError if the folder has no labels, or no or several photographs of an image.
     """
     if not folder.is_dir():
-        raise UserError(f"HAM10000: no folder {folder}; {_DOWNLOAD}, then pass it by --config.data.manual_dir=FOLDER")
-    metadata = next((folder / name for name in _METADATA if (folder / name).is_file()), None)
-    if metadata is None:
-        raise UserError(f"HAM10000: {folder} has no {_METADATA[0]} (or .csv, .tab); {_DOWNLOAD}")
-    splits = {"train": _read_metadata(metadata)}
-    files = sorted([*folder.glob("*.*"), *folder.glob("*/*.*")])
-    images = {path.stem: path for path in files if path.suffix.lower() in _IMAGES}
-    _require_images(splits["train"], images, metadata, _DOWNLOAD)
+        where = f"pass its folder {folder.parent}" if folder.is_file() else "pass it"
+        raise UserError(f"HAM10000: no folder {folder}; {_DOWNLOAD}, then {where} by --config.data.manual_dir=FOLDER")
+    files = files_of(folder)
+    labels, fixes = {"train": _training_labels(files)}, {"train": _DOWNLOAD}
     if official_test:
-        splits["test"] = _read_official_test(folder, images)
-        train_ids = {row["image_id"] for row in splits["train"]}
-        if shared := [row["image_id"] for row in splits["test"] if row["image_id"] in train_ids]:
+        labels["test"], fixes["test"] = _test_labels(files), _TEST_FIX
+        if shared := [identity for identity in labels["test"].dx_of if identity in labels["train"].dx_of]:
             raise UserError(
-                f"HAM10000: {len(shared)} images of {_TRUTH} are also in {metadata.name}: {first_few(shared)}; use the "
-                "published files"
+                f"HAM10000: {len(shared)} images of {labels['test'].table.stem} are also in "
+                f"{labels['train'].table.name}: {first_few(shared)}; use the published files"
             )
-    return splits, {row["image_id"]: images[row["image_id"]] for rows in splits.values() for row in rows}
-
-
-def _read_official_test(folder: Path, images: dict[str, Path]) -> list[dict[str, str]]:
-    fix = (
-        f"config.data.split=official needs {_TRUTH}.csv and the unpacked ISIC2018_Task3_Test_Images.zip there, from "
-        "doi:10.7910/DVN/DBW86T or challenge.isic-archive.com; or use config.data.split=grouped"
+    identities = [identity for part in labels.values() for identity in part.dx_of]
+    images, notes = photographs(identities, files, [identity for part in labels.values() for identity in part.left_out])
+    for split, part in labels.items():
+        if missing := [identity for identity in part.dx_of if identity not in images]:
+            raise UserError(
+                f"HAM10000: {len(missing)} of {len(part.rows)} images in {part.table} have no file: "
+                f"{first_few(missing)}; {folder} holds {files}; {fixes[split]}"
+            )
+    alone = [row["image_id"] for row in labels["train"].rows if not row["lesion_id"]]
+    return Download(
+        {split: part.rows for split, part in labels.items()},
+        images,
+        (*(one for part in labels.values() for one in part.notes), *note("no_lesion", alone), *notes),
     )
-    patterns = (prefix + _TRUTH + suffix for prefix in ("", "*/") for suffix in (".csv", ".tab"))
-    tables = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
+
+
+def _training_labels(files: Files) -> Labels:
+    tables = [
+        table
+        for table, columns in files.tables.items()
+        if table.stem.lower() == _METADATA or (has_labels(columns) and not _HELD_OUT.search(table.name))
+    ]
     if not tables:
-        raise UserError(f"HAM10000: {folder} has no {_TRUTH}.csv; {fix}")
-    rows = [row for row in _read_metadata(tables[0]) if row["image_id"] != _SYNTHETIC]
-    _require_images(rows, images, tables[0], fix)
-    return rows
-
-
-def _require_images(rows, images: dict[str, Path], table: Path, fix: str) -> None:
-    """Raise UserError, with `fix`, if rows of the `table` have no image file."""
-    if missing := [row["image_id"] for row in rows if row["image_id"] not in images]:
+        beside = [path for path in files.folder.parent.glob("*") if path.stem.lower() == _METADATA]
+        fix = f"pass {files.folder.parent}, where {beside[0].name} lies" if beside else _DOWNLOAD
         raise UserError(
-            f"HAM10000: {len(missing)} of {len(rows)} images in {table} have no file: {first_few(missing)}; {fix}"
+            f"HAM10000: {files.folder} has no HAM10000_metadata (or .csv, .tab) and no ground truth of ISIC 2018 or "
+            f"2019; it holds {files}; {fix}"
         )
+    first = min(map(_rank, tables))[0]
+    return _with_lesions(_agreed_labels([table for table in tables if _rank(table)[0] == first]), files)
 
 
-def _read_metadata(path: Path) -> list[dict[str, str]]:
-    """The lesion_id, image_id and dx of each row.
+def _test_labels(files: Files) -> Labels:
+    tables = [table for table in files.tables if table.stem.lower() == _TRUTH.lower()]
+    if not tables:
+        raise UserError(f"HAM10000: {files.folder} has no {_TRUTH}.csv; {_TEST_FIX}")
+    return _agreed_labels(tables)
 
-    The challenge's table, unlike the deposit's, has a column of 0 and 1 for each class, and no lesions.
+
+def _rank(table: Path) -> tuple[int, int, str, str]:
+    """The order of tables of labels.
+
+    The deposit's metadata, training sets of challenges, others; then outer ones first.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); download it again") from error
-    lines = text.splitlines()
-    delimiter = "\t" if lines and "\t" in lines[0] else ","
-    reader = csv.DictReader(lines, delimiter=delimiter)
-    needed = ("lesion_id", "image_id", "dx")
-    try:
-        columns = tuple(reader.fieldnames or ())
-        one_hot = "image" in columns and "image_id" not in columns
-        if missing := [name for name in (_ONE_HOT if one_hot else needed) if name not in columns]:
-            raise UserError(f"{path}: no column {', '.join(missing)}; download it again")
-        table = map(_from_one_hot, reader) if one_hot else reader
-        rows = [{name: row[name] or "" for name in needed} for row in table]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num + 1}: {error}; download it again") from error
-    if not rows:
-        raise UserError(f"{path}: no rows; download it again")
-    for number, row in enumerate(rows, start=2):
-        if row["dx"] not in CLASSES:
-            raise UserError(f"{path}, line {number}: unknown dx '{row['dx']}'; valid: {', '.join(CLASSES)}")
-    counts = Counter(row["image_id"] for row in rows)
-    if repeated := [identity for identity, count in counts.items() if count > 1]:
-        raise UserError(f"{path}: {len(repeated)} repeated image_id: {first_few(repeated)}; keep one row of each")
-    return rows
+    stem = table.stem.lower()
+    kind = 0 if stem == _METADATA else 1 if "training_groundtruth" in stem else 2
+    return kind, len(table.parts), table.suffix, str(table)
 
 
-def _from_one_hot(row: dict[str, str]) -> dict[str, str]:
-    classes = [name for name in CLASSES if row[name.upper()] in ("1", "1.0")]
-    return {"lesion_id": "", "image_id": row["image"], "dx": " and ".join(classes)}
+def _agreed_labels(tables: list[Path]) -> Labels:
+    """The labels of the first table by rank; the others must have the same."""
+    first, *rest = map(read_labels, sorted(tables, key=_rank))
+    for other in rest:
+        if other.dx_of != first.dx_of:
+            raise UserError(f"HAM10000: {first.table} and {other.table} have different labels; move one elsewhere")
+    return first
+
+
+def _with_lesions(labels: Labels, files: Files) -> Labels:
+    """The labels with the lesions that tables beside a challenge's ground truth name."""
+    lesions: dict[str, str] = {}
+    for table in (table for table, columns in files.tables.items() if has_lesions(columns)):
+        for identity, lesion in read_lesions(table).items():
+            if lesions.setdefault(identity, lesion) != lesion:
+                raise UserError(f"{table}: another lesion_id of {identity} than in a table beside it; remove one table")
+    rows = [row | {"lesion_id": row["lesion_id"] or lesions.get(row["image_id"], "")} for row in labels.rows]
+    return replace(labels, rows=rows)

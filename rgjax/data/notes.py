@@ -38,6 +38,16 @@ KINDS = {
     ),
     "first_frame": Kind("image", "with several frames or pages, of which the first is read"),
     "blank_image": Kind("image", "nearly of a single color", "look at them"),
+    "mask": Kind("mask", "passed over, beside the photographs", skips=True),
+    "equal_file": Kind("file", "passed over, equal to another file of the same image", skips=True),
+    "unlisted_image": Kind("image", "left out, not in the table of labels", skips=True),
+    "manipulated_image": Kind("image", "left out, no plain photograph", skips=True),
+    "foreign_diagnosis": Kind("image", "left out, its diagnosis is no class of HAM10000", skips=True),
+    "no_lesion": Kind(
+        "image",
+        "without a lesion_id, so images of one lesion may be in several splits",
+        "add the challenge's ISIC2018_Task3_Training_LesionGroupings.csv or ISIC_2019_Training_Metadata.csv",
+    ),
 }
 
 

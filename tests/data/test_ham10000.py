@@ -69,7 +69,7 @@ def test_metadata_may_be_tab_separated_or_begin_with_a_byte_order_mark(ham_downl
     text = old.read_text().replace(",", "\t")
     old.unlink()
     (ham_download / "HAM10000_metadata").write_text(text, encoding=encoding)
-    assert len(read_download(ham_download)[0]["train"]) == 84
+    assert len(read_download(ham_download).splits["train"]) == 84
 
 
 def refused(folder):
@@ -202,9 +202,9 @@ def test_other_splits_do_not_read_the_official_test_set(ham_download, request):
         ),
         (
             lambda folder: (folder / f"{TRUTH}.csv").write_text(
-                "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nx,1,1,0,0,0,0,?\n"
+                "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nx,1,1,0,0,0,0,0\n"
             ),
-            "line 2: unknown dx 'nv and mel'",
+            "line 2: 2 classes (mel, nv); exactly one must be 1",
         ),
     ],
     ids=["no table", "no image", "the wrong table", "no column", "two classes"],

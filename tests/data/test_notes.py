@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from rgjax.data import load_data
+from rgjax.data.ham10000 import read_download
 from rgjax.data.notes import KINDS, Note, note
+from tests.support import isic
 from tests.support.data import data_config
 from tests.support.pictures import tiff
 
@@ -62,10 +64,42 @@ def blank_image(folder):
     return notes_of(folder / "data")
 
 
+def mask(folder):
+    isic.mask(isic.download_of(folder) / "masks" / f"{isic.NAMES[0]}.png")
+    return read_download(folder).notes
+
+
+def equal_file(folder):
+    isic.photographs(isic.download_of(folder) / "again", isic.NAMES[:2])
+    return read_download(folder).notes
+
+
+def unlisted_image(folder):
+    isic.photographs(isic.download_of(folder) / "more", ["ISIC_0099999"])
+    return read_download(folder).notes
+
+
+def manipulated_image(folder):
+    return read_download(isic.archive(folder)).notes
+
+
+def foreign_diagnosis(folder):
+    return manipulated_image(folder)
+
+
+def no_lesion(folder):
+    isic.photographs(folder)
+    isic.one_hot(folder / isic.TRUTH_2018, isic.COLUMNS_2018, [label.upper() for label in isic.LABELS])
+    return read_download(folder).notes
+
+
 # From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
 MAKERS = {
     maker.__name__: maker
-    for maker in (stray_file, other_file, unreadable_image, rescaled_image, first_frame, blank_image)
+    for maker in (
+        *(stray_file, other_file, unreadable_image, rescaled_image, first_frame, blank_image),
+        *(mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion),
+    )
 }
 
 

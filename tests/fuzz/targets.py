@@ -17,7 +17,7 @@ from PIL import Image
 from rgjax import config as settings
 from rgjax.command import CONFIG, parse
 from rgjax.config import FIELDS, validate, value_of
-from rgjax.data import ham10000, phrasebank
+from rgjax.data import isic_tables, phrasebank
 from rgjax.data.custom import list_images, list_sentences
 from rgjax.data.decode import Unreadable, decode
 from rgjax.data.tables import read_table
@@ -90,12 +90,12 @@ def images(path: Path) -> None:
 
 
 def metadata(path: Path) -> None:
-    rows = ham10000._read_metadata(path)
+    rows = isic_tables.read_labels(path).rows
     assert rows
     assert len({row["image_id"] for row in rows}) == len(rows)
     for row in rows:
         assert row.keys() == {"lesion_id", "image_id", "dx"}
-        assert row["dx"] in ham10000.CLASSES
+        assert row["dx"] in isic_tables.class_names(rows)
 
 
 def lines(path: Path) -> None:
