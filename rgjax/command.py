@@ -18,7 +18,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rgjax import config as settings
-from rgjax.console import configure_logging, exit_codes, listen_for_sigterm, table
+from rgjax.console import configure_logging, exit_codes, table
 from rgjax.errors import UserError, did_you_mean, first_line, nearest
 
 _words: list[str] = []  # the command line that ml_collections searches for fields of the config
@@ -53,16 +53,20 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; {_SEE_HELP}")
 
 
-def run(main: Callable[[list[str]], None], doc: str | None, *, interrupted: str) -> None:
-    """Run `main` as the command with a config that `doc` describes.
+def run(main: Callable[[list[str]], int | None], *, interrupted: str = "") -> None:
+    """Run `main` as a command: on the words after its name, exiting with its code.
 
     Exits with 2 and one line for a user's error, 130 after an interruption, 143 after SIGTERM.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     configure_logging()
-    listen_for_sigterm()
     with exit_codes(interrupted=interrupted):
-        app.run(main, flags_parser=partial(parse, doc=doc))
+        sys.exit(main(sys.argv[1:]))
+
+
+def run_with_config(main: Callable[[list[str]], None], doc: str | None, *, interrupted: str = "") -> None:
+    """Run `main` as the command with a config that `doc` describes, as `run` does."""
+    run(lambda _: app.run(main, flags_parser=partial(parse, doc=doc)), interrupted=interrupted)
 
 
 def parse(argv: list[str], doc: str | None = None) -> list[str]:

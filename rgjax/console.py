@@ -4,27 +4,21 @@ Modules log to `logging.getLogger(__name__)`. A command shows INFO as it is and 
 on standard error.
 
 A scheduler sends SIGTERM before it takes the machine away: training saves a checkpoint and ends, everything else ends
-at once. All files are written atomically, so only the work since the last file is lost.
+at once, as it does after Ctrl-C. All files are written atomically, so only the work since the last file is lost.
 """
 
 import contextlib
 import logging
-import os
-import signal
-import socket
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from rgjax.errors import Preempted, UserError, one_line
-
-GRACE = 9.0  # seconds from SIGTERM to a forced end; Slurm and Kubernetes grant 30 or more
+from rgjax.edges import signals, streams
+from rgjax.errors import UserError, one_line
 
 _LOGGER = logging.getLogger("rgjax")
-_requested, _deferred = threading.Event(), threading.Event()
 
 
 # Messages and tables
@@ -106,68 +100,58 @@ def local_path(name: str) -> Path:
         return Path(name)
 
 
-# Exit codes
+# Exit codes and signals
 
 
 @contextlib.contextmanager
 def exit_codes(*, interrupted: str = "") -> Iterator[None]:
     """Turn the errors of a command into one line and an exit code.
 
-    The code is 2 for a user's error, 130 for an interruption and 143 for SIGTERM.
+    The code is 2 for a user's error, 130 for an interruption and 143 for SIGTERM. It is 1, without a line, if the
+    reader of standard output has ended. No buffered output is lost, and none is left that could fail later.
 
     Args:
         interrupted: what follows "interrupted" in the line, such as how to resume.
     """
+    signals.raise_from_now(interrupted)
+    try:
+        with _flushed_output():
+            yield
+    except BaseException as error:  # with a signal, also what became of its exception in a library
+        if number := signals.received() or (isinstance(error, KeyboardInterrupt) and signals.SIGINT):
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+            signals.end(number)
+        if isinstance(error, streams.ReaderGone):
+            sys.exit(1)
+        if not (line := _line(error)):
+            raise
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        print(f"rgjax: {one_line(line)}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    finally:
+        signals.end_from_now()
+
+
+@contextlib.contextmanager
+def _flushed_output() -> Iterator[None]:
     try:
         yield
-    except UserError as error:
-        _exit_2(str(error))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _exit_2(f"{error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        print(f"\nrgjax: interrupted{interrupted}", file=sys.stderr)
-        sys.exit(130)
-    except Preempted:
-        print(f"\nrgjax: stopped by SIGTERM{interrupted}", file=sys.stderr, flush=True)
-        os._exit(143)  # exit handlers, such as waiting for other processes, may take longer than there is time
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
-def _exit_2(reason: str) -> None:
-    print(f"rgjax: {one_line(reason)}", file=sys.stderr, flush=True)
-    sys.exit(2)
-
-
-# SIGTERM
-
-
-def listen_for_sigterm() -> None:
-    """Make SIGTERM raise Preempted, except inside `deferring_sigterm`.
-
-    The main thread raises it. After GRACE seconds the process is forced to end, in case the main thread waits for a
-    compiler or a device.
-    """
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-
-    # A separate thread, because Python runs signal handlers only after the main thread returns from native code.
-    def watch(ours: socket.socket, _: socket.socket) -> None:
-        while signal.SIGTERM not in ours.recv(1):
-            pass
-        _requested.set()
-        threading.Event().wait(GRACE)
-        _LOGGER.warning("SIGTERM: forced to end, because %g s were not enough to save", GRACE)
-        os._exit(128 + signal.SIGTERM)
-
-    def handle(number, frame) -> None:
-        _requested.set()
-        if not _deferred.is_set():
-            raise Preempted
-
-    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=watch, args=(ours, theirs), daemon=True).start()
-    signal.signal(signal.SIGTERM, handle)
+def _line(error: BaseException) -> str:
+    """The line that tells a user's error; "" for an error of another kind."""
+    match error:
+        case UserError():
+            return str(error)
+        case OSError(filename=str() | bytes() | Path() as name, strerror=reason):
+            return f"{name}: {reason}"
+    return ""
 
 
 @contextlib.contextmanager
@@ -176,19 +160,20 @@ def deferring_sigterm() -> Iterator[None]:
 
     The block polls `sigterm_requested()` and returns early.
     """
-    _deferred.set()
+    signals.defer_sigterm(True)
     try:
         yield
     finally:
-        _deferred.clear()
+        signals.defer_sigterm(False)
     if sigterm_requested():
-        raise Preempted
+        raise signals.Preempted
 
 
 def sigterm_requested() -> bool:
-    return _requested.is_set()
+    """Whether SIGTERM has arrived, here or in another process of the run."""
+    return signals.sigterm_requested()
 
 
 def request_sigterm() -> None:
     """Request the end of a `deferring_sigterm` block, as SIGTERM does."""
-    _requested.set()
+    signals.request_sigterm()

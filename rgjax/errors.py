@@ -16,10 +16,6 @@ class UserError(Exception):
         super().__init__(one_line(reason))
 
 
-class Preempted(BaseException):
-    """SIGTERM arrived. A BaseException, so that `except Exception` lets it pass."""
-
-
 def one_line(text: str) -> str:
     """Join lines, escape unprintable characters and shorten a very long text."""
     text = " ".join(text.splitlines())

@@ -28,7 +28,7 @@ from absl import flags, logging
 
 from rgjax import artifacts, experiment
 from rgjax import config as settings
-from rgjax.command import CONFIG, run
+from rgjax.command import CONFIG, run_with_config
 from rgjax.config import Config
 from rgjax.console import local_path
 from rgjax.data import display_name
@@ -85,7 +85,7 @@ def connect_processes() -> None:
         if address != (None, None, None):
             raise UserError("--coordinator, --processes and --process: need --distributed; add it")
         return
-    # JAX's service would keep SIGTERM to itself; console.listen_for_sigterm handles it.
+    # JAX's service would keep SIGTERM to itself; rgjax/edges handles it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -134,7 +134,7 @@ def default_workdir(config: Config) -> Path:
 
 
 def cli() -> None:
-    run(main, __doc__, interrupted="; rerun the same command to resume from the last checkpoint")
+    run_with_config(main, __doc__, interrupted="; rerun the same command to resume from the last checkpoint")
 
 
 if __name__ == "__main__":

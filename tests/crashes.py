@@ -75,8 +75,10 @@ def _run(arguments: list[str], place: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = ["rgjax.main", *arguments]
+    from rgjax.edges.start import guard_command
     from rgjax.main import cli
 
+    guard_command()
     cli()
 
 

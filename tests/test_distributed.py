@@ -14,7 +14,7 @@ import pytest
 
 from rgjax import console, experiment
 from rgjax.config import method_config
-from rgjax.errors import Preempted
+from rgjax.edges.signals import Preempted
 from rgjax.sharding import make_mesh
 
 ROOT = Path(__file__).parents[1]

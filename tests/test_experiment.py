@@ -17,7 +17,8 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from rgjax import console, experiment, metrics
 from rgjax.config import FIELDS, METHODS, method_config
 from rgjax.data import load_data
-from rgjax.errors import Preempted, UserError
+from rgjax.edges.signals import Preempted
+from rgjax.errors import UserError
 from rgjax.models.resnet import STAGES
 from rgjax.predict import __main__
 from rgjax.regroup import AGGREGATIONS, FEATURE_CLUSTERINGS

@@ -10,7 +10,7 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path
 
 # A room imports rooms of the floors below its own alone.
 FLOORS = [
-    {"errors"},
+    {"edges", "errors"},
     {"console", "losses", "metrics", "regroup"},
     {"config", "sharding", "storage"},
     {"command"},
@@ -82,7 +82,9 @@ def test_imports_go_down():
         f"{file} imports {module}"
         for file, tree in FILES.items()
         for module in imports(tree)
-        if room_of(module) != room_of(file) and FLOOR[room_of(module)] >= FLOOR[room_of(file)]
+        if file != "rgjax/__init__.py"
+        and room_of(module) != room_of(file)
+        and FLOOR[room_of(module)] >= FLOOR[room_of(file)]
     ]
     assert upward == []
 

@@ -19,7 +19,6 @@ Options:
 import hashlib
 import json
 import shlex
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from rgjax.command import Parser
+from rgjax.command import Parser, run
 from rgjax.config import BERT_FINETUNING, FIELDS, method_config
-from rgjax.console import exit_codes, progress
+from rgjax.console import progress
 from rgjax.data.custom import list_images, list_sentences, locate, normal_form
 from rgjax.data.dataset import Source
 from rgjax.data.decode import Examined, Unreadable, examine
@@ -50,7 +49,8 @@ _DUPLICATES = {
 }
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: list[str]) -> int:
+    """Run the command; return its exit code."""
     parser = Parser(__doc__)
     parser.add_argument("data", nargs="?", metavar="DIR_OR_TABLE")
     parser.add_argument("--rule", choices=_RULE.choices, default=_RULE.default)
@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--threshold={options.threshold}: too low; pass at least {int(options.rule == 'target')}")
     report = inspect(options.data, options.rule, options.threshold)
     print(json.dumps(report, indent=2, allow_nan=False) if options.json else readable(report))
+    return 2 if report["problem"] else 0
 
 
 def inspect(name: str, rule: str = _RULE.default, threshold: int = _THRESHOLD.default) -> dict[str, Any]:
@@ -254,9 +255,7 @@ def readable(report: dict[str, Any]) -> str:
 
 
 def cli() -> None:
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with exit_codes():
-        main(sys.argv[1:])
+    run(main)
 
 
 if __name__ == "__main__":

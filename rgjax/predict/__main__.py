@@ -32,15 +32,13 @@ An input that cannot be read is skipped with a line on standard error; the exit 
 
 import argparse
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rgjax.command import Parser
-from rgjax.console import configure_logging, exit_codes, local_path
+from rgjax.command import Parser, run
+from rgjax.console import local_path
 from rgjax.errors import UserError
 from rgjax.storage.files import cache_dir
 
@@ -56,9 +54,8 @@ FORMATS = ("csv", "jsonl")
 _BATCHES_READ = {"images": 1, "sentences": 8}  # more sentences are sorted better by length, which saves padding
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
-    configure_logging()
     options = parse(argv)
     # Imported here and below because they take seconds: a mistyped option is reported at once.
     import jax
@@ -184,13 +181,7 @@ def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "Pre
 
 
 def cli() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with exit_codes(interrupted="; with --output=FILE the rows written so far are in FILE.part"):
-        try:
-            sys.exit(main(sys.argv[1:]))
-        except BrokenPipeError:  # the reader of the output, such as head, has ended
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+    run(main, interrupted="; with --output=FILE the rows written so far are in FILE.part")
 
 
 if __name__ == "__main__":

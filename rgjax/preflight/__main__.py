@@ -18,7 +18,7 @@ import jax
 from absl import flags, logging
 
 from rgjax import config as settings
-from rgjax.command import CONFIG, run
+from rgjax.command import CONFIG, run_with_config
 from rgjax.config import Config
 from rgjax.errors import UserError
 from rgjax.preflight import targets
@@ -138,7 +138,7 @@ def gigabytes(count: int) -> str:
 
 def cli() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    run(main, __doc__ or "", interrupted="")
+    run_with_config(main, __doc__)
 
 
 if __name__ == "__main__":

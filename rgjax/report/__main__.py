@@ -21,18 +21,16 @@ summed pseudo-classes in float32, may differ by 1e-3 in the figures of "sum" agg
 verified; 1: something differs, or a run has no manifest; 2: there is nothing to verify.
 """
 
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-from rgjax.command import Parser
-from rgjax.console import configure_logging, exit_codes, local_path
+from rgjax.command import Parser, run
+from rgjax.console import local_path
 from rgjax.errors import UserError
 from rgjax.storage.files import atomic_path
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     parser = Parser(__doc__)
     parser.add_argument("directory", nargs="?", type=local_path, metavar="DIR")
@@ -100,10 +98,7 @@ def render(directory: Path) -> list[Path]:
 
 
 def cli() -> None:
-    configure_logging()
-    with exit_codes():
-        if code := main(sys.argv[1:]):
-            sys.exit(code)
+    run(main)
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def mean_and_spread(values: list[float]) -> str:
 
 
 def cli() -> None:
-    command.run(main, __doc__ or "", interrupted="; rerun the same command to resume")
+    command.run_with_config(main, __doc__, interrupted="; rerun the same command to resume")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from rgjax import console
+from rgjax.edges import signals
 from rgjax.errors import UserError
 from rgjax.sweep.worker import train_runs
 
@@ -131,7 +131,7 @@ class Worker:
         """Wait for the process to exit; kill it after the grace period."""
         if self._process is not None:
             try:
-                self._process.wait(console.GRACE + 1)
+                self._process.wait(signals.GRACE + 1)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from rgjax import console
-from rgjax.errors import Preempted, UserError
+from rgjax.errors import UserError
 from rgjax.storage.files import cache_dir, lock_run_dir, read_json_object, write_json
 
 
@@ -91,7 +91,6 @@ def read_failure(workdir: Path) -> dict:
 
 
 def serve() -> None:
-    console.listen_for_sigterm()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not read as an answer
     jobs: SimpleQueue[str] = SimpleQueue()
@@ -102,7 +101,7 @@ def serve() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=read_jobs, daemon=True).start()
-    with contextlib.suppress(Preempted):
+    with console.exit_codes():
         while True:
             train_runs(*json.loads(jobs.get()))
             print("done", file=answers, flush=True)

@@ -1,0 +1,1 @@
+"""Where a command meets the system that runs it: signals and standard streams."""
