@@ -38,7 +38,7 @@ class _State:
     defers_sigterm = False
     sigterm = False
     received: int | None = None  # the signal that ends the command
-    raised = None  # a weak reference to its exception
+    raised: object = None  # a weak reference to its exception
     written = False
 
 
