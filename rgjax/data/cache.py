@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rgjax.console import progress
-from rgjax.data.decode import Unreadable, decode
+from rgjax.data.decode import Unreadable, decode_with_remarks
+from rgjax.data.notes import Note, note, notes_on
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.storage.files import cache_dir, cached_arrays, digest, set_aside
 
@@ -36,7 +37,8 @@ def decode_and_cache(
     group_column: str,
     file_of: Callable[[str], str] = str,
     manual_dir: Path | None = None,
-) -> dict[str, np.ndarray]:
+    skip_unreadable: bool = False,
+) -> tuple[dict[str, np.ndarray], tuple[Note, ...]]:
     """All examples of a prepared builder, decoded once and then read from the cache.
 
     Examples are ordered by split, train first. Damaged records are moved aside and prepared again.
@@ -48,24 +50,33 @@ def decode_and_cache(
         group_column: the feature whose equal values form a group.
         file_of: maps an id to the name of the image file, for error messages.
         manual_dir: the download folder from which damaged records are prepared again.
+        skip_unreadable: leave out images that cannot be decoded.
 
     Returns:
         `inputs` uint8 [N, S, S, 3] (RGB, bilinear), `labels` int32 [N], `ids` and `groups` [N], `test` bool [N]
-        (the example is in a split of that name), and the `fingerprint` of all of it.
+        (the example is in a split of that name), and the `fingerprint` of all of it; and notes on the images.
 
     Raises:
         UserError: images cannot be decoded.
     """
-    read = partial(_decode_or_read, builder, image_size, id_column, group_column, file_of)
+    read = partial(_decode_or_read, builder, image_size, id_column, group_column)
     try:
-        return read()
+        arrays = read()
     except DamagedRecords as error:
         set_aside(Path(builder.data_path), error)
         prepare(builder, manual_dir)
-        return read()
+        arrays = read()
+    unreadable = [file_of(identity) for identity in arrays.get("unreadable", ())]  # earlier caches have no such arrays
+    if unreadable and not (skip_unreadable and len(arrays["ids"])):
+        raise UserError(
+            f"{len(unreadable)} of {len(unreadable) + len(arrays['ids'])} images cannot be read: "
+            f"{first_few(unreadable)}; download them again, or skip them by --config.data.unreadable=skip"
+        )
+    remarks = zip(arrays["ids"], map(str.split, arrays.get("remarks", ())), strict=False)
+    return arrays, (*notes_on(remarks), *note("unreadable_image", unreadable))
 
 
-def _decode_or_read(builder, image_size: int, id_column: str, group_column: str, file_of) -> dict[str, np.ndarray]:
+def _decode_or_read(builder, image_size: int, id_column: str, group_column: str) -> dict[str, np.ndarray]:
     splits = sorted(builder.info.splits.values(), key=lambda split: split.name != "train")
     records = [Path(path) for split in splits for path in split.filepaths]
     if missing := [path.name for path in records if not path.exists()]:
@@ -76,24 +87,28 @@ def _decode_or_read(builder, image_size: int, id_column: str, group_column: str,
     def compute() -> dict[str, np.ndarray]:
         total = sum(split.num_examples for split in splits)
         inputs = np.empty((total, image_size, image_size, 3), np.uint8)
-        columns: dict[str, list] = {"labels": [], "ids": [], "groups": [], "test": []}
+        columns: dict[str, list] = {"labels": [], "ids": [], "groups": [], "test": [], "remarks": []}
         unreadable = []
-        for index, (split, example) in enumerate(progress(_examples(builder, splits), "decode", total, unit="image")):
+        for split, example in progress(_examples(builder, splits), "decode", total, unit="image"):
             identity = example[id_column].decode()
             try:
-                inputs[index] = decode(example["image"], image_size)
+                decoded = decode_with_remarks(example["image"], image_size)
             except Unreadable:
-                unreadable.append(file_of(identity))
+                unreadable.append(identity)
+                continue
+            inputs[len(columns["ids"])] = decoded.pixels
             columns["labels"].append(example["label"])
             columns["ids"].append(identity)
             columns["groups"].append(example[group_column].decode())
             columns["test"].append(split == "test")
-        if unreadable:
-            raise UserError(
-                f"{len(unreadable)} of {total} images cannot be read: {first_few(unreadable)}; download them again"
-            )
+            columns["remarks"].append(" ".join(decoded.remarks))
+        inputs = inputs[: len(columns["ids"])]
         arrays = {name: np.array(values) for name, values in columns.items()}
-        arrays |= {"inputs": inputs, "labels": arrays["labels"].astype(np.int32)}
+        arrays |= {
+            "inputs": inputs,
+            "labels": arrays["labels"].astype(np.int32),
+            "unreadable": np.array(unreadable, str),
+        }
         return arrays | {"fingerprint": np.array(digest(inputs, arrays["labels"], arrays["ids"]))}
 
     return cached_arrays(cache_dir() / "images" / f"{key}.npz", compute)

@@ -79,7 +79,9 @@ def load(config: Config) -> Source:
             # TFDS itself retries for minutes if the server cannot be reached.
             urllib.request.urlopen(url, timeout=20).close()
         prepare(builder, manual_dir)
-        arrays = decode_and_cache(builder, config.image_size, id_column="id", group_column="id", manual_dir=manual_dir)
+        arrays, notes = decode_and_cache(
+            builder, config.image_size, id_column="id", group_column="id", manual_dir=manual_dir
+        )
     except (OSError, ValueError, NonMatchingChecksumError) as error:
         raise UserError(
             f"CIFAR-100 cannot be prepared: {first_line(error)}; download cifar-100-binary.tar.gz from "
@@ -95,6 +97,7 @@ def load(config: Config) -> Source:
         ids=arrays["ids"],
         official_test=arrays["test"],
         fingerprint=str(arrays["fingerprint"]),
+        notes=notes,
     )
 
 

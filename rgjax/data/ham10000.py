@@ -100,12 +100,13 @@ def load(config: Config) -> Source:
     with quiet_tfds():
         builder = Ham10000(download.splits, download.images, data_dir=str(root))
     prepare(builder)
-    arrays = decode_and_cache(
+    arrays, notes = decode_and_cache(
         builder,
         config.image_size,
         id_column="image_id",
         group_column="lesion_id",
         file_of=lambda identity: str(download.images[identity]),
+        skip_unreadable=config.unreadable == "skip",
     )
     return Source(
         inputs=arrays["inputs"],
@@ -115,7 +116,7 @@ def load(config: Config) -> Source:
         ids=arrays["ids"],
         official_test=arrays["test"] if official_test else None,
         fingerprint=str(arrays["fingerprint"]),
-        notes=download.notes,
+        notes=(*download.notes, *notes),
     )
 
 

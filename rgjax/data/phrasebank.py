@@ -72,7 +72,7 @@ def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = content.decode("latin-1")
+        text = _from_latin_1(content, where)
     sentences, labels = [], []
     for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
         if not line.strip():
@@ -97,13 +97,35 @@ def parse(content: bytes, where: str) -> tuple[list[str], list[str]]:
     return sentences, labels
 
 
+def _from_latin_1(content: bytes, where: str) -> str:
+    """The text of the original's encoding.
+
+    Latin-1 accepts any bytes, so damaged UTF-8 and other encodings are refused by what they would look like.
+    """
+    for number, line in enumerate(re.split(rb"\r\n?|\n", content), start=1):
+        text = line.decode("latin-1")
+        if not line.isascii() and (_is_utf_8(line) or any("\x7f" < character < "\xa0" for character in text)):
+            raise UserError(f"{where}, line {number}: not text in Latin-1 as other lines are; save the file as UTF-8")
+    return content.decode("latin-1")
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _content(name: str, manual_dir: str) -> tuple[bytes, str]:
     if not manual_dir:
         return _from_archive(_download(), name)
     folder = local_path(manual_dir)
-    for path in (folder / name, folder / _FOLDER / name):
-        if path.is_file():
-            return path.read_bytes(), str(path)
+    contents = {path: path.read_bytes() for path in (folder / name, folder / _FOLDER / name) if path.is_file()}
+    if len(set(contents.values())) > 1:
+        raise UserError(f"{' and '.join(map(str, contents))} differ; keep one of them")
+    for path, content in contents.items():
+        return content, str(path)
     archive = folder / Path(_ARCHIVE).name
     if archive.is_file():
         return _from_archive(archive, name)

@@ -41,7 +41,7 @@ def test_the_builder_returns_the_content_of_the_files(ham_download):
 
 def test_a_second_load_decodes_nothing(ham_download, monkeypatch):
     first = load_from(ham_download)
-    monkeypatch.setattr(cache, "decode", None)
+    monkeypatch.setattr(cache, "decode_with_remarks", None)
     second = load_from(ham_download)
     np.testing.assert_array_equal(first.inputs, second.inputs)
     assert first.fingerprint == second.fingerprint
@@ -103,9 +103,20 @@ def test_unreadable_images_are_named(ham_download):
     truncated.write_bytes(truncated.read_bytes()[:400])
     empty.write_bytes(b"")
     text.write_text("no image")
-    says = refused(ham_download)
-    assert "3 of 84 images cannot be read: " in says
-    assert all(str(path) in says for path in (truncated, empty, text))
+    for _ in range(2):  # decoded, and from the cache
+        says = refused(ham_download)
+        assert "3 of 84 images cannot be read: " in says
+        assert all(str(path) in says for path in (truncated, empty, text))
+    source = load(config_of(ham_download, unreadable="skip"))
+    assert [len(column) for column in (source.inputs, source.labels, source.ids, source.group_ids)] == [81] * 4
+    assert [(note.kind, note.count) for note in source.notes] == [("unreadable_image", 3)]
+    with Image.open(image_file(ham_download, int(source.ids[-1].removeprefix("ISIC_")))) as image:
+        np.testing.assert_array_equal(source.inputs[-1], image.resize((16, 16), Image.Resampling.BILINEAR))
+
+
+def test_nearly_blank_images_are_noted(ham_download):
+    Image.new("RGB", (40, 30), "black").save(image_file(ham_download, 5))
+    assert [(note.kind, note.names) for note in load_from(ham_download).notes] == [("blank_image", ("ISIC_0000005",))]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,17 @@ def test_the_unpacked_archive_is_read(tmp_path):
     assert len(load_from(tmp_path, agreement="75agree").labels) == 3
 
 
+def test_two_different_files_are_both_named(tmp_path):
+    folders = tmp_path, tmp_path / "FinancialPhraseBank-v1.0"
+    for folder in folders:
+        write(folder, LINES.encode())
+    assert len(load_from(tmp_path).labels) == 3
+    write(folders[1], b"Sales fell .@negative\n")
+    with pytest.raises(UserError) as error:
+        load_from(tmp_path)
+    assert all(str(folder / "Sentences_50Agree.txt") in str(error.value) for folder in folders)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -69,6 +80,8 @@ def test_the_unpacked_archive_is_read(tmp_path):
         (LINES.encode("utf-16"), "file, line 1: not text in UTF-8 or Latin-1"),
         (b"a" * 20_000 + b"@neutral", "file, line 1: the sentence has 20000 characters, more than 10000"),
         (b"\n \n", "file: no sentences"),
+        (b"P\xf6rssi .@neutral\nP\xc3\xb6rssi .@neutral\n", "file, line 2: not text in Latin-1 as other lines are"),
+        (b"Fell .@negative\n\x93Rose\x94 .@positive\n", "file, line 2: not text in Latin-1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
