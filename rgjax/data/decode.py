@@ -12,9 +12,12 @@ from PIL import Image, ImageCms
 from rgjax.data.pixels import read_picture
 from rgjax.errors import one_line
 
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga"
+_SUFFIXES = (
+    ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .j2k .avif .ico .tga .apng .dib"
+)
 SUFFIXES = tuple(_SUFFIXES.split())  # files in a folder with another suffix are not images
 MAX_PIXELS = 2**27  # per image: 134 million, more than cameras have; 0.4 GB as RGB
+_SIGNED = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF")  # formats that begin with a signature
 # What Pillow and the libraries below it raise for damaged files.
 _DAMAGE = (
     *(OSError, EOFError, RuntimeError, SyntaxError, ValueError),
@@ -82,6 +85,15 @@ def examine(image: bytes | Path) -> Examined:
 def _blank(image: Image.Image) -> tuple[str, ...]:
     extrema: Any = image.getextrema()  # of each color
     return ("blank_image",) * all(high - low < _CONTRAST for low, high in extrema)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file begins like an image of a common format."""
+    try:
+        with Image.open(path, formats=_SIGNED):  # noqa: TID251
+            return True
+    except _DAMAGE:
+        return False
 
 
 @contextlib.contextmanager

@@ -32,6 +32,12 @@ class Kind:
 KINDS = {
     "stray_file": Kind("file", "skipped, not in a class folder", skips=True),
     "other_file": Kind("file", "skipped, in class folders, without an image suffix", skips=True),
+    "other_kind": Kind("file", "skipped, of kinds that are not read as images", skips=True),
+    "hidden_file": Kind("hidden file", "skipped", skips=True),
+    "hidden_folder": Kind("hidden folder", "skipped", skips=True),
+    "system_folder": Kind("folder", "skipped, made by a program or system", skips=True),
+    "hidden_class": Kind("hidden folder", "taken as a class", "move it elsewhere if it is none"),
+    "no_suffix": Kind("file", "without a suffix, read as an image"),
     "unreadable_image": Kind("image", "skipped, cannot be read", "python -m rgjax.data.inspect lists all", skips=True),
     "rescaled_image": Kind(
         "image", "rescaled, as their values have no fixed range", "rgjax/data/README.md has the rule"

@@ -14,8 +14,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from rgjax.console import local_path
-from rgjax.data.decode import SUFFIXES, Unreadable, decode_with_remarks
-from rgjax.data.folders import files_below
+from rgjax.data.decode import Unreadable, decode_with_remarks
+from rgjax.data.folders import files_below, is_image_file
 from rgjax.data.tables import DELIMITERS, is_table, read_table
 from rgjax.errors import UserError
 
@@ -47,7 +47,7 @@ def images(names: Sequence[str], size: int) -> Iterator[InputRow]:
             without the suffix of an image and hidden files are skipped.
         size: the side in pixels to which images are resized.
     """
-    rows = (row for name in names for row in _paths(name, lambda path: path.suffix.lower() in SUFFIXES, "images"))
+    rows = (row for name in names for row in _paths(name, lambda path: is_image_file(str(path)), "images"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while chunk := list(islice(rows, _READ_AHEAD)):
             yield from pool.map(partial(_decoded, size=size), chunk)

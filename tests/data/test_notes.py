@@ -45,6 +45,42 @@ def unreadable_image(folder):
     return notes_of(folder / "data", unreadable="skip")
 
 
+def other_kind(folder):
+    write_images(folder / "data")
+    (folder / "data" / "dog" / "IMG_1.HEIC").write_bytes(b"x")
+    return notes_of(folder / "data")
+
+
+def hidden_file(folder):
+    write_images(folder / "data")
+    Image.new("L", (8, 8)).save(folder / "data" / "dog" / "._1.png")
+    return notes_of(folder / "data")
+
+
+def hidden_folder(folder):
+    write_images(folder / "data")
+    write_images(folder / "data" / "cat" / ".old")
+    return notes_of(folder / "data")
+
+
+def hidden_class(folder):
+    write_images(folder / "data")
+    (folder / "data" / "dog").rename(folder / "data" / ".net")
+    return notes_of(folder / "data")
+
+
+def system_folder(folder):
+    write_images(folder / "data")
+    write_images(folder / "data" / ".Trash-1000")
+    return notes_of(folder / "data")
+
+
+def no_suffix(folder):
+    write_images(folder / "data")
+    (folder / "data" / "cat" / "3.png").rename(folder / "data" / "cat" / "3")
+    return notes_of(folder / "data")
+
+
 def rescaled_image(folder):
     write_images(folder / "data")
     (folder / "data" / "cat" / "float.tif").write_bytes(tiff(np.linspace(0, 1, 64, dtype="f4").reshape(8, 8)))
@@ -94,13 +130,12 @@ def no_lesion(folder):
 
 
 # From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
-MAKERS = {
-    maker.__name__: maker
-    for maker in (
-        *(stray_file, other_file, unreadable_image, rescaled_image, first_frame, blank_image),
-        *(mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion),
-    )
-}
+_MAKERS = [
+    stray_file, other_file, other_kind, hidden_file, hidden_folder, hidden_class, system_folder, no_suffix,
+    unreadable_image, rescaled_image, first_frame, blank_image,
+    mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion,
+]  # fmt: skip
+MAKERS = {maker.__name__: maker for maker in _MAKERS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
