@@ -8,6 +8,8 @@ from pathlib import Path
 from rgjax.console import local_path
 from rgjax.data.folders import entries, images_of_folder, visible
 from rgjax.data.listing import SPLIT_NAMES, Item, Listing, counted, normal_label
+from rgjax.data.npz import is_npz
+from rgjax.data.packed import Packed, images_of_npz
 from rgjax.data.tables import is_table, read_table
 from rgjax.errors import UserError, first_few
 
@@ -24,7 +26,7 @@ def locate(name: str) -> Path:
             ".jsonl) with the columns path,label or text,label"
         )
     path = local_path(name)
-    if path.is_file() and is_table(path):
+    if path.is_file() and (is_table(path) or is_npz(path)):
         return path
     if path.is_file():
         raise UserError(f"{path}: neither a folder nor a table (.csv, .tsv, .jsonl)")
@@ -33,7 +35,8 @@ def locate(name: str) -> Path:
     folders, files = entries(path)
     folders, tables = visible(folders), [Path(file) for file in files if is_table(Path(file))]
     if not tables:
-        return path
+        arrays = [Path(file) for file in files if is_npz(Path(file))]
+        return arrays[0] if len(arrays) == 1 and not folders else path
     if len(tables) == 1 and len(folders) < 2:
         return tables[0]
     beside = "" if len(folders) < 2 else f" beside {len(folders)} folders"
@@ -43,7 +46,7 @@ def locate(name: str) -> Path:
     )
 
 
-def list_images(name: str) -> Listing[Path]:
+def list_images(name: str) -> Listing[Path | Packed]:
     """List the images of a folder or table.
 
     A folder holds CLASS/**, or train/CLASS/**, test/CLASS/** and optionally val/CLASS/**. A table has the columns path
@@ -53,6 +56,8 @@ def list_images(name: str) -> Listing[Path]:
     where = locate(name)
     if where.is_dir():
         return _require_classes(images_of_folder(where))
+    if is_npz(where):
+        return _require_classes(images_of_npz(where))
     listing = _read_listing(where, "path", lambda row: os.path.normpath(row["path"].strip()))
     paths = [where.parent / identity for identity in listing.ids]
     if missing := [path for path in paths if not os.path.isfile(path)]:  # Path.is_file may raise for a long name

@@ -30,6 +30,9 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+Encoded = Path | bytes | np.ndarray  # an image file, its content, or pixels uint8 [H, W] or [H, W, 3]
+
+
 class Unreadable(ValueError):
     """The image cannot be decoded; the message says why."""
 
@@ -55,8 +58,8 @@ class Examined(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def decode(image: bytes | Path, size: int) -> np.ndarray:
-    """Decode an image file, or its content, to RGB uint8 [size, size, 3].
+def decode(image: Encoded, size: int) -> np.ndarray:
+    """Decode an image to RGB uint8 [size, size, 3].
 
     Resized bilinearly. `rgjax.data.pixels` has the rules for orientation, transparency and values of more than 8 bits.
     Raises Unreadable if the file is not an image, is damaged, or has more than MAX_PIXELS.
@@ -64,7 +67,7 @@ def decode(image: bytes | Path, size: int) -> np.ndarray:
     return decode_with_remarks(image, size).pixels
 
 
-def decode_with_remarks(image: bytes | Path, size: int) -> Decoded:
+def decode_with_remarks(image: Encoded, size: int) -> Decoded:
     """The same as `decode`, with what a user may not expect of the image."""
     with _unreadable(image):
         picture = read_picture(image)
@@ -72,7 +75,7 @@ def decode_with_remarks(image: bytes | Path, size: int) -> Decoded:
         return Decoded(np.asarray(resized), (*picture.remarks, *_blank(resized)))
 
 
-def examine(image: bytes | Path) -> Examined:
+def examine(image: Encoded) -> Examined:
     """The properties of an image.
 
     Reads all of it, faster than `decode`, and raises Unreadable like it.
@@ -97,16 +100,15 @@ def is_image(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _unreadable(image: bytes | Path) -> Iterator[None]:
+def _unreadable(image: Encoded) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
         raise Unreadable(_reason(image, error)) from error
 
 
-def _reason(image: bytes | Path, error: Exception) -> str:
-    empty = not image if isinstance(image, bytes) else image.is_file() and image.stat().st_size == 0
-    if empty:
+def _reason(image: Encoded, error: Exception) -> str:
+    if image == b"" or (isinstance(image, Path) and image.is_file() and image.stat().st_size == 0):
         return "empty file"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS:,} pixels"

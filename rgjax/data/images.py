@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,16 +15,17 @@ from rgjax.config import Config
 from rgjax.console import progress
 from rgjax.data.custom import list_images
 from rgjax.data.dataset import Source, blank_image
-from rgjax.data.decode import Unreadable, decode_with_remarks
+from rgjax.data.decode import Encoded, Unreadable, decode_with_remarks
 from rgjax.data.listing import Listing
 from rgjax.data.notes import note, notes_on
+from rgjax.data.packed import Packed, read_images
 from rgjax.data.splits import split
 from rgjax.errors import UserError, first_few
 from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, set_aside
 
 Result = TypeVar("Result")
 
-_CHUNK = 512  # images that threads read ahead, or that are hashed at once
+_CHUNK = 512  # images that are hashed at once
 
 
 def load(config: Config) -> Source:
@@ -60,7 +62,7 @@ def spec(config: Config) -> Source:
     return _blank(list_images(config.manual_dir), config.image_size)
 
 
-def _blank(listing: Listing[Path], image_size: int) -> Source:
+def _blank(listing: Listing[Path | Packed], image_size: int) -> Source:
     image = blank_image(image_size)
     return listing.source(np.broadcast_to(image, (len(listing.items), *image.shape)), "spec")
 
@@ -81,17 +83,17 @@ class DecodedFiles(NamedTuple):
     content: str
 
 
-def decode_files(paths: Sequence[Path], image_size: int) -> DecodedFiles:
+def decode_files(images: Sequence[Path | Packed], image_size: int) -> DecodedFiles:
     """Decode image files into one file in the cache.
 
     They are decoded once, unless a name, a size or a modification time changes.
     """
-    files = [(os.path.abspath(path), *_state(path)) for path in paths]
+    files = _states(images)
     pixels_path = cache_dir() / "images" / f"{digest('own-images-v2', image_size, repr(files))}.npy"
     faults_path = pixels_path.with_suffix(".npz")
     if not pixels_path.exists():
         faults_path.unlink(missing_ok=True)
-    known = cached_arrays(faults_path, lambda: _decode_to(pixels_path, paths, image_size))
+    known = cached_arrays(faults_path, lambda: _decode_to(pixels_path, images, image_size))
     try:
         pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)[: np.count_nonzero(known["faults"] == "")]
         sha = hashlib.sha256()
@@ -101,20 +103,20 @@ def decode_files(paths: Sequence[Path], image_size: int) -> DecodedFiles:
             raise ValueError("checksum")
     except (ValueError, EOFError) as error:  # NumPy raises them for a truncated file
         set_aside(pixels_path, error)
-        return decode_files(paths, image_size)
+        return decode_files(images, image_size)
     return DecodedFiles(pixels, known["faults"], known["remarks"], str(known["content"]))
 
 
-def _decode_to(target: Path, paths: Sequence[Path], image_size: int) -> dict[str, np.ndarray]:
+def _decode_to(target: Path, images: Sequence[Path | Packed], image_size: int) -> dict[str, np.ndarray]:
     """Write the readable images to the .npy file `target`, one at a time."""
-    faults, remarks, sha = [""] * len(paths), [""] * len(paths), hashlib.sha256()
-    shape = (len(paths), image_size, image_size, 3)
+    faults, remarks, sha = [""] * len(images), [""] * len(images), hashlib.sha256()
+    shape = (len(images), image_size, image_size, 3)
     with atomic_path(target) as temporary, open(temporary, "wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         size = file.tell() + int(np.prod(shape))
-        results = map_in_threads(lambda path: decode_with_remarks(path, image_size), paths)
-        for index, result in enumerate(progress(results, "decode", len(paths), unit="image")):
+        results = map_in_threads(lambda image: decode_with_remarks(image, image_size), images)
+        for index, result in enumerate(progress(results, "decode", len(images), unit="image")):
             if isinstance(result, Unreadable):
                 faults[index] = str(result)
             else:
@@ -126,27 +128,37 @@ def _decode_to(target: Path, paths: Sequence[Path], image_size: int) -> dict[str
     return {"faults": np.array(faults), "remarks": np.array(remarks), "content": np.array(sha.hexdigest())}
 
 
-def map_in_threads(function: Callable[[Path], Result], paths: Sequence[Path]) -> Iterator[Result | Unreadable]:
-    """`function(path)` of each path, in order, or the Unreadable that it raised.
+def map_in_threads(
+    function: Callable[[Encoded], Result], images: Iterable[Path | Packed]
+) -> Iterator[Result | Unreadable]:
+    """`function(image)` of each image, in order, or the Unreadable that it raised.
 
-    A bounded number of paths is read ahead.
+    A bounded number of images is read ahead.
     """
 
-    def call(path: Path) -> Result | Unreadable:
+    def call(image: Encoded | Unreadable) -> Result | Unreadable:
         try:
-            return function(path)
+            return image if isinstance(image, Unreadable) else function(image)
         except Unreadable as error:
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), _CHUNK):
-            yield from pool.map(call, paths[start : start + _CHUNK])
+        for batch in read_images(images):
+            yield from pool.map(call, batch)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """Size and modification time of a file; (-1, -1) for a broken link."""
+def _states(images: Sequence[Path | Packed]) -> list[tuple]:
+    """For each image, all that changes if its content may have changed."""
+    state = lru_cache(_state)  # of a file with many images
+    return [
+        (*state(image.file), image.part, image.row) if isinstance(image, Packed) else _state(image) for image in images
+    ]
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """Name, size and modification time of a file; -1 for a broken link."""
     try:
         state = path.stat()
     except OSError:
-        return -1, -1
-    return state.st_size, state.st_mtime_ns
+        return os.path.abspath(path), -1, -1
+    return os.path.abspath(path), state.st_size, state.st_mtime_ns

@@ -32,10 +32,11 @@ from rgjax.config import BERT_FINETUNING, FIELDS, method_config
 from rgjax.console import progress
 from rgjax.data.custom import list_images, list_sentences, locate, normal_form
 from rgjax.data.dataset import Source
-from rgjax.data.decode import Examined, Unreadable, examine
+from rgjax.data.decode import Encoded, Examined, Unreadable, examine
 from rgjax.data.images import map_in_threads
 from rgjax.data.listing import Listing
 from rgjax.data.notes import notes_on
+from rgjax.data.npz import is_npz
 from rgjax.data.splits import SPLITS, split, split_strategy
 from rgjax.data.tables import read_table
 from rgjax.errors import UserError, first_few
@@ -102,7 +103,7 @@ def inspect(name: str, rule: str = _RULE.default, threshold: int = _THRESHOLD.de
 def kind_of(name: str) -> str:
     """Whether the folder or table holds "images" or "text"."""
     where = locate(name)
-    if where.is_dir():
+    if where.is_dir() or is_npz(where):
         return "images"
     columns = read_table(where, ("label",))[0]
     if ("path" in columns) == ("text" in columns):
@@ -111,15 +112,16 @@ def kind_of(name: str) -> str:
     return "images" if "path" in columns else "text"
 
 
-def _examine_images(listing: Listing[Path]) -> tuple[Listing, list[str], dict[str, Any]]:
+def _examine_images(listing: Listing) -> tuple[Listing, list[str], dict[str, Any]]:
     """The readable images, their hashes, and the properties that are reported."""
 
-    def hash_and_examine(path: Path) -> tuple[str, Examined]:
+    def hash_and_examine(image: Encoded) -> tuple[str, Examined]:
         try:
-            content = path.read_bytes()
+            content = image.read_bytes() if isinstance(image, Path) else image
         except OSError as error:
             raise Unreadable(error.strerror) from error
-        return hashlib.sha256(content).hexdigest(), examine(content)
+        pixels = content.tobytes() if isinstance(content, np.ndarray) else content
+        return hashlib.sha256(pixels).hexdigest(), examine(content)
 
     results = list(progress(map_in_threads(hash_and_examine, listing.items), "read", len(listing.items), unit="image"))
     readable_images = [result for result in results if not isinstance(result, Unreadable)]

@@ -11,7 +11,7 @@ import numpy as np
 from rgjax.data.dataset import Source
 from rgjax.data.notes import Note
 
-Item = TypeVar("Item", Path, str)
+Item = TypeVar("Item", covariant=True)  # an image or a sentence
 
 # Names of splits, in folders and in tables.
 SPLIT_NAMES = {
@@ -26,7 +26,7 @@ class Listing(Generic[Item]):
 
     Attributes:
         where: the folder or table.
-        items: image files or sentences.
+        items: images or sentences.
         ids: a unique name for each example.
         labels: the class name of each example.
         group_ids: a group for each example, or None.
@@ -35,7 +35,7 @@ class Listing(Generic[Item]):
     """
 
     where: Path
-    items: list[Item]
+    items: Sequence[Item]
     ids: list[str]
     labels: list[str]
     group_ids: list[str] | None
@@ -65,7 +65,7 @@ class Listing(Generic[Item]):
     def select(self, mask: np.ndarray, *notes: Note) -> "Listing[Item]":
         """The examples where `mask` [N] is true; `notes` describe the rest."""
 
-        def selected(values: list) -> list:
+        def selected(values: Sequence) -> list:
             return [value for value, keep in zip(values, mask, strict=True) if keep]
 
         return replace(

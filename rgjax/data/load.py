@@ -7,6 +7,7 @@ from pathlib import Path
 from rgjax.config import CUSTOM, Config
 from rgjax.console import local_path
 from rgjax.data.dataset import Dataset
+from rgjax.data.npz import is_npz
 from rgjax.data.splits import split
 from rgjax.data.tables import is_table
 
@@ -16,7 +17,7 @@ def display_name(name: str, manual_dir: str) -> str:
     if name not in CUSTOM or not manual_dir:
         return name
     path = Path(os.path.abspath(local_path(manual_dir)))
-    return (path.stem if is_table(path) else path.name) or name
+    return (path.stem if is_table(path) or is_npz(path) else path.name) or name
 
 
 def load_data(config: Config, *, spec: bool = False) -> Dataset:

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+Source = Path | str | bytes | np.ndarray  # a file, its content, or 8-bit pixels
+
 _INVERTED, _SAMPLE_FORMAT = 262, 339  # TIFF's tags PhotometricInterpretation, which is 0, and SampleFormat
 _SIGNED = ((2,), 2)  # values of SampleFormat
 
@@ -40,8 +42,8 @@ class Picture(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def read_picture(file: Path | str | bytes, *, draft: bool = False) -> Picture:
-    """Read an image file or its content; `draft` shrinks a JPEG to an eighth.
+def read_picture(file: Source, *, draft: bool = False) -> Picture:
+    """Read an image; `draft` shrinks a JPEG to an eighth.
 
     Raises the errors of Pillow, or ValueError.
     """
@@ -59,7 +61,9 @@ def read_picture(file: Path | str | bytes, *, draft: bool = False) -> Picture:
     return Picture(_opaque_rgb(image), mode, size, remarks)
 
 
-def _open(file: Path | str | bytes) -> Any:
+def _open(file: Source) -> Any:
+    if isinstance(file, np.ndarray):
+        return Image.fromarray(file)
     opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)  # noqa: TID251
     if opened.format == "EPS":
         opened.close()
@@ -128,7 +132,7 @@ def _black_and_white(low: float, high: float, integers: bool) -> tuple[float, fl
     return (low, high) if 0 < high - low < (white - black) / 4 else (black, white)
 
 
-def _wide_color(file: Path | str | bytes) -> Image.Image:
+def _wide_color(file: Source) -> Image.Image:
     """A picture with 16 bits per color whose values use 15 bits at most.
 
     Pillow keeps the high byte of a value alone. It keeps the low byte if it is told the other byte order.
