@@ -41,7 +41,7 @@ def load(config: Config) -> Source:
         listing, notes=(*listing.notes, *notes_on(zip(listing.ids, map(str.split, remarks), strict=True)))
     )
     if unreadable := [f"{listing.ids[index]} ({faults[index]})" for index in np.flatnonzero(faults != "")]:
-        summary = f"{len(unreadable)} of {len(faults)} images cannot be read"
+        summary = f"{listing.where}: {len(unreadable)} of {len(faults)} images cannot be read"
         if config.unreadable == "stop":
             raise UserError(
                 f"{summary}: {first_few(unreadable)}; repair or remove them (python -m rgjax.data.inspect lists all), "

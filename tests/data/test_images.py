@@ -89,7 +89,7 @@ def test_unreadable_images_stop_or_are_skipped(folder):
     with pytest.raises(UserError) as error:
         source_of(folder)
     says = "3 of 19 images cannot be read"
-    assert str(error.value).startswith(f"{says}: cat/0.png (empty file), dog/0.png (")
+    assert str(error.value).startswith(f"{folder}: {says}: cat/0.png (empty file), dog/0.png (")
     assert "dog/broken.jpg (No such file or directory)" in str(error.value)
     assert "--config.data.unreadable=skip" in str(error.value)
     source = source_of(folder, unreadable="skip")

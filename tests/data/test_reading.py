@@ -1,0 +1,262 @@
+"""Every reader accounts for what is there.
+
+Inputs with random faults are generated. Examples read + things noted as skipped = things there, or one line refuses the
+whole and names it.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from hypothesis import given, note
+from hypothesis import strategies as st
+from PIL import Image
+
+from rgjax.data import images, text
+from rgjax.data.ham10000 import read_download
+from rgjax.data.notes import KINDS, Note
+from rgjax.errors import UserError
+from rgjax.predict import inputs
+from tests.support import isic
+from tests.support.data import data_config
+
+
+def skipped(notes: tuple[Note, ...]) -> int:
+    return sum(one.count for one in notes if KINDS[one.kind].skips)
+
+
+def account(read: Callable[[], tuple[int, tuple[Note, ...]]], there: int, place: Path) -> bool:
+    """Hold that all of what is there was read or noted, or that one line names the place; returns which."""
+    try:
+        number, notes = read()
+    except UserError as error:
+        note(str(error))
+        assert str(error).isprintable()
+        assert str(place) in str(error) or str(error).startswith("too few")  # the classes are named, not the place
+        return False
+    assert (number, skipped(notes)) == (there - skipped(notes), skipped(notes)), [str(one) for one in notes]
+    return True
+
+
+def read_images(place: Path, unreadable: str = "skip"):
+    source = images.load(
+        data_config("images", manual_dir=str(place), unreadable=unreadable, image_size=4, split="auto")
+    )
+    assert len(source.inputs) == len(source.labels) == len(set(source.ids))
+    return len(source.labels), source.notes
+
+
+# Folders of images
+
+
+def picture(path: Path, seed: int = 0, **how) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **{"format": "PNG"} | how)
+    return 1
+
+
+def content(path: Path, data: bytes) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return 1
+
+
+def link(path: Path, target: Path) -> int:
+    path.symlink_to(target)
+    return 1
+
+
+def pipe(path: Path) -> int:
+    os.mkfifo(path)
+    return 1
+
+
+def frames(path: Path) -> int:
+    first, *rest = [Image.fromarray(np.full((5, 6, 3), level, np.uint8)) for level in (0, 90, 180)]
+    first.save(path, "GIF", save_all=True, append_images=rest)
+    return 1
+
+
+# Each puts something into a class folder, from a root and a number, and returns how many things a user sees there.
+IN_FOLDERS = {
+    "upper case": lambda folder, root, n: picture(folder / f"{n}.JPG", n, format="JPEG"),
+    "nested": lambda folder, root, n: picture(folder / "more" / "deep" / f"{n}.png", n),
+    "two dots": lambda folder, root, n: picture(folder / f"a.{n}.jpg.png", n),
+    "no suffix": lambda folder, root, n: picture(folder / f"IMG{n}", n),
+    "wrong suffix": lambda folder, root, n: picture(folder / f"{n}.bmp", n, format="JPEG"),
+    "16 bits": lambda folder, root, n: content(folder / f"{n}.pgm", b"P5 2 2 4095\n" + b"\x0f\xff\0\1" * 2),
+    "frames": lambda folder, root, n: frames(folder / f"{n}.gif"),
+    "blank": lambda folder, root, n: content(folder / f"{n}.ppm", b"P6 2 1 255\n" + b"\0" * 6),
+    "cut": lambda folder, root, n: content(folder / f"{n}.png", b"\x89PNG\r\n\x1a\n"),
+    "empty": lambda folder, root, n: content(folder / f"{n}.jpeg", b""),
+    "page of an error": lambda folder, root, n: content(folder / f"{n}.jpg", b"<html>404</html>"),
+    "text": lambda folder, root, n: content(folder / f"{n}.txt", b"text"),
+    "other kind": lambda folder, root, n: content(folder / f"{n}.heic", b"heic"),
+    "no suffix, no image": lambda folder, root, n: content(folder / f"README{n}", b"text"),
+    "hidden": lambda folder, root, n: picture(folder / f".{n}.png", n),
+    "of a Mac": lambda folder, root, n: content(folder / f"._{n}.png", b"\0\5\x16\7"),
+    "stray": lambda folder, root, n: content(root / f"list{n}.md", b"text"),
+    "stray image": lambda folder, root, n: picture(root / f"{n}.png", n),
+    "trash": lambda folder, root, n: picture(root / f".Trash-{n}" / "files" / "0.png", n),
+    "link": lambda folder, root, n: link(folder / f"link{n}.png", folder / "0.png"),
+    "broken link": lambda folder, root, n: link(folder / f"link{n}.png", folder / "nowhere.png"),
+    "pipe": lambda folder, root, n: pipe(folder / f"pipe{n}.png"),
+    "link to the root": lambda folder, root, n: link(folder / f"root{n}", root) - 1,
+    "system file": lambda folder, root, n: content(folder / "Thumbs.db", b"") - 1,
+}
+SOME_IN_FOLDERS = st.lists(st.tuples(st.sampled_from(sorted(IN_FOLDERS)), st.integers(0, 5)), max_size=12)
+
+
+@given(SOME_IN_FOLDERS, st.sampled_from([["."], ["train", "test"], ["Training", "valid", "TEST"]]), st.booleans())
+def test_folders_of_images(faults, splits, stop):
+    with TemporaryDirectory() as place:
+        root = Path(place)
+        folders = [root / split / name for split in splits for name in ("cat", "dog")]
+        there = sum(picture(folder / f"{n}.png", n) for folder in folders for n in range(4))
+        for number, (name, which) in enumerate(faults, start=10):
+            there += IN_FOLDERS[name](folders[which % len(folders)], root, number)
+        whole = account(lambda: read_images(root, "stop" if stop else "skip"), there, root)
+        assert whole or stop or len(splits) > 1
+
+
+# Tables
+
+SENTENCES = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0", categories=("L", "N", "P", "Zs")), max_size=12
+)
+FIELDS = st.one_of(SENTENCES, st.sampled_from(['"', '"a', 'a"', 'he said "no"', "a,b", "a;b", "a\tb", "nan", "  ", ""]))
+LABELS = st.sampled_from(["good", "bad", "ugly", "good ", "", "nan", "1", "1.0", "Good"])
+ROWS = st.lists(st.tuples(FIELDS, LABELS), max_size=8)
+WHOLE = [(f"text {number}", label) for number, label in enumerate(["good", "bad"] * 4)]
+
+
+def written_by_csv(rows, delimiter, ending, **how):
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=delimiter, lineterminator=ending, **how).writerows(rows)
+    return file.getvalue()
+
+
+# Rows, the first of which is the header, as a table's text.
+FORMATS = {
+    "comma.csv": lambda rows: written_by_csv(rows, ",", "\r\n"),
+    "semicolon.csv": lambda rows: written_by_csv(rows, ";", "\n"),
+    "tab.csv": lambda rows: written_by_csv(rows, "\t", "\n"),
+    "all.csv": lambda rows: written_by_csv(rows, ",", "\n", quoting=csv.QUOTE_ALL),
+    "naive.csv": lambda rows: "\n".join(",".join(row) for row in rows),
+    "plain.tsv": lambda rows: "\n".join("\t".join(row) for row in rows) + "\n",
+    "quoted.tsv": lambda rows: written_by_csv(rows, "\t", "\n"),
+    "lines.jsonl": lambda rows: "\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]),
+    "blank.jsonl": lambda rows: "\n\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]),
+}
+
+
+@given(ROWS, st.sampled_from(sorted(FORMATS)), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]), st.booleans())
+def test_tables_of_sentences(rows, name, encoding, stop):
+    rows = [*WHOLE, *rows]
+    with TemporaryDirectory() as place:
+        table = Path(place) / name
+        table.write_bytes(FORMATS[name]([("text", "label"), *rows]).encode(encoding))
+        note(table.read_bytes().decode(encoding))
+
+        def read():
+            config = data_config("text", manual_dir=str(table), unreadable="stop" if stop else "skip")
+            source = text.load(config)
+            labels = [source.class_names[label] for label in source.labels]
+            sentences = list(zip(source.inputs.tolist(), labels, strict=True))
+            assert {(sentence.strip(), label) for sentence, label in sentences} <= {
+                (sentence.strip(), label.strip()) for sentence, label in rows
+            }
+            return len(sentences), source.notes
+
+        account(read, len(rows), table)
+
+
+PATHS = ["{}.png", "./{}.png", "deep\\{}.png", "deep/{}.png", "{}.PNG", "gone{}.png", "cut.png", "deep", "", "0.png"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(PATHS), LABELS), max_size=6), st.sampled_from(["csv", "tsv", "jsonl"]))
+def test_tables_of_images(rows, suffix):
+    with TemporaryDirectory() as place:
+        root = Path(place)
+        for number in range(8):
+            picture(root / f"{number}.png", number)
+        named = [(f"{number}.png", label) for number, (_, label) in enumerate(WHOLE)]
+        for number, (path, label) in enumerate(rows, start=20):
+            picture(root / f"{number}.png", number)
+            picture(root / "deep" / f"{number}.png", number)
+            named.append((path.format(number), label))
+        content(root / "cut.png", b"\x89PNG")
+        table = root / f"table.{suffix}"
+        form = {"csv": "comma.csv", "tsv": "plain.tsv", "jsonl": "lines.jsonl"}[suffix]
+        table.write_text(FORMATS[form]([("path", "label"), *named]))
+        note(table.read_text())
+        account(lambda: read_images(table), len(named), table)
+
+
+# HAM10000
+
+IN_DOWNLOADS = {
+    "mask": lambda root, n: isic.mask(root / "masks" / f"{isic.NAMES[n]}.png"),
+    "mask by name": lambda root, n: isic.mask(root / isic.PART_1 / f"{isic.NAMES[n]}_segmentation.png"),
+    "copy": lambda root, n: isic.photograph(root / "ham10000_images_part_1" / f"{isic.NAMES[n]}.jpg", n),
+    "another photograph": lambda root, n: isic.photograph(root / "resized" / f"{isic.NAMES[n]}.jpg", 99),
+    "unlisted": lambda root, n: isic.photograph(root / "part_2" / f"ISIC_9{n:06d}.JPG"),
+    "hidden": lambda root, n: isic.photograph(root / "__MACOSX" / f"._{isic.NAMES[n]}.jpg"),
+}
+
+
+@given(st.sets(st.tuples(st.sampled_from(sorted(IN_DOWNLOADS)), st.integers(0, 13)), max_size=8))
+def test_downloads_of_ham10000(faults):
+    with TemporaryDirectory() as place:
+        root = isic.download_of(Path(place))
+        for name, number in faults:
+            IN_DOWNLOADS[name](root, number)
+        there = 14 + sum(name != "hidden" for name, _ in faults)
+
+        def read():
+            download = read_download(root)
+            assert {path.parent.name for path in download.images.values()} <= {isic.PART_1, "ham10000_images_part_1"}
+            return len(download.images), download.notes
+
+        assert account(read, there, root) != any(name == "another photograph" for name, _ in faults)
+
+
+# Inputs of predictions: one output for each input
+
+
+@given(ROWS, st.sampled_from(sorted(FORMATS)))
+def test_predictions_of_tables_of_sentences(rows, name):
+    rows = [*WHOLE, *rows]
+    with TemporaryDirectory() as place:
+        table = Path(place) / name
+        table.write_text(FORMATS[name]([("text", "label"), *rows]), newline="")
+        note(table.read_text())
+        outputs = list(inputs.sentences([str(table)]))
+    assert all(row.fault.isprintable() for row in outputs)
+    if len(outputs) == 1 and outputs[0].fault:
+        assert str(table) in outputs[0].fault
+        return
+    assert len(outputs) == len(rows)
+    assert {row.content for row in outputs if not row.fault} <= {sentence for sentence, _ in rows}
+
+
+NOT_GIVEN = {"text", "other kind", "no suffix, no image", "hidden", "of a Mac", "stray", "trash"}
+
+
+@given(SOME_IN_FOLDERS)
+def test_predictions_of_folders_of_images(faults):
+    with TemporaryDirectory() as place:
+        folder = Path(place) / "new"
+        given_images = sum(picture(folder / f"{n}.png", n) for n in range(2))
+        for number, (name, _) in enumerate(faults, start=10):
+            made = IN_FOLDERS[name](folder, folder, number)
+            given_images += made and name not in NOT_GIVEN
+        outputs = list(inputs.images([str(folder)], 4))
+    assert len([row for row in outputs if row.id]) == given_images
+    assert all(row.fault.isprintable() for row in outputs)
