@@ -1,13 +1,14 @@
 """The command line of all six commands: help, options, errors and exit codes.
 
 Commands with a config (main, sweep, preflight) take absl flags and ml_collections' `--config.NAME=VALUE`, through
-`run`. The others (report, predict, data.inspect) use `Parser`. In both, `--help` prints the command's docstring,
-hyphens and underscores are equal, `--no-NAME` negates a switch, and a mistake is a UserError of one line.
+`run_with_config`. The others (report, predict, data.inspect) use `Parser`. In both, `--help` prints the command's
+docstring, hyphens and underscores are equal, `--no-NAME` negates a switch, and a mistake is a UserError of one line.
 """
 
 import argparse
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optio
 
 _HELP = ("-h", "--help", "-help", "--helpfull")
 _SEE_HELP = "--help lists all options"
+_BOOLEANS = ("true", "false", "1", "0", "t", "f")  # absl's
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,10 +77,10 @@ def parse(argv: list[str], doc: str | None = None) -> list[str]:
     Raises UserError for a mistake.
     """
     print_help_if_asked(argv, doc, describe)
-    words = [_negated(_with(word, "_")) for word in _joined(argv[1:])]
+    words = _joined([_negated(_with(word, "_")) for word in argv[1:]])
     config_file, method = _config_file(words)
     for word in words:
-        _require_known_field(word)
+        _require_valid(word)
     options = [word for word in words if not _is_config(word)]
     # ml_collections reads the fields that the command line sets from a list of its own.
     _words[:] = [argv[0], f"--config={config_file}{method}", *options]
@@ -123,16 +125,26 @@ def describe() -> str:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """`--config FILE` as one word, `--config=FILE`."""
-    words = list(words)
-    if "--config" in words[:-1]:
-        i = words.index("--config")
-        words[i : i + 2] = [f"--config={words[i + 1]}"]
-    return words
+    """Each option of the config as one word: `--config FILE` as `--config=FILE`."""
+    joined, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        field = settings.FIELDS.get(word.removeprefix("--config."))
+        following = rest[0] if rest and not rest[0].startswith("--") else None
+        if word == "--config" or field:
+            if field and field.kind is bool:
+                following = following if (following or "").lower() in _BOOLEANS else "true"
+            if following is None:
+                raise UserError(f"{word}: a value is missing; write {word}={'FILE' if not field else 'VALUE'}")
+            if rest and following == rest[0]:
+                rest.pop(0)
+            word = f"{word}={following}"
+        joined.append(word)
+    return joined
 
 
 def _is_config(word: str) -> bool:
-    return word.startswith(("--config=", "-config="))
+    return word.startswith("--config=")
 
 
 def _config_file(words: Sequence[str]) -> tuple[str, str]:
@@ -180,6 +192,7 @@ def load_file(path: str) -> Any:
 
 def _with(word: str, separator: str) -> str:
     """Spell an option with "-" or "_" between words; return other words unchanged."""
+    word = re.sub(r"^-(?=config\b)", "--", word)  # absl takes a single hyphen too
     name, sign, value = word.partition("=")
     return f"--{name[2:].replace('-', separator).replace('_', separator)}{sign}{value}" if name[:2] == "--" else word
 
@@ -191,15 +204,30 @@ def _negated(word: str) -> str:
     return f"--no{name}" if name != word and (known or name.startswith("config.")) else word
 
 
-def _require_known_field(word: str) -> None:
-    """Raise UserError if the word sets a field that the config does not have."""
-    _, is_field, field = word.partition("=")[0].lstrip("-").removeprefix("no").rpartition("config.")
-    if not is_field or field in settings.FIELDS:
+def _require_valid(word: str) -> None:
+    """Raise UserError if the word sets an unknown field, or one to a wrong type."""
+    name, _, value = word.partition("=")
+    _, is_field, field = name.lstrip("-").removeprefix("no").rpartition("config.")
+    if not is_field:
+        return
+    if field in settings.FIELDS:
+        _require_type(field, value, settings.FIELDS[field].kind)
         return
     leaves = {name.rpartition(".")[2]: name for name in settings.FIELDS}
     near = nearest(field, settings.FIELDS) or leaves.get(nearest(field.rpartition(".")[2], leaves), "")
     siblings = [n for n in settings.FIELDS if n.partition(".")[0] == field.partition(".")[0]] or settings.FIELDS
     raise UserError(f"unknown field 'config.{field}'{did_you_mean(near)}; valid: {', '.join(siblings)}")
+
+
+def _require_type(field: str, value: str, kind: type) -> None:
+    if kind is bool and value.lower() not in ("", *_BOOLEANS):
+        raise UserError(f"config.{field}={value}: must be true or false")
+    if kind in (int, float):
+        try:
+            kind(value)
+        except ValueError as error:
+            what = "a whole number" if kind is int else "a number"
+            raise UserError(f"config.{field}={value}: must be {what}") from error
 
 
 def _options() -> list[str]:

@@ -132,6 +132,13 @@ def test_options_take_hyphens_underscores_and_negation():
     for word in ("--no-config.data.flip", "--noconfig.data.flip", "--config.data.flip=false"):
         assert not parsed("--config=configs/images.py", word).data.flip
     assert parsed("--config.train.epochs=3", DIGITS).train.epochs == 3  # in any order
+    config = parsed(
+        *("-config", "configs/digits.py", "--config.train.batch-size", "16", "--config.data.positive", "8"),
+        *("--config.train.lr", "1e-3", "--config.regroup.n-init=3", "--config.data.flip", "true"),
+        *("--config.model.unroll", "--config.data.rotation", "3"),
+    )
+    assert (config.train.batch_size, config.data.positive, config.train.lr) == (16, "8", 1e-3)
+    assert (config.regroup.n_init, config.data.flip, config.model.unroll) == (3, True, True)
 
 
 def test_config_files_are_found_by_name_in_any_folder(tmp_path, monkeypatch):
@@ -154,7 +161,13 @@ def test_config_files_are_found_by_name_in_any_folder(tmp_path, monkeypatch):
         (["--config=configs/nothing.py"], "--config=configs/nothing.py: no such file"),
         ([f"{DIGITS}:rgg"], "unknown method 'rgg' (did you mean 'rg'?); valid: ce, wce"),
         ([DIGITS, "--config.train.epochz=3"], "did you mean 'train.epochs'"),
-        ([DIGITS, "--config.train.epochs=many"], "config.train.epochs"),
+        ([DIGITS, "--config.train.epochs=many"], "config.train.epochs=many: must be a whole number"),
+        ([DIGITS, "--config.train.batch-size", "8.5"], "config.train.batch_size=8.5: must be a whole number"),
+        ([DIGITS, "--config.train.lr", "1e-3x"], "config.train.lr=1e-3x: must be a number"),
+        ([DIGITS, "--config.train.lr="], "config.train.lr=: must be a number"),
+        ([DIGITS, "--config.data.flip=maybe"], "config.data.flip=maybe: must be true or false"),
+        ([DIGITS, "--config.train.batch-size"], "--config.train.batch_size: a value is missing"),
+        (["--config"], "--config: a value is missing; write --config=FILE"),
         ([DIGITS, "--config.train.epochs=0"], "config.train.epochs=0: out of range; must be at least 1"),
         ([DIGITS, "--config.regroup.threshold=-3"], "config.regroup.threshold=-3: out of range"),
         ([DIGITS, "--config.encoder.name=projecton"], "did you mean 'projection'"),

@@ -20,6 +20,7 @@ from rgjax.data.listing import Listing
 from rgjax.data.notes import note, notes_on
 from rgjax.data.packed import Packed, read_images
 from rgjax.data.splits import split
+from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
 from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, set_aside
 
@@ -44,7 +45,8 @@ def load(config: Config) -> Source:
         summary = f"{listing.where}: {len(unreadable)} of {len(faults)} images cannot be read"
         if config.unreadable == "stop":
             raise UserError(
-                f"{summary}: {first_few(unreadable)}; repair or remove them (python -m rgjax.data.inspect lists all), "
+                f"{summary}: {first_few(unreadable)}; repair or remove them "
+                f"({shell_line('data.inspect', config.manual_dir)} lists all), "
                 "or skip them by --config.data.unreadable=skip"
             )
         class_names = listing.class_names

@@ -18,7 +18,6 @@ Options:
 
 import hashlib
 import json
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -39,6 +38,7 @@ from rgjax.data.notes import notes_on
 from rgjax.data.npz import is_npz
 from rgjax.data.splits import SPLITS, split, split_strategy
 from rgjax.data.tables import read_table
+from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
 
 _RULE, _THRESHOLD = FIELDS["regroup.rule"], FIELDS["regroup.threshold"]
@@ -214,16 +214,13 @@ def _training_command(name: str, kind: str, num_train: int, rule: str, threshold
         rule: config.regroup.rule.
         threshold: config.regroup.threshold.
     """
-    words = [
-        *("uv", "run", "python", "-m", "rgjax.main"),
-        f"--config=configs/{kind}.py",
-        f"--config.data.manual_dir={name}",
-    ]
+    file = f"configs/{kind}.py"  # of a checkout; elsewhere, the name alone is that of rgjax's own file
+    words = [f"--config={file if Path(file).is_file() else f'{kind}.py'}", f"--config.data.manual_dir={name}"]
     if (rule, threshold) != (_RULE.default, _THRESHOLD.default):
         words += [f"--config.regroup.rule={rule}", f"--config.regroup.threshold={threshold}"]
     if num_train < _BATCH_SIZE[kind]:
         words.append(f"--config.train.batch_size={max(2, 2 ** int(np.log2(max(1, num_train / 4))))}")
-    return shlex.join(words)
+    return shell_line("main", *words)
 
 
 def readable(report: dict[str, Any]) -> str:

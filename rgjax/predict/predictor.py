@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from rgjax.data.augment import prepare_images
+from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, unknown
 from rgjax.losses import class_stats, scale_logits
 from rgjax.models.packing import unpacked
@@ -159,4 +160,4 @@ def require_finished(workdir: Path) -> None:
         raise UserError(f"{flag}: holds the runs of {len(seeds)} seeds; give one of them, such as {seeds[0]}")
     if not (workdir / "config.json").exists():
         raise UserError(f"{flag}: holds no run; give the folder of a finished run")
-    raise UserError(f"{flag}: its run is not finished; rerun python -m rgjax.main with its --config and {flag}")
+    raise UserError(f"{flag}: its run is not finished; rerun {shell_line('main')} with its --config and {flag}")

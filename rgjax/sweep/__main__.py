@@ -29,7 +29,6 @@ Options:
     --keep=all|reported|none   runs whose checkpoints stay on disk; reported: those of stage 2 (reported)
 """
 
-import shlex
 import sys
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -42,6 +41,7 @@ from tqdm import tqdm
 from rgjax import command
 from rgjax import config as settings
 from rgjax.console import local_path, table
+from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError
 from rgjax.sweep.cost import cost_table
 from rgjax.sweep.launchers import LAUNCHERS, Launcher, local_slots, parse_resources
@@ -80,13 +80,14 @@ def main(argv: list[str]) -> None:
         check_data(plan)
         return LAUNCHERS[_LAUNCHER.value](plan.root, _WORKERS.value, resources)
 
-    state = SweepState(plan, request, command=shlex.join(["uv", "run", "python", "-m", "rgjax.sweep", *sys.argv[1:]]))
+    state = SweepState(plan, request, command=shell_line("sweep", *sys.argv[1:]))
     options = SchedulerOptions(_RETRIES.value, _POPULATION.value, _ACCEPT_FAILURES.value, keeps_checkpoints)
     interval = 0.5 if sys.stderr.isatty() else 30.0
     with tqdm(desc="sweep", total=plan.total, unit="run", mininterval=interval, maxinterval=interval) as bar:
         outcome = Scheduler(plan, state, options, bar).run(make_launcher)
     print(f"\n{results_table(outcome.variants)}")
-    print(f"\n{outcome.done} of {plan.total} runs done; show them by: uv run python -m rgjax.report {plan.root}")
+    report = shell_line("report", str(plan.root))
+    print(f"\n{outcome.done} of {plan.total} runs done; show them by: {report}")
     if outcome.failed:
         print_failures(outcome)
         sys.exit(1)

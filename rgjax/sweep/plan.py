@@ -6,7 +6,6 @@ selected point on every reported seed. A method whose grid has one point skips s
 
 import contextlib
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any
 from rgjax import config as settings
 from rgjax.command import load_file
 from rgjax.config import VARIANTS, Config, Point, combinations
+from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, unknown
 from rgjax.storage import manifest
 from rgjax.storage.files import digest, write_json
@@ -104,7 +104,7 @@ class RunSpec:
         fields = self.variant.settings(self.overrides | self.point)
         words = [f"--config={self.variant.file}:{self.variant.method}"]
         words += [f"--config.{name}={value}" for name, value in fields.items()]
-        return shlex.join(["uv", "run", "python", "-m", "rgjax.main", *words, f"--workdir={self.workdir}"])
+        return shell_line("main", *words, f"--workdir={self.workdir}")
 
     @property
     def result(self) -> dict | None:

@@ -81,7 +81,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
         write_json(seeds / f"seed-{seed}" / "config.json", {})
     write_json(seeds / "config.json", {})
     assert f"holds the runs of 2 seeds; give one of them, such as {seeds / 'seed-3'}" in refused(seeds)
-    assert "is not finished; rerun python -m rgjax.main" in refused(seeds / "seed-3")
+    assert "is not finished; rerun " in refused(seeds / "seed-3")
 
 
 def test_a_damaged_run_is_refused(of_digits, tmp_path):
