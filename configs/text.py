@@ -7,7 +7,8 @@ Hardware, wall-clock, score: depend on the data
 The table has the columns text,label[,group][,split][,id].
 
 A column split defines the split; otherwise the examples of a group, or equal sentences, stay together.
---config.data.split=stratified and the like override this. Sentences are truncated to data.max_length tokens.
+--config.data.split=stratified and the like override this. Texts are cut at data.max_length tokens; auto covers 99 % of
+the training texts, up to the 512 tokens that bert-base-uncased reads.
 rgjax/data/README.md describes the formats.
 """
 
@@ -15,7 +16,9 @@ from rgjax.config import BERT_FINETUNING, TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
-    return method_config(method, {"data.name": "text", "data.split": "auto", **BERT_FINETUNING})
+    return method_config(
+        method, {"data.name": "text", "data.split": "auto", "data.max_length": "auto", **BERT_FINETUNING}
+    )
 
 
 def sweep():

@@ -72,6 +72,12 @@ def recorded_identity(workdir: Path) -> dict[str, Any] | None:
     raise UserError(f"--workdir={workdir}: holds a run whose settings are damaged; use another --workdir")
 
 
+def recorded_length(workdir: Path) -> int | None:
+    """The tokens at which the run that began in the workdir cuts its sentences."""
+    recorded = provenance.read(workdir).get("max_length")
+    return recorded if isinstance(recorded, int) else None
+
+
 def write_start(task: Task, trial: Trial) -> None:
     """Write the files of a run that are known before training."""
     (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
@@ -85,7 +91,7 @@ def write_start(task: Task, trial: Trial) -> None:
     if task.synthetic:
         fingerprints["synthetic"] = digest(*task.synthetic.images)
     notes = [note.as_json() for note in dataset.notes]
-    provenance.write(workdir / "provenance.json", settings, fingerprints, notes)
+    provenance.write(workdir / "provenance.json", settings, fingerprints, notes, max_length=task.max_length)
     if config.model.name == "bert":
         bert_checkpoint(config.model).copy_files(workdir / PRETRAINED, PRETRAINED_FILES)
     write_npz(workdir / "split.npz", **dataset.splits, seed=np.array(config.data.seed))

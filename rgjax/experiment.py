@@ -16,13 +16,14 @@ from rgjax.data import Dataset, load_data
 from rgjax.encoders import encode_cached, make_encoder
 from rgjax.errors import UserError
 from rgjax.losses import loss_of
-from rgjax.models.factory import compute_dtype, make_model, network_inputs
+from rgjax.models.factory import compute_dtype, make_model
 from rgjax.predict.run import encoder_of_run
 from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, regroup
 from rgjax.sampling import DeepSmoteSettings, Synthetic, deepsmote
 from rgjax.sharding import make_mesh, wait_for_all
 from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
+from rgjax.training.inputs import network_inputs
 from rgjax.training.setup import require_trainable
 from rgjax.training.task import Task, clustering_of, make_task
 from rgjax.training.trackers import require_trackers
@@ -59,7 +60,7 @@ def complete(trials: Sequence[Trial]) -> None:
     for trial in trials:
         require_trackers(trial.config.trackers)
     mesh = make_mesh(jax.devices(), trials=len(trials), batch_size=config.train.batch_size)
-    task = prepare(config)
+    task = prepare(config, artifacts.recorded_length(trials[0].workdir))
 
     outputs, head, errors = task.regrouping.num_pseudo_classes, loss_of(config.loss).head, []
     for _, group in groupby(sorted(trials, key=_step), _step):  # trials that resume from one step share a program
@@ -82,12 +83,12 @@ def _step(trial: Trial) -> int:
     return newest_step(trial.workdir / "checkpoints")
 
 
-def prepare(config: Config) -> Task:
+def prepare(config: Config, recorded_length: int | None = None) -> Task:
     """Prepare the data, features, pseudo-classes and sampling of all trials."""
     dataset = load_data(config.data)
     require_trainable(config, dataset)
+    config, dataset, inputs = network_inputs(config, dataset, recorded_length)
     _log.info(dataset.summary)
-    inputs = network_inputs(config.model, dataset.inputs, config.data.max_length)
     features = encode(config, dataset)
     clusters = make_regrouping(config, dataset, features)
     task = resample(config, dataset, inputs, features, clusters)

@@ -141,6 +141,14 @@ def test_options_take_hyphens_underscores_and_negation():
     assert (config.regroup.n_init, config.data.flip, config.model.unroll) == (3, True, True)
 
 
+def test_a_number_of_tokens_may_be_left_to_the_data():
+    text = "--config=configs/text.py"
+    assert parsed(text).data.max_length == "auto"
+    for config_file in (text, DIGITS):
+        assert parsed(config_file, "--config.data.max_length=auto").data.max_length == "auto"
+        assert parsed(config_file, "--config.data.max-length=128").data.max_length == 128
+
+
 def test_config_files_are_found_by_name_in_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("digits.py", "configs/digits.py"):
@@ -169,6 +177,12 @@ def test_config_files_are_found_by_name_in_any_folder(tmp_path, monkeypatch):
         ([DIGITS, "--config.train.batch-size"], "--config.train.batch_size: a value is missing"),
         (["--config"], "--config: a value is missing; write --config=FILE"),
         ([DIGITS, "--config.train.epochs=0"], "config.train.epochs=0: out of range; must be at least 1"),
+        ([DIGITS, "--config.data.max_length=many"], "config.data.max_length='many': must be of type int, or 'auto'"),
+        ([DIGITS, "--config.data.max_length=1.5"], "config.data.max_length=1.5: must be of type int, or 'auto'"),
+        ([DIGITS, "--config.data.max_length"], "config.data.max_length=True: must be of type int, or 'auto'"),
+        ([DIGITS, "--config.data.max_length=2"], "config.data.max_length=2: out of range; must be at least 3"),
+        ([DIGITS, "--config.train.steps=auto"], "config.train.steps"),
+        ([DIGITS, "--config.sampler=auto"], "unknown value of config.sampler 'auto'"),
         ([DIGITS, "--config.regroup.threshold=-3"], "config.regroup.threshold=-3: out of range"),
         ([DIGITS, "--config.encoder.name=projecton"], "did you mean 'projection'"),
         ([DIGITS, "--config.data.positive=eight"], "eight"),

@@ -54,6 +54,7 @@ KINDS = {
         "without a lesion_id, so images of one lesion may be in several splits",
         "add the challenge's ISIC2018_Task3_Training_LesionGroupings.csv or ISIC_2019_Training_Metadata.csv",
     ),
+    "cut_text": Kind("text", "cut at", "--config.data.max_length sets the length"),
 }
 
 
@@ -61,35 +62,38 @@ KINDS = {
 class Note:
     """How many things of a kind there are, with the names of the first few.
 
-    `str()` is the note as one line.
+    `str()` is the note as one line. `detail` completes the fact.
     """
 
     kind: str
     count: int
     names: tuple[str, ...]
+    detail: str = ""
 
     def __str__(self) -> str:
         kind = KINDS[self.kind]
         more = ("...",) if self.count > len(self.names) > 0 else ()
         names = f": {', '.join((*self.names, *more))}" if self.names else ""
         fix = f"; {kind.fix}" if kind.fix else ""
-        return f"{self.count} {kind.noun}{'' if self.count == 1 else 's'} {kind.fact}{names}{fix}"
+        fact = f"{kind.fact} {self.detail}".strip()
+        return f"{self.count} {kind.noun}{'' if self.count == 1 else 's'} {fact}{names}{fix}"
 
     def as_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "count": self.count, "names": list(self.names), "text": str(self)}
 
 
-def note(kind: str, names: Iterable[object], count: int | None = None) -> tuple[Note, ...]:
+def note(kind: str, names: Iterable[object], count: int | None = None, detail: str = "") -> tuple[Note, ...]:
     """The note on things of a kind; nothing if there are none.
 
     Args:
         kind: a key of `KINDS`.
         names: the names of the things.
         count: how many they are, if not all have a name.
+        detail: completes the kind's fact, such as with a number.
     """
     names = [str(name) for name in names]
     count = len(names) if count is None else count
-    return (Note(kind, count, tuple(names[:_FEW])),) if count else ()
+    return (Note(kind, count, tuple(names[:_FEW]), detail),) if count else ()
 
 
 def notes_on(remarks: Iterable[tuple[object, Collection[str]]]) -> tuple[Note, ...]:

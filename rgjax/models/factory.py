@@ -1,4 +1,4 @@
-"""Makes networks, and the inputs they read, from the config's section `model`."""
+"""Makes networks and their tokenizers from the config's section `model`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint, Tensors
 from rgjax.models.resnet import Numerics, ResNet
-from rgjax.models.tokenizer import FILES, Tokens, WordPieces, tokenize
+from rgjax.models.tokenizer import FILES, WordPieces
 from rgjax.models.transformer import Bert, BertClassifier, bert_config
 from rgjax.sharding import AXIS
 
@@ -85,17 +85,8 @@ def bert_checkpoint(config: Any) -> Checkpoint:
     return Checkpoint(config.checkpoint or DEFAULT_BERT, ways_out="a local folder (--config.model.checkpoint=FOLDER)")
 
 
-def network_inputs(config: Any, inputs: np.ndarray, max_length: int) -> np.ndarray | Tokens:
-    """Inputs as the network reads them: images unchanged, sentences as tokens."""
-    if not reads_text(config, inputs):
-        return inputs
-    checkpoint = bert_checkpoint(config)
-    checkpoint.weight_files()  # fail now rather than after the encoder has run for minutes
-    return tokenize(checkpoint, bert_config(checkpoint), inputs, max_length)
-
-
-def word_pieces(checkpoint: Checkpoint, max_length: int) -> WordPieces:
-    """The tokenizer of a BERT checkpoint."""
+def word_pieces(checkpoint: Checkpoint, max_length: int | None) -> WordPieces:
+    """The tokenizer of a BERT checkpoint; None cuts at what the network reads."""
     return WordPieces(checkpoint, bert_config(checkpoint), max_length)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from rgjax.models.pretrained import Checkpoint
 
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 _CHARACTERS_PER_TOKEN = 100  # of a text are read first: a tokenizer takes ten seconds for ten megabytes
+_CHUNK = 1024  # texts at a time, because the tokenizer keeps the tokens of a whole call in a bulky form
 
 
 class Tokens(NamedTuple):
@@ -20,6 +21,12 @@ class Tokens(NamedTuple):
 
     ids: np.ndarray
     lengths: np.ndarray
+
+    def cut(self, max_length: int) -> "Tokens":
+        """The same sentences, cut at `max_length` tokens, [CLS] and [SEP] included."""
+        ids, cut = self.ids[:, :max_length].copy(), np.flatnonzero(self.lengths > max_length)
+        ids[cut, -1] = self.ids[cut, self.lengths[cut] - 1]  # [SEP]
+        return Tokens(ids, np.minimum(self.lengths, np.int32(max_length)))
 
 
 def tokenize(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarray, max_length: int) -> Tokens:
@@ -30,12 +37,13 @@ def tokenize(checkpoint: Checkpoint, config: dict[str, Any], sentences: np.ndarr
 class WordPieces:
     """The tokenizer of a BERT checkpoint.
 
-    It cuts sentences at `max_length` tokens, [CLS] and [SEP] included. It reads tokenizer.json; without that, vocab.txt
-    and tokenizer_config.json. Raises UserError if these files are malformed or do not fit `config`, the settings of the
-    network.
+    It cuts sentences at `max_length` tokens, [CLS] and [SEP] included; if that is None, at as many as the network
+    reads. It reads tokenizer.json; without that, vocab.txt and tokenizer_config.json. Raises UserError if these files
+    are malformed or do not fit `config`, the settings of the network.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: dict[str, Any], max_length: int):
+    def __init__(self, checkpoint: Checkpoint, config: dict[str, Any], max_length: int | None):
+        max_length = max_length or config["max_position_embeddings"]
         if max_length > config["max_position_embeddings"]:
             raise UserError(
                 f"config.data.max_length={max_length}: checkpoint {checkpoint.name} reads at most "
@@ -55,8 +63,12 @@ class WordPieces:
 
     def __call__(self, sentences: np.ndarray) -> Tokens:
         """Tokens of sentences [N], as long as the longest of them."""
+        return self.read(sentences)[0]
+
+    def read(self, sentences: np.ndarray) -> tuple[Tokens, np.ndarray]:
+        """Tokens of sentences [N], and how many each would have without the cut [N]."""
         with self._naming_the_file():
-            rows = self._encode(sentences.tolist())
+            rows, uncut = self._encode(sentences.tolist())
         lengths = np.array([len(row) for row in rows], np.int32)
         ids = np.zeros((len(rows), lengths.max()), np.int32)
         tokens = np.concatenate(rows)
@@ -66,15 +78,22 @@ class WordPieces:
                 f"vocab_size={self._vocab_size}"
             )
         ids[np.arange(ids.shape[1])[None] < lengths[:, None]] = tokens
-        return Tokens(ids, lengths)
+        return Tokens(ids, lengths), np.array(uncut, np.int32)
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    def _encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         limit = _CHARACTERS_PER_TOKEN * self.max_length
-        rows = [encoding.ids for encoding in self._backend.encode_batch([text[:limit] for text in texts])]
-        for row, text in enumerate(texts):
-            if len(text) > limit and len(rows[row]) < self.max_length:  # a long word, or many spaces
-                rows[row] = self._backend.encode(text).ids
-        return rows
+        rows, uncut = [], []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = texts[start : start + _CHUNK]
+            encodings = self._backend.encode_batch([text[:limit] for text in chunk])
+            for text, encoding in zip(chunk, encodings, strict=True):
+                read = min(len(text), limit)
+                if read < len(text) and len(encoding) < self.max_length:  # a long word, or many spaces
+                    encoding, read = self._backend.encode(text), len(text)
+                rows.append(encoding.ids)
+                length = len(encoding) + sum(len(rest) - 2 for rest in encoding.overflowing)  # each has [CLS] and [SEP]
+                uncut.append(round(length * len(text) / read) if read else length)  # of a very long text, an estimate
+        return rows, uncut
 
     def save(self, path: Path) -> None:
         """Write it as a tokenizer.json that cuts at `max_length`."""

@@ -98,8 +98,10 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
         with np.load(workdir / "regrouping.npz", allow_pickle=False) as file:
             regrouping = Regrouping(file["pseudo_labels"], file["parent"])
             indices, class_names = file["rows"], tuple(file["class_names"].tolist())
-        recorded = read_json_object(workdir / "provenance.json")["fingerprints"]
-        data, weights = recorded["data"], recorded.get("weights", "")
+        recorded = read_json_object(workdir / "provenance.json")
+        data, weights = recorded["fingerprints"]["data"], recorded["fingerprints"].get("weights", "")
+        if "max_length" in recorded:  # a number, where the config says auto
+            config.data.max_length = int(recorded["max_length"])
     except _DAMAGE as error:
         raise UserError(f"its files are damaged: {type(error).__name__}: {first_line(error)}") from error
     config.update_from_flattened_dict({name: value for name, value in changes.items() if value})

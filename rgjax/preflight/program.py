@@ -9,6 +9,7 @@ import numpy as np
 
 from rgjax.config import Config
 from rgjax.data import Dataset, load_data
+from rgjax.data.lengths import estimated_tokens, text_length
 from rgjax.data.phrasebank import TOKEN_QUANTILES
 from rgjax.errors import UserError
 from rgjax.losses import class_stats, loss_of
@@ -57,13 +58,17 @@ def spec_task(config: Config) -> Task:
 def blank_inputs(config: Config, dataset: Dataset) -> np.ndarray | Tokens:
     """Inputs as the network reads them, without content.
 
-    Sentences have the lengths of the Financial PhraseBank's.
+    The lengths of custom texts are estimated from their words; other sentences have those of Financial PhraseBank.
     """
     if not reads_text(config.model, dataset.inputs):
         return dataset.inputs
     count = len(dataset.inputs)
-    lengths = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
-    lengths = np.random.default_rng(0).permutation(np.minimum(lengths.astype(np.int32), config.data.max_length))
+    lengths = estimated_tokens(dataset.inputs)
+    if config.data.name == "phrasebank":
+        lengths = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
+        lengths = np.random.default_rng(0).permutation(lengths.astype(np.int32))
+    limit = bert_config(blank_checkpoint(config))["max_position_embeddings"]
+    lengths = np.minimum(lengths, text_length(config.data.max_length, lengths[dataset.train], limit))
     return Tokens(np.broadcast_to(np.int32(0), (count, lengths.max())), lengths)
 
 

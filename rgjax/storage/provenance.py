@@ -15,7 +15,14 @@ from rgjax.storage.files import read_json_object, set_aside, write_json
 _PACKAGES = ("rgjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "pillow")
 
 
-def write(path: Path, config: dict[str, Any], fingerprints: dict[str, str], notes: Sequence[dict]) -> None:
+def write(
+    path: Path,
+    config: dict[str, Any],
+    fingerprints: dict[str, str],
+    notes: Sequence[dict],
+    *,
+    max_length: int | None = None,
+) -> None:
     """Write the provenance of this process and its inputs, with a copy of the config.
 
     Args:
@@ -23,6 +30,7 @@ def write(path: Path, config: dict[str, Any], fingerprints: dict[str, str], note
         config: the settings of the run.
         fingerprints: input -> the fingerprint of its content.
         notes: what was skipped or changed while the data were read, ready for JSON.
+        max_length: tokens at which sentences are cut; None for images.
 
     Raises:
         UserError: if the run began with other inputs, because it cannot resume with these.
@@ -47,9 +55,18 @@ def write(path: Path, config: dict[str, Any], fingerprints: dict[str, str], note
             "devices": [device.device_kind for device in jax.devices()],
             "fingerprints": fingerprints,
             "notes": list(notes),
+            **({} if max_length is None else {"max_length": max_length}),
             "config": config,
         },
     )
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The provenance of a run; empty if it is missing or corrupted."""
+    try:
+        return read_json_object(folder / "provenance.json")
+    except (OSError, ValueError):
+        return {}
 
 
 def _git_state() -> dict[str, str | bool] | None:

@@ -26,6 +26,7 @@ class Task:
         clusters: the clusters [N_train] of that split.
         features: the features [N_train, D] that were clustered, if any.
         synthetic: the synthetic images, if any.
+        max_length: tokens at which sentences are cut; None for images.
     """
 
     dataset: Dataset
@@ -37,6 +38,7 @@ class Task:
     clusters: np.ndarray
     features: np.ndarray | None = None
     synthetic: Synthetic | None = None
+    max_length: int | None = None
 
     @property
     def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -68,7 +70,7 @@ def make_task(
     """The task of a config, from its data and its clusters.
 
     Args:
-        config: names the sampler and its seed.
+        config: names the sampler and its seed; its `data.max_length` is a number.
         dataset: with its splits.
         inputs: as the network reads them; synthetic images are appended after the real ones.
         clusters: the regrouping by `clustering_of(config)`.
@@ -84,4 +86,6 @@ def make_task(
         indices = np.concatenate([indices, len(inputs) - count + np.arange(count, dtype=indices.dtype)])
         labels = np.concatenate([labels, synthetic.labels])
     pool = SAMPLERS[config.sampler](regrouping.parent[labels], clusters.pseudo_labels, config.data.seed)
-    return Task(dataset, inputs, indices, labels, pool, regrouping, clusters.pseudo_labels, features, synthetic)
+    max_length = config.data.max_length if isinstance(inputs, Tokens) else None
+    clustered = (regrouping, clusters.pseudo_labels, features)
+    return Task(dataset, inputs, indices, labels, pool, *clustered, synthetic, max_length)

@@ -7,8 +7,10 @@ from PIL import Image
 from rgjax.data import load_data
 from rgjax.data.ham10000 import read_download
 from rgjax.data.notes import KINDS, Note, note
+from rgjax.training.inputs import network_inputs
 from tests.support import isic
 from tests.support.data import data_config
+from tests.support.finished import config_of, text_in
 from tests.support.pictures import tiff
 
 
@@ -129,11 +131,17 @@ def no_lesion(folder):
     return read_download(folder).notes
 
 
+def cut_text(folder):
+    settings = text_in(folder) | {"data.max_length": 8}
+    _, dataset, _ = network_inputs(config_of("ce", **settings), load_data(config_of("ce", **settings).data), None)
+    return dataset.notes
+
+
 # From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
 _MAKERS = [
     stray_file, other_file, other_kind, hidden_file, hidden_folder, hidden_class, system_folder, no_suffix,
     unreadable_image, rescaled_image, first_frame, blank_image,
-    mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion,
+    mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion, cut_text,
 ]  # fmt: skip
 MAKERS = {maker.__name__: maker for maker in _MAKERS}
 

@@ -133,3 +133,29 @@ def test_checkpoint_without_vocabulary_is_refused(folder):
     (folder / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"has no vocab\.txt"):
         tokens(folder, "profit")
+
+
+def test_the_number_of_tokens_without_the_cut_is_counted(folder):
+    sentences = ["profit", "profit fell " * 20, "", "fell . " * 3]
+    pieces = WordPieces(Checkpoint(str(folder), ways_out=""), CONFIG, 5)
+    read, uncut = pieces.read(np.array(sentences))
+    np.testing.assert_array_equal(read.lengths, [3, 5, 2, 5])
+    np.testing.assert_array_equal(uncut, [3, 42, 2, 8])
+
+
+def test_the_tokens_of_a_very_long_text_are_estimated(folder):
+    pieces = WordPieces(Checkpoint(str(folder), ways_out=""), CONFIG, 5)
+    _, uncut = pieces.read(np.array(["profit fell " * 10_000, " " * 5000 + "profit fell"]))
+    assert abs(uncut[0] - 20_000) < 1000
+    assert uncut[1] == 4
+
+
+@pytest.mark.parametrize("max_length", [3, 5, 8, 16])
+def test_tokens_cut_later_are_those_cut_at_once(max_length, folder):
+    words = np.random.default_rng(0).choice([*WORDS[5:8], "."], (50, 14))
+    sentences = [" ".join(row[: 1 + number % 14]) for number, row in enumerate(words)]
+    longest = WordPieces(Checkpoint(str(folder), ways_out=""), CONFIG, None)(np.array(sentences))
+    at_once = tokens(folder, *sentences, max_length=max_length)
+    np.testing.assert_array_equal(longest.cut(max_length).ids, at_once.ids)
+    np.testing.assert_array_equal(longest.cut(max_length).lengths, at_once.lengths)
+    assert longest.cut(max_length).lengths.dtype == np.int32

@@ -1,11 +1,13 @@
 """Small folders laid out as public downloads: HAM10000, Financial PhraseBank, and a BERT checkpoint."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 
 def write_ham(folder):
@@ -41,9 +43,15 @@ def write_phrasebank(folder):
     return folder
 
 
-def write_tiny_bert(folder):
-    """A random BERT checkpoint with a vocabulary of 60 words."""
+def write_tiny_bert(folder, positions=20):
+    """A random BERT checkpoint with a vocabulary of 60 words, which reads up to so many tokens."""
     shutil.copytree(Path(__file__).parents[1] / "models" / "checkpoints" / "bert", folder)
+    if positions != 20:
+        config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+        [name] = [name for name in tensors if name.endswith("position_embeddings.weight")]
+        tensors[name] = np.resize(tensors[name], (positions, tensors[name].shape[1]))
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "profit", "rose", "fell", "flat", "."]
     (folder / "vocab.txt").write_text("\n".join([*words, *(f"w{i}" for i in range(60 - len(words)))]))
     return folder

@@ -1,0 +1,53 @@
+"""Lengths of texts: the one that `auto` means, the note on cuts, and estimates without a tokenizer."""
+
+import numpy as np
+import pytest
+
+from rgjax.data.lengths import estimated_tokens, note_cuts, text_length
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([3], 64),
+        ([64] * 50, 64),
+        ([65] * 50, 128),
+        ([30] * 99 + [400], 64),  # 99 of 100 are covered
+        ([30] * 98 + [400] * 2, 448),
+        ([30] * 197 + [400] * 3, 448),
+        ([2000] * 9, 512),
+    ],
+)
+def test_auto_is_the_smallest_multiple_of_64_that_covers_99_percent(lengths, expected):
+    lengths = np.random.default_rng(0).permutation(np.array(lengths, np.int32))
+    length = text_length("auto", lengths, 512)
+    assert length == expected
+    covered = [multiple for multiple in range(64, 513, 64) if (lengths <= multiple).mean() >= 0.99]
+    assert length == min(covered, default=512)
+
+
+def test_auto_is_at_most_what_the_network_reads():
+    assert text_length("auto", np.array([300]), 128) == 128
+    assert text_length("auto", np.array([9]), 20) == 20
+
+
+def test_a_number_is_kept():
+    assert text_length(100, np.array([300]), 512) == 100
+
+
+def test_the_note_has_the_cut_texts_and_the_unread_share():
+    [note] = note_cuts(["a", "b", "c"], np.array([100, 20, 300], np.int32), 60)
+    assert (note.kind, note.count, note.names) == ("cut_text", 2, ("a", "c"))
+    assert "2 texts cut at 60 tokens, which leaves 67 % of all tokens unread: a, c; --config.data.max_length" in str(
+        note
+    )
+    assert note_cuts(["a"], np.array([60], np.int32), 60) == ()
+    [tiny] = note_cuts(["a", "b"], np.array([1000, 21], np.int32), 999)
+    assert "leaves 0.098 % of all tokens unread" in str(tiny)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("", 2), ("profit rose.", 5), ("extraordinarily", 5), ("利润上升。", 7), ("이익", 4)]
+)
+def test_tokens_are_estimated_by_letters_ideographs_and_punctuation(text, tokens):
+    np.testing.assert_array_equal(estimated_tokens([text]), [tokens])
