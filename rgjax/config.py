@@ -346,7 +346,7 @@ def _validate_field(name: str, setting: Field, value: Any) -> None:
     if not setting.accepts(value):
         word = f", or '{AUTO}'" if setting.automatic else ""
         raise UserError(f"config.{name}={value!r}: must be of type {setting.kind.__name__}{word}")
-    if value is None or (value == AUTO and setting.automatic):
+    if value is None or (setting.automatic and isinstance(value, str)):  # a string is AUTO, as it was accepted
         return
     if setting.choices is not None:
         for choice in comma_list(value) if setting.several else [value]:

@@ -1,7 +1,7 @@
 """Lengths of texts in tokens, and what a cut leaves unread."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def text_length(max_length: int | str, lengths: np.ndarray, limit: int) -> int:
     return min(-(-covering // _MULTIPLE) * _MULTIPLE, limit)
 
 
-def note_cuts(ids: Sequence[object] | np.ndarray, lengths: np.ndarray, max_length: int) -> tuple[Note, ...]:
+def note_cuts(ids: np.ndarray, lengths: np.ndarray, max_length: int) -> tuple[Note, ...]:
     """The note on texts of more than `max_length` tokens.
 
     Args:
@@ -47,8 +47,8 @@ def note_cuts(ids: Sequence[object] | np.ndarray, lengths: np.ndarray, max_lengt
         max_length: tokens at which they are cut.
     """
     unread = np.maximum(lengths - max_length, 0).sum() / max(lengths.sum(), 1)
-    cut = (ids[index] for index in np.flatnonzero(lengths > max_length))
-    return note("cut_text", cut, detail=f"{max_length} tokens, which leaves {percent(unread)} of all tokens unread")
+    detail = f"{max_length} tokens, which leaves {percent(unread)} of all tokens unread"
+    return note("cut_text", ids[lengths > max_length], detail=detail)
 
 
 def percent(share: float) -> str:

@@ -43,7 +43,7 @@ class WordPieces:
     """
 
     def __init__(self, checkpoint: Checkpoint, config: dict[str, Any], max_length: int | None):
-        max_length = max_length or config["max_position_embeddings"]
+        max_length = int(max_length or config["max_position_embeddings"])
         if max_length > config["max_position_embeddings"]:
             raise UserError(
                 f"config.data.max_length={max_length}: checkpoint {checkpoint.name} reads at most "

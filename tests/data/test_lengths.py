@@ -36,13 +36,13 @@ def test_a_number_is_kept():
 
 
 def test_the_note_has_the_cut_texts_and_the_unread_share():
-    [note] = note_cuts(["a", "b", "c"], np.array([100, 20, 300], np.int32), 60)
+    [note] = note_cuts(np.array(["a", "b", "c"]), np.array([100, 20, 300], np.int32), 60)
     assert (note.kind, note.count, note.names) == ("cut_text", 2, ("a", "c"))
     assert "2 texts cut at 60 tokens, which leaves 67 % of all tokens unread: a, c; --config.data.max_length" in str(
         note
     )
-    assert note_cuts(["a"], np.array([60], np.int32), 60) == ()
-    [tiny] = note_cuts(["a", "b"], np.array([1000, 21], np.int32), 999)
+    assert note_cuts(np.array(["a"]), np.array([60], np.int32), 60) == ()
+    [tiny] = note_cuts(np.array(["a", "b"]), np.array([1000, 21], np.int32), 999)
     assert "leaves 0.098 % of all tokens unread" in str(tiny)
 
 
