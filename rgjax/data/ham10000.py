@@ -35,7 +35,8 @@ _TEST_FIX = (
     f"config.data.split=official needs {_TRUTH}.csv and the unpacked ISIC2018_Task3_Test_Images.zip there, from "
     "doi:10.7910/DVN/DBW86T or challenge.isic-archive.com; or use config.data.split=grouped"
 )
-_HELD_OUT = re.compile(r"test|valid", re.IGNORECASE)  # tables of other sets than the one for training
+# Names of tables for other sets than the one for training.
+_HELD_OUT = re.compile(r"(?<![a-z])(test|val|valid|validation)(?![a-z])", re.IGNORECASE)
 
 
 class Ham10000(tfds.core.GeneratorBasedBuilder, skip_registration=True):

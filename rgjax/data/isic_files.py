@@ -55,8 +55,8 @@ class Files:
             for noun, paths in (("image", images), ("mask", self.masks), ("packed archive", self.archives))
             if paths
         ]
-        tables = [f"{self.name(table)} (columns {first_few(names)})" for table, names in self.tables.items() if names]
-        parts += tables[:5]
+        tables = {table: names for table, names in self.tables.items() if len(names) > 1 and table.suffix != ".txt"}
+        parts += [f"{self.name(table)} (columns {first_few(names)})" for table, names in tables.items()][:5]
         return ", ".join(parts) or "nothing that can be used"
 
     def name(self, path: Path) -> str:
@@ -92,8 +92,8 @@ def photographs(
     Raises:
         UserError: an image has two photographs that differ.
     """
-    by_key = defaultdict(list)
-    for name in files.images:
+    identities, by_key = list(identities), defaultdict(list)
+    for name in set(files.images).difference(identities):
         by_key[_key(name)] += files.images[name]
 
     def paths_of(identity: str) -> list[Path]:
@@ -105,7 +105,7 @@ def photographs(
         paths = paths_of(identity)
         used.update(paths)
         distinct = _distinct(paths)
-        copies += [path for path in paths if not any(path.samefile(kept) for kept in distinct)]
+        copies += [path for path in set(paths).difference(distinct) if not any(map(path.samefile, distinct))]
         candidates = _without_masks(distinct)
         masks += [path for path in distinct if path not in candidates]
         if len(candidates) > 1:
@@ -161,4 +161,5 @@ def _is_mask(path: Path) -> bool:
         pixels = decode(path, _MASK_SIDE)
     except Unreadable:
         return False
-    return bool(np.mean(((pixels < 32) | (pixels > 223)).all(axis=-1) & (np.ptp(pixels, axis=-1) < 32)) > 0.9)
+    is_extreme = (pixels < 16).all(axis=-1) | (pixels > 239).all(axis=-1)
+    return bool(np.mean(is_extreme) > 0.9)

@@ -73,12 +73,12 @@ class Labels:
 
 
 def columns_of(table: Path) -> tuple[str, ...]:
-    """The names in the first line of a table; () if it is not text."""
-    with open(table, "rb") as file:
-        head = file.readline(_MAX_HEADER)
+    """The names in the first line of a table; () if it cannot be read as text."""
     try:
+        with open(table, "rb") as file:
+            head = file.readline(_MAX_HEADER)
         return tuple(next(_fields(head.decode("utf-8-sig"), table))[1])
-    except (UnicodeDecodeError, UserError, StopIteration):
+    except (OSError, UnicodeDecodeError, UserError, StopIteration):
         return ()
 
 
@@ -178,6 +178,8 @@ def _read(table: Path) -> tuple[list[str], list[tuple[int, Row]]]:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{table}: not UTF-8 text (byte {error.start}); download it again") from error
+    except OSError as error:
+        raise UserError(f"{table}: {error.strerror}") from error
     fields = _fields(text, table)
     columns = next(fields, (1, []))[1]
     if repeated := [name for name, count in Counter(columns).items() if count > 1]:

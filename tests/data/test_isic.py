@@ -125,6 +125,12 @@ def test_two_different_files_of_an_image_are_both_named(other, tmp_path):
     assert str(tmp_path / other) in says
 
 
+def test_one_photograph_serves_one_image(tmp_path):
+    one_hot(tmp_path / TRUTH_2018, COLUMNS_2018, ["MEL", "NV"], [NAMES[0], f"{NAMES[0]}_downsampled"])
+    photographs(tmp_path, NAMES[:1])
+    assert f"1 of 2 images in {tmp_path / TRUTH_2018} have no file: {NAMES[0]}_downsampled" in refused(tmp_path)
+
+
 def test_images_without_a_row_are_noted(tmp_path):
     download_of(tmp_path)
     photographs(tmp_path / "ISIC2018_Task3_Test_Input", ["ISIC_0034524", "ISIC_0034525"])
