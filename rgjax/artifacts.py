@@ -44,10 +44,10 @@ def set_damaged_aside(workdir: Path) -> None:
 def refuse_another(workdir: Path, config: Config) -> None:
     """Raise UserError if a run with other settings began in the workdir."""
     expected, recorded = identity(config), recorded_identity(workdir)
-    if recorded and (name := next((name for name in expected if expected[name] != recorded[name]), None)):
+    if recorded and (name := next((n for n in recorded | expected if expected.get(n) != recorded.get(n)), None)):
         raise UserError(
-            f"--workdir={workdir}: holds a run with config.{name}={recorded[name]!r}, not {expected[name]!r}; use "
-            "another --workdir"
+            f"--workdir={workdir}: holds a run with config.{name}={recorded.get(name)!r}, not {expected.get(name)!r}; "
+            "use another --workdir"
         )
 
 

@@ -96,7 +96,8 @@ FIELDS: dict[str, Field] = {
     ),
     "data.name": _choice("digits", "data set", "digits", "ham10000", "cifar100", "phrasebank", "images", "text"),
     "data.manual_dir": Field("", "folder of a download; images, text: folder or table of your data", identity=False),
-    "data.unreadable": _choice("stop", "images that cannot be read: stop with an error, or skip them", "stop", "skip"),
+    "data.columns": Field("", "custom tables: columns by role, e.g. text:sentence,label:class,group:patient"),
+    "data.unreadable": _choice("stop", "images and rows that cannot be read: stop, or skip them", "stop", "skip"),
     "data.data_dir": Field("", "folder of prepared data sets; empty: TFDS's", identity=False),
     "data.agreement": _choice(
         "50agree", "phrasebank: share of annotators who agree", "50agree", "66agree", "75agree", "allagree"
@@ -324,6 +325,8 @@ def identity(config: Config) -> dict[str, Any]:
     values = {name: recorded(name) for name in FIELDS if FIELDS[name].identity}
     if values["data.name"] in CUSTOM and (place := recorded("data.manual_dir")):
         values["data.manual_dir"] = os.path.abspath(local_path(place))
+    if not values["data.columns"]:  # so that runs of versions without this field keep their names
+        del values["data.columns"]
     return values
 
 

@@ -1,83 +1,71 @@
 """List the examples in a custom folder or table, before anything is decoded."""
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rgjax.console import local_path
-from rgjax.data.folders import entries, images_of_folder, visible
-from rgjax.data.listing import SPLIT_NAMES, Item, Listing, counted, normal_label
+from rgjax.data.columns import Columns
+from rgjax.data.folders import entries, images_of_folder
+from rgjax.data.listing import SPLIT_NAMES, Item, Listing, class_notes, counted, normal_label
+from rgjax.data.notes import note
 from rgjax.data.npz import is_npz
 from rgjax.data.packed import Packed, images_of_npz
-from rgjax.data.tables import is_table, read_table
+from rgjax.data.paths import find_file
+from rgjax.data.places import Place, locate
+from rgjax.data.tables import Row, Table, open_table
 from rgjax.errors import UserError, first_few
 
-
-def locate(name: str) -> Path:
-    """The folder or table called `name`.
-
-    For a folder with one table and no class folders, it is that table. Raises UserError if the path does not exist or
-    is ambiguous.
-    """
-    if not name:
-        raise UserError(
-            "--config.data.manual_dir is missing; pass a folder with one subfolder per class, or a table (.csv, .tsv, "
-            ".jsonl) with the columns path,label or text,label"
-        )
-    path = local_path(name)
-    if path.is_file() and (is_table(path) or is_npz(path)):
-        return path
-    if path.is_file():
-        raise UserError(f"{path}: neither a folder nor a table (.csv, .tsv, .jsonl)")
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder or table")
-    folders, files = entries(path)
-    folders, tables = visible(folders), [Path(file) for file in files if is_table(Path(file))]
-    if not tables:
-        arrays = [Path(file) for file in files if is_npz(Path(file))]
-        return arrays[0] if len(arrays) == 1 and not folders else path
-    if len(tables) == 1 and len(folders) < 2:
-        return tables[0]
-    beside = "" if len(folders) < 2 else f" beside {len(folders)} folders"
-    raise UserError(
-        f"{path}: holds {first_few(table.name for table in tables)}{beside}; pass a table, e.g. {tables[0]}, or, if "
-        "the folders are classes, move the tables elsewhere"
-    )
+_SKIP = "--config.data.unreadable=skip"
 
 
-def list_images(name: str) -> Listing[Path | Packed]:
-    """List the images of a folder or table.
+def list_images(name: str, columns: Columns | None = None, unreadable: str = "stop") -> Listing[Path | Packed]:
+    """List the images of a folder or of tables.
 
     A folder holds CLASS/**, or train/CLASS/**, test/CLASS/** and optionally val/CLASS/**. A table has the columns path
     (relative to the table's folder), label and optionally group and split. Hidden files and folders below the class
-    folders are ignored. Links are followed, but each folder is read once. Raises UserError.
+    folders are ignored. Links are followed, but each folder is read once.
+
+    Args:
+        name: the folder or table, or a folder with tables.
+        columns: the columns that are not named after their roles.
+        unreadable: "stop" raises for rows that cannot be read and for missing files, "skip" skips such rows.
+
+    Raises:
+        UserError: if the data cannot be read.
     """
-    where = locate(name)
-    if where.is_dir():
-        return _require_classes(images_of_folder(where))
-    if is_npz(where):
-        return _require_classes(images_of_npz(where))
-    listing = _read_listing(where, "path", lambda row: os.path.normpath(row["path"].strip()))
-    paths = [where.parent / identity for identity in listing.ids]
-    if missing := [path for path in paths if not os.path.isfile(path)]:  # Path.is_file may raise for a long name
+    place = locate(name)
+    if is_npz(place.where):
+        return _require_classes(images_of_npz(place.where))
+    if not place.tables:
+        listing = _require_classes(images_of_folder(place.where))
+        written = [
+            next(part for part in Path(identity).parts if normal_label(part) == label)
+            for identity, label in zip(listing.ids, listing.labels, strict=True)
+        ]
+        return replace(listing, notes=(*listing.notes, *class_notes(written, listing.ids)))
+    listing = _read_tables(place, "path", columns, unreadable)
+    folder = place.tables[0].parent
+    paths = [folder / identity for identity in listing.ids]
+    missing = [path for path in paths if not os.path.isfile(path)]  # Path.is_file may raise for a long name
+    if missing and unreadable == "stop":
         raise UserError(
-            f"{where}: {len(missing)} of {len(paths)} images do not exist: {first_few(missing)}; paths are relative to "
-            "the table's folder"
+            f"{place.where}: {len(missing)} of {len(paths)} images do not exist: {first_few(missing)}; paths are "
+            "relative to the table's folder"
         )
-    return _require_classes(Listing(where, paths, listing.ids, listing.labels, listing.group_ids, listing.splits))
+    return _require_classes(replace(listing, items=paths))  # type: ignore[arg-type]  # the items become paths
 
 
-def list_sentences(name: str) -> Listing[str]:
-    """List the sentences of a table.
+def list_sentences(name: str, columns: Columns | None = None, unreadable: str = "stop") -> Listing[str]:
+    """List the sentences of tables.
 
-    The table has the columns text, label and optionally group, split and id. Without the column group, equal sentences
-    form a group. Raises UserError.
+    A table has the columns text, label and optionally group, split and id. Without the column group, equal sentences
+    form a group. The arguments are those of `list_images`. Raises UserError.
     """
-    where = locate(name)
-    if where.is_dir():
-        raise UserError(f"{where}: no table; sentences need a table (.csv, .tsv, .jsonl) with the columns text,label")
-    listing = _read_listing(where, "text", lambda row: row.get("id", "").strip())
+    place = locate(name)
+    if not place.tables:
+        raise UserError(f"{place.where}: no table; sentences need a table with the columns text,label")
+    listing = _read_tables(place, "text", columns, unreadable)
     return _require_classes(
         replace(listing, group_ids=listing.group_ids or [normal_form(text) for text in listing.items])
     )
@@ -91,60 +79,162 @@ def normal_form(text: str) -> str:
 # Tables
 
 
-def _read_listing(table: Path, content: str, id_of: Callable[[dict[str, str]], str]) -> Listing[str]:
-    """The examples of a table.
+@dataclass
+class _Examples:
+    """The examples of one table or more, row by row."""
 
-    `content` is the column of their paths or sentences; `id_of` returns the id of a row, or "".
-    """
-    rows = read_table(table, (content, "label"))
-    ids = [id_of(row) or str(number) for number, row in enumerate(rows, start=1)]
-    first: dict[str, int] = {}
-    repeated = [
-        f"rows {first[identity]} and {number} ({identity})"
-        for number, identity in enumerate(ids, start=1)
-        if first.setdefault(identity, number) != number
-    ]
-    if repeated:
-        column = "path" if content == "path" else "id"
-        raise UserError(f"{table}: {counted(repeated, f'repeated {column}')}: {first_few(repeated)}; keep one of each")
-    group_ids = None
-    if "group" in rows[0]:
-        group_ids = [row["group"].strip() or f"row {number}" for number, row in enumerate(rows, start=1)]
+    content: str  # the role of the items: "path" or "text"
+    items: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    near_paths: list[str] = field(default_factory=list)  # those spelled otherwise than their files
+    faults: dict[str, str] = field(default_factory=dict)
+    faulty_labels: set[str] = field(default_factory=set)
+
+
+def _read_tables(place: Place, content: str, columns: Columns | None, unreadable: str) -> Listing[str]:
+    """The examples of the tables; `content` is the role of their paths or sentences."""
+    examples, roles, notes = _Examples(content), set(), ()
+    for file, split in zip(place.tables, place.splits or [""] * len(place.tables), strict=True):
+        table = open_table(file, columns)
+        rows = list(table.rows(content, "label"))
+        if not rows:
+            raise UserError(f"{file}: no rows")
+        faults = [row for row in rows if row.fault]
+        if faults and (unreadable == "stop" or len(faults) == len(rows)):
+            raise _refusal(table, faults, len(rows))
+        _add(examples, table, rows, file=file.stem if len(place.tables) > 1 else "", split=split)
+        roles |= table.roles.keys()
+        notes += table.notes
+    _require_unique(place, examples)
+    labels = [normal_label(label) for label in examples.labels]
+    skipped = [f"{where} ({fault})" for where, fault in examples.faults.items()]
+    if empty := sorted(examples.faulty_labels - {*labels, ""}):
+        raise UserError(
+            f"{place.where}: all rows of the class {first_few(empty)} cannot be read: {first_few(skipped)}; repair "
+            "them, or remove the class"
+        )
+    notes += (
+        *note("unreadable_row", skipped),
+        *note("near_path", examples.near_paths),
+        *class_notes(examples.labels, examples.places),
+    )
     return Listing(
-        table,
-        [row[content] for row in rows],
-        ids,
-        [normal_label(row["label"]) for row in rows],
-        group_ids,
-        _read_splits(table, [row["split"].strip() for row in rows]) if "split" in rows[0] else None,
+        place.where,
+        examples.items,
+        examples.ids,
+        labels,
+        examples.groups if "group" in roles else None,
+        _official(place, examples.splits),
+        notes,
+        examples.faults,
     )
 
 
-def _read_splits(table: Path, names: list[str]) -> list[str] | None:
-    """The split of each row; None if all are empty.
+def _refusal(table: Table, faults: Sequence[Row], num_rows: int) -> UserError:
+    """The error for rows that cannot be read: the first reason, all lines, ways out."""
+    first = f"{table.place(faults[0].number)}: {faults[0].fault}"
+    if len(faults) == num_rows > 1:
+        return UserError(f"{first}; none of the {num_rows} rows can be read")
+    lines = f"{table.unit}{'' if len(faults) == 1 else 's'} {first_few(row.number for row in faults)}"
+    which = f"; {len(faults)} of {num_rows} rows cannot be read ({lines})" if len(faults) > 1 else ""
+    return UserError(f"{first}{which}, or skip by {_SKIP}")
 
-    Raises UserError if a name is unknown, or if train or test is missing.
+
+def _add(examples: _Examples, table: Table, rows: Sequence[Row], *, file: str, split: str) -> None:
+    """Add the rows of a table.
+
+    Args:
+        examples: what the rows are added to.
+        table: where they stand.
+        rows: all of them; faulty ones are kept apart.
+        file: the name of the table in ids and places, if there are several.
+        split: the split that the table is, or "".
     """
-    if not any(names):
+    prefix, beside = (f"{file}/", f"{table.file.name}, ") if file else ("", "")
+    for number, (line, values, fault) in enumerate(rows, start=1):
+        where = f"{beside}{table.unit} {line}"
+        if fault:
+            examples.faults[where] = fault
+            examples.faulty_labels.add(normal_label(values.get("label", "")))
+            continue
+        identity = prefix + (values.get("id", "").strip() or str(number))
+        if examples.content == "path":
+            identity = _image(examples, table, line, values["path"].strip())
+        examples.items.append(values[examples.content])
+        examples.ids.append(identity)
+        examples.places.append(where)
+        examples.labels.append(values["label"])
+        examples.groups.append(values.get("group", "").strip() or f"{prefix}row {number}")
+        examples.splits.append(_split(table, line, values.get("split", "").strip(), split))
+
+
+def _image(examples: _Examples, table: Table, line: int, name: str) -> str:
+    """The path of an image relative to the table's folder; `name` if it is missing."""
+    try:
+        path = find_file(str(table.file.parent), name)
+    except UserError as error:
+        raise UserError(f"{table.place(line)}: {error}") from error
+    if path and path != os.path.normpath(name):
+        examples.near_paths.append(f"{name} = {path}")
+    return path or os.path.normpath(name)
+
+
+def _split(table: Table, line: int, name: str, split: str) -> str:
+    """The split of a row by its column or by the table's name.
+
+    Raises UserError if they contradict.
+    """
+    if not name:
+        return split
+    if name.lower() not in SPLIT_NAMES:
+        raise UserError(f"{table.place(line)}: unknown split '{name}'; use train, val or test")
+    if split and SPLIT_NAMES[name.lower()] != split:
+        raise UserError(
+            f"{table.place(line)}: the column '{table.roles['split']}' says '{name}', but the name of the table says "
+            f"'{split}'; rename the table, or remove the column"
+        )
+    return SPLIT_NAMES[name.lower()]
+
+
+def _official(place: Place, splits: list[str]) -> list[str] | None:
+    """The split of each row; None if no row has one.
+
+    Raises UserError if some rows have none, or if train or test is missing.
+    """
+    if not any(splits):
         return None
-    if unknown := [
-        f"row {number} ('{name}')" for number, name in enumerate(names, 1) if name.lower() not in SPLIT_NAMES
-    ]:
-        raise UserError(f"{table}: unknown split in {first_few(unknown)}; use train, val or test")
-    splits = [SPLIT_NAMES[name.lower()] for name in names]
     if missing := {"train", "test"} - set(splits):
         raise UserError(
-            f"{table}: no row has the split '{missing.pop()}'; add rows for it (only val is optional), or remove the "
-            "column to split at random"
+            f"{place.where}: no row has the split '{missing.pop()}'; add rows for it (only val is optional), or remove "
+            "the column to split at random"
         )
+    if "" in splits:
+        raise UserError(f"{place.where}: {splits.count('')} rows have no split; use train, val or test")
     return splits
+
+
+def _require_unique(place: Place, examples: _Examples) -> None:
+    first: dict[str, str] = {}
+    repeated = [
+        f"{first[identity]} and {where} ({identity})"
+        for identity, where in zip(examples.ids, examples.places, strict=True)
+        if first.setdefault(identity, where) != where
+    ]
+    if repeated:
+        column = "path" if examples.content == "path" else "id"
+        count = counted(repeated, f"repeated {column}")
+        raise UserError(f"{place.where}: {count}: {first_few(repeated)}; keep one of each")
 
 
 def _require_classes(listing: Listing[Item]) -> Listing[Item]:
     names = list(listing.class_names)
     if len(names) == 1:
         hint = ""
-        if listing.where.is_dir() and len(folders := entries(listing.where / names[0])[0]) > 1:
+        if (listing.where / names[0]).is_dir() and len(folders := entries(listing.where / names[0])[0]) > 1:
             hint = f"; if the {len(folders)} folders in it are the classes, pass {listing.where / names[0]}"
         raise UserError(f"{listing.where}: only one class, '{names[0]}'; at least two are needed{hint}")
     return listing

@@ -13,6 +13,7 @@ import numpy as np
 
 from rgjax.config import Config
 from rgjax.console import progress
+from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images
 from rgjax.data.dataset import Source, blank_image
 from rgjax.data.decode import Encoded, Unreadable, decode_with_remarks
@@ -35,7 +36,7 @@ def load(config: Config) -> Source:
     `inputs` is memory-mapped from the cache. Unreadable images raise UserError; with `config.unreadable` "skip" they
     are skipped and noted.
     """
-    listing = list_images(config.manual_dir)
+    listing = list_images(config.manual_dir, Columns.parse(config.columns), config.unreadable)
     split(_blank(listing, config.image_size), config)  # raises for a class that is too small before images are decoded
     pixels, faults, remarks, content = decode_files(listing.items, config.image_size)
     listing = replace(
@@ -61,7 +62,7 @@ def load(config: Config) -> Source:
 
 def spec(config: Config) -> Source:
     """The same examples with blank images, unreadable ones included."""
-    return _blank(list_images(config.manual_dir), config.image_size)
+    return _blank(list_images(config.manual_dir, Columns.parse(config.columns), config.unreadable), config.image_size)
 
 
 def _blank(listing: Listing[Path | Packed], image_size: int) -> Source:

@@ -1,9 +1,10 @@
 """Inspect custom data before training.
 
-    python -m rgjax.data.inspect DIR_OR_TABLE [--rule=ratio|target] [--threshold=N] [--json]
+    python -m rgjax.data.inspect DIR_OR_TABLE [--columns=ROLE:COLUMN,...] [--rule=ratio|target] [--threshold=N] [--json]
 
-DIR holds one subfolder of images per class, or train/ and test/ (and val/) with such subfolders. TABLE (.csv, .tsv,
-.jsonl) has the columns path,label or text,label, and optionally group and split.
+DIR holds one subfolder of images per class, or train/ and test/ (and val/) with such subfolders, or the tables of such
+splits, e.g. train.csv and test.csv. A TABLE (.csv, .tsv, .jsonl, .json, .parquet) has the columns path,label or
+text,label, and optionally group, split and id.
 
 Reports, as training would see the data: examples per class and split, pseudo-classes per class under regrouping, image
 sizes and modes or sentence lengths, unreadable files, and duplicates (in one class, with different labels, in different
@@ -11,6 +12,7 @@ splits). The last line is the command that trains on the data.
 
 Options:
 
+    --columns=ROLE:COLUMN,...  config.data.columns: columns with other names, e.g. text:sentence,label:sentiment
     --rule=ratio|target        config.regroup.rule (ratio)
     --threshold=N              config.regroup.threshold, in examples (0)
     --json                     print the report as JSON
@@ -29,15 +31,16 @@ import numpy as np
 from rgjax.command import Parser, run
 from rgjax.config import BERT_FINETUNING, FIELDS, method_config
 from rgjax.console import progress
-from rgjax.data.custom import list_images, list_sentences, locate, normal_form
+from rgjax.data.columns import Columns
+from rgjax.data.custom import list_images, list_sentences, normal_form
 from rgjax.data.dataset import Source
 from rgjax.data.decode import Encoded, Examined, Unreadable, examine
 from rgjax.data.images import map_in_threads
 from rgjax.data.listing import Listing
 from rgjax.data.notes import notes_on
-from rgjax.data.npz import is_npz
+from rgjax.data.places import locate
 from rgjax.data.splits import SPLITS, split, split_strategy
-from rgjax.data.tables import read_table
+from rgjax.data.tables import open_table
 from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
 
@@ -54,6 +57,7 @@ def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     parser = Parser(__doc__)
     parser.add_argument("data", nargs="?", metavar="DIR_OR_TABLE")
+    parser.add_argument("--columns", default="")
     parser.add_argument("--rule", choices=_RULE.choices, default=_RULE.default)
     parser.add_argument("--threshold", type=int, default=_THRESHOLD.default)
     parser.switch("json")
@@ -62,27 +66,39 @@ def main(argv: list[str]) -> int:
         parser.error("DIR_OR_TABLE is missing")
     if options.threshold < (options.rule == "target"):
         raise UserError(f"--threshold={options.threshold}: too low; pass at least {int(options.rule == 'target')}")
-    report = inspect(options.data, options.rule, options.threshold)
+    report = inspect(options.data, options.rule, options.threshold, Columns.parse(options.columns, "--columns"))
     print(json.dumps(report, indent=2, allow_nan=False) if options.json else readable(report))
     return 2 if report["problem"] else 0
 
 
-def inspect(name: str, rule: str = _RULE.default, threshold: int = _THRESHOLD.default) -> dict[str, Any]:
+def inspect(
+    name: str, rule: str = _RULE.default, threshold: int = _THRESHOLD.default, columns: Columns | None = None
+) -> dict[str, Any]:
     """The report on a folder or table, ready for JSON.
 
-    Raises UserError if `name` holds no examples.
+    Args:
+        name: the folder or table.
+        rule: config.regroup.rule.
+        threshold: config.regroup.threshold.
+        columns: the columns that are not named after their roles.
+
+    Raises:
+        UserError: if `name` holds no examples.
     """
-    kind = kind_of(name)
+    columns = columns or Columns()
+    kind = kind_of(name, columns)
     if kind == "images":
-        listing, hashes, properties = _examine_images(list_images(name))
+        listing, hashes, properties = _examine_images(list_images(name, columns, "skip"))
     else:
-        listing, hashes, properties = _examine_sentences(list_sentences(name))
+        listing, hashes, properties = _examine_sentences(list_sentences(name, columns, "skip"))
     counts = Counter(listing.labels)
     source = listing.source(np.zeros(len(listing.items)), "")
     splits, problem, command = None, None, None
     try:
         splits = _split_names(source)
-        command = _training_command(name, kind, splits.count("train"), rule, threshold)
+        options = [f"--config.data.columns={columns.spec}"] if columns.names else []
+        options += ["--config.data.unreadable=skip"] if properties["unreadable"] else []
+        command = _training_command(name, kind, splits.count("train"), rule, threshold, options)
     except UserError as error:
         problem = str(error)
     return {
@@ -94,22 +110,16 @@ def inspect(name: str, rule: str = _RULE.default, threshold: int = _THRESHOLD.de
         "classes": _class_counts(listing, splits, rule, threshold),
         **properties,
         "equal": _duplicates(listing, hashes, splits),
-        "notes": [note.as_json() for note in listing.notes],
+        "notes": [note.as_json() for note in listing.notes if note.kind != "unreadable_row"],  # listed above
         "problem": problem,
         "next": command,
     }
 
 
-def kind_of(name: str) -> str:
-    """Whether the folder or table holds "images" or "text"."""
-    where = locate(name)
-    if where.is_dir() or is_npz(where):
-        return "images"
-    columns = read_table(where, ("label",))[0]
-    if ("path" in columns) == ("text" in columns):
-        which = "both columns, path and text" if "path" in columns else "neither a column path nor a column text"
-        raise UserError(f"{where}: {which}; use path for images, or text for sentences")
-    return "images" if "path" in columns else "text"
+def kind_of(name: str, columns: Columns) -> str:
+    """Whether the folder or tables hold "images" or "text"."""
+    tables = locate(name).tables
+    return "text" if tables and open_table(tables[0], columns).content() == "text" else "images"
 
 
 def _examine_images(listing: Listing) -> tuple[Listing, list[str], dict[str, Any]]:
@@ -138,7 +148,7 @@ def _examine_images(listing: Listing) -> tuple[Listing, list[str], dict[str, Any
         "modes": dict(Counter(modes).most_common()),
         "widths": _range(widths),
         "heights": _range(heights),
-        "unreadable": unreadable,
+        "unreadable": {**listing.faults, **unreadable},
     }
     listing = listing.select(np.array([identity not in unreadable for identity in listing.ids]))
     listing = replace(listing, notes=(*listing.notes, *notes_on(zip(listing.ids, remarks, strict=True))))
@@ -149,6 +159,7 @@ def _examine_sentences(listing: Listing[str]) -> tuple[Listing, list[str], dict[
     properties = {
         "words": _range([len(text.split()) for text in listing.items]),
         "characters": _range([len(text) for text in listing.items]),
+        "unreadable": dict(listing.faults),
     }
     return listing, [hashlib.sha256(normal_form(text).encode()).hexdigest() for text in listing.items], properties
 
@@ -204,7 +215,7 @@ def _duplicates(listing: Listing, hashes: Iterable[str], splits: list[str] | Non
     return report
 
 
-def _training_command(name: str, kind: str, num_train: int, rule: str, threshold: int) -> str:
+def _training_command(name: str, kind: str, num_train: int, rule: str, threshold: int, options: Sequence[str]) -> str:
     """The command that trains on the data, with a small batch size for few examples.
 
     Args:
@@ -213,9 +224,11 @@ def _training_command(name: str, kind: str, num_train: int, rule: str, threshold
         num_train: number of training examples.
         rule: config.regroup.rule.
         threshold: config.regroup.threshold.
+        options: what else the data need.
     """
     file = f"configs/{kind}.py"  # of a checkout; elsewhere, the name alone is that of rgjax's own file
-    words = [f"--config={file if Path(file).is_file() else f'{kind}.py'}", f"--config.data.manual_dir={name}"]
+    file = file if Path(file).is_file() else f"{kind}.py"
+    words = [f"--config={file}", f"--config.data.manual_dir={name}", *options]
     if (rule, threshold) != (_RULE.default, _THRESHOLD.default):
         words += [f"--config.regroup.rule={rule}", f"--config.regroup.threshold={threshold}"]
     if num_train < _BATCH_SIZE[kind]:

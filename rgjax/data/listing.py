@@ -1,15 +1,18 @@
 """A listing: the examples of custom data before their content is read."""
 
+import contextlib
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from rgjax.data.dataset import Source
-from rgjax.data.notes import Note
+from rgjax.data.notes import Note, note
+from rgjax.errors import first_few
 
 Item = TypeVar("Item", covariant=True)  # an image or a sentence
 
@@ -32,6 +35,7 @@ class Listing(Generic[Item]):
         group_ids: a group for each example, or None.
         splits: "train", "val" or "test" for each example, or None if the user defined no split.
         notes: what was skipped or changed.
+        faults: the rows that were skipped: place -> reason.
     """
 
     where: Path
@@ -41,6 +45,7 @@ class Listing(Generic[Item]):
     group_ids: list[str] | None
     splits: list[str] | None
     notes: tuple[Note, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -77,6 +82,52 @@ class Listing(Generic[Item]):
             splits=self.splits and selected(self.splits),
             notes=(*self.notes, *notes),
         )
+
+
+# Names of classes
+
+# What programs write for a missing value, and what people do, but also call a class.
+_MISSING = {"nan", "null", "<na>", "nat", "#n/a", "#na", "-nan"}
+_MAYBE_MISSING = {"none", "na", "n/a", "n.a.", "-", "--", "?", "missing", "undefined"}
+
+
+def is_missing(label: str) -> bool:
+    """Whether a label is a word that programs write for a missing value."""
+    return label.strip().lower() in _MISSING
+
+
+def class_notes(labels: Sequence[str], places: Sequence[str]) -> tuple[Note, ...]:
+    """Notes on names of classes that may not be meant.
+
+    Args:
+        labels: the class of each example as it is written, before `normal_label`.
+        places: where each stands, such as its line or file.
+    """
+    written: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for label, place in zip(labels, places, strict=True):
+        written[normal_label(label)][label].append(place)
+
+    def described(name: str) -> str:
+        where = [place for form in written[name].values() for place in form]
+        return f"'{name}' ({counted(where, 'example')}: {first_few(where, limit=3)})"
+
+    # The most frequent form comes first.
+    forms = {name: sorted(by_form.items(), key=lambda item: -len(item[1])) for name, by_form in written.items()}
+    joined = [f"{form!a} in {first_few(where, limit=3)}" for several in forms.values() for form, where in several[1:]]
+    alike = defaultdict(list)
+    for name in sorted(written, key=lambda name: -sum(map(len, written[name].values()))):
+        alike[_near_form(name)].append(name)
+    near = [f"{described(name)} and '{names[0]}'" for names in alike.values() for name in names[1:]]
+    doubtful = [described(name) for name in written if name.lower() in _MISSING | _MAYBE_MISSING]
+    return (*note("joined_class", joined), *note("near_class", near), *note("null_class", doubtful))
+
+
+def _near_form(name: str) -> str:
+    """A name without case, spaces, Unicode forms and the spelling of its number."""
+    name = unicodedata.normalize("NFKC", name).casefold()
+    with contextlib.suppress(ValueError):
+        return repr(float(name))
+    return "".join(c for c in name if not c.isspace() and c not in "_-" and unicodedata.category(c) != "Cf")
 
 
 def normal_label(name: str) -> str:

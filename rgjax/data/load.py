@@ -9,7 +9,7 @@ from rgjax.console import local_path
 from rgjax.data.dataset import Dataset
 from rgjax.data.npz import is_npz
 from rgjax.data.splits import split
-from rgjax.data.tables import is_table
+from rgjax.data.tables import READ
 
 
 def display_name(name: str, manual_dir: str) -> str:
@@ -17,7 +17,7 @@ def display_name(name: str, manual_dir: str) -> str:
     if name not in CUSTOM or not manual_dir:
         return name
     path = Path(os.path.abspath(local_path(manual_dir)))
-    return (path.stem if is_table(path) or is_npz(path) else path.name) or name
+    return (path.stem if path.suffix.lower() in READ or is_npz(path) else path.name) or name
 
 
 def load_data(config: Config, *, spec: bool = False) -> Dataset:

@@ -55,6 +55,15 @@ KINDS = {
         "add the challenge's ISIC2018_Task3_Training_LesionGroupings.csv or ISIC_2019_Training_Metadata.csv",
     ),
     "cut_text": Kind("text", "cut at", "--config.data.max_length sets the length"),
+    "unreadable_row": Kind("row", "skipped, cannot be read", "python -m rgjax.data.inspect lists all", skips=True),
+    "comment_line": Kind("line", "skipped, a comment before the header of a table", skips=True),
+    "repeated_header": Kind("row", "skipped, equal to the header of the table", skips=True),
+    "literal_quote": Kind("row", "with a field that begins with a quote, taken as text: .tsv tables have no quoting"),
+    "backslash_quotes": Kind("table", 'read with \\" as a quote inside a quoted field'),
+    "near_path": Kind("path", "spelled otherwise than its file"),
+    "joined_class": Kind("class name", "in another spelling of spaces or Unicode, joined with the class"),
+    "near_class": Kind("class name", "nearly equal to another, yet kept apart", "spell them alike if they are one"),
+    "null_class": Kind("class name", "like a missing value, yet kept", "remove these examples if they have no class"),
 }
 
 

@@ -1,146 +1,282 @@
-"""Read tables that users write: CSV, TSV and JSON Lines.
+"""Read tables row by row: CSV, TSV, JSON Lines, JSON and parquet.
 
-pyarrow does not replace this module: its errors name no lines, it does not detect UTF-16, it limits fields to its block
-size, and it refuses JSON columns that mix numbers with text.
+A bad row is a row with a fault, and reading goes on after it: training refuses or skips such rows, and predict names
+them and reads the others. pyarrow does not read the text formats here: its errors name no lines, it does not detect
+UTF-16, it limits fields to its block size, and it refuses JSON columns that mix numbers with text.
 """
 
 import codecs
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
+from rgjax.data.columns import ROLES, Columns, content_role
+from rgjax.data.dialects import Fields, delimiters_in, layout, read_rows
+from rgjax.data.json_rows import as_text, columns_of, read_json
+from rgjax.data.listing import is_missing
+from rgjax.data.notes import Note, note
+from rgjax.data.parquet import open_parquet
 from rgjax.errors import UserError, first_few
 
-DELIMITERS = {".csv": ",;\t", ".tsv": "\t", ".jsonl": "", ".ndjson": ""}
-_MAX_FIELD = 2**31 - 1  # characters; Python's default is 131,072
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
+SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".parquet")  # of tables; a .json file may also hold settings
+READ = (*SUFFIXES, ".json")
+COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip"}
+_SAMPLE = 200  # rows from which the meaning of columns is guessed
+
+
+class Row(NamedTuple):
+    """One row of a table, or why it cannot be read.
+
+    Attributes:
+        number: the line on which it begins; in parquet files the number of the row. Both count from 1.
+        values: role -> text; "" where the cell is empty. Of a faulty row, those that can be read.
+        fault: one line without the place, or "".
+    """
+
+    number: int
+    values: dict[str, str]
+    fault: str = ""
+
+
+class Record(NamedTuple):
+    """A row before its columns have roles: column -> text, or a fault."""
+
+    number: int
+    values: Mapping[str, str]
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose columns are known.
+
+    Attributes:
+        file: where it lies.
+        names: its columns.
+        roles: role -> column.
+        columns: the mapping that the user chose.
+        read: yields the records with the given columns.
+        first: what the first row's number counts from: the line of the header.
+        unit: "line" or "row", which numbers count.
+        notes: on the dialect and on lines that are not rows.
+    """
+
+    file: Path
+    names: tuple[str, ...]
+    roles: dict[str, str]
+    columns: Columns
+    read: Callable[[Sequence[str]], Iterator[Record]]
+    first: int = 1
+    unit: str = "line"
+    notes: tuple[Note, ...] = ()
+
+    def place(self, number: int) -> str:
+        return f"{self.file}, {self.unit} {number}"
+
+    def content(self) -> str:
+        """The role of its content: "text" or "path".
+
+        Raises UserError if it has both.
+        """
+        roles = [role for role in ("text", "path") if role in self.roles]
+        chosen = [role for role in roles if role in self.columns.names] or roles
+        if len(chosen) == 2:
+            flag = self.columns.flag
+            raise UserError(
+                f"{self.file}: both columns, {' and '.join(self.roles[role] for role in chosen)}; choose the images by "
+                f"{flag}=path:{self.roles['path']} or the texts by {flag}=text:{self.roles['text']}"
+            )
+        return chosen[0] if chosen else content_role(self.names, self._sample())
+
+    def rows(self, *required: str) -> Iterator[Row]:
+        """The rows in order. A row has a fault if a required cell is empty.
+
+        Raises UserError if the table lacks a required column or is damaged.
+        """
+        if self.names or not any(record.fault for record in islice(self.read(()), 1)):
+            self.require(*required)
+        columns = list(dict.fromkeys(self.roles.values()))
+        for record in self.read(columns):
+            values = {role: record.values.get(column, "") for role, column in self.roles.items()}
+            yield Row(record.number, values, record.fault or self._fault(values, record.values, required))
+
+    def require(self, *roles: str) -> None:
+        """Raise UserError, with the way out, unless each role has a column."""
+        missing = [role for role in roles if role not in self.roles]
+        if not missing:
+            return
+        where = f"{self.file}, line {self.first}" if self.unit == "line" else str(self.file)
+        columns = first_few(map(repr, self.names) if not all(self.names) else self.names, limit=20) or "none"
+        sample = self._sample()
+        if any(name and name in (row.get(name) for row in sample) for name in self.names):
+            fix = f"; line {self.first} seems to be an example: add a line before it with the names of the columns"
+        elif proposal := self.columns.proposal(self.names, missing, sample):
+            fix = f"; if others are meant, name them: {proposal}"
+        elif len(self.names) == 1 and (delimiter := delimiters_in(self.names)):
+            fix = f"; separated by {delimiter!r}? rename it to {self.file.stem}.csv"
+        else:
+            fix = ""
+        raise UserError(f"{where}: no column '{missing[0]}'; columns: {columns}{fix}")
+
+    def _sample(self) -> list[Mapping[str, str]]:
+        if self.unit == "row":  # a column of a parquet file may be large, such as images
+            return []
+        return [record.values for record in islice(self.read(self.names), _SAMPLE) if not record.fault]
+
+    def _fault(self, values: dict[str, str], cells: Mapping[str, str], required: Sequence[str]) -> str:
+        for role, column in self.roles.items():
+            if not _is_text(values[role]):
+                return _not_text(values[role])
+            if role in required and not values[role].strip():
+                if column not in cells:
+                    return f"no column '{column}'; columns: {first_few(cells, limit=20) or 'none'}"
+                return f"column '{column}' is empty; fill it in or remove the row"
+        if "label" in required and is_missing(values["label"]):
+            word = f"column '{self.roles['label']}' is '{values['label'].strip()}', which stands for a missing value"
+            return f"{word}; fill it in, remove the row, or rename the class"
+        return ""
 
 
 def is_table(path: Path) -> bool:
-    """Whether `read_table` reads files with this suffix."""
-    return path.suffix.lower() in DELIMITERS
+    """Whether a file in a folder is a table by its suffix."""
+    return path.suffix.lower() in SUFFIXES
 
 
-def read_table(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
-    """Read the rows of a table as dicts from column to text.
+def open_table(file: Path, columns: Columns | None = None) -> Table:
+    """Open a table; the format follows from the suffix.
 
-    The format follows from the suffix: .csv (separated by commas, semicolons or tabs), .tsv, .jsonl or .ndjson. The
-    encoding is UTF-8, or UTF-16 with a byte order mark. All rows have the same columns. In JSON, a missing key and null
-    become "", and numbers are kept as they are written.
+    The encoding of the text formats is UTF-8, or UTF-16 with a byte order mark.
 
-    Raises UserError if the file cannot be read, or if a `required` column is missing or empty in a row.
+    Args:
+        file: a .csv (separated by commas, semicolons, tabs or |), .tsv, .jsonl, .ndjson, .json or .parquet file.
+        columns: the columns that have other names than their roles.
+
+    Raises:
+        UserError: if the file as a whole cannot be read.
     """
-    if not is_table(file):
-        raise UserError(f"{file}: not a table; the name must end in {', '.join(DELIMITERS)}")
+    suffix, columns = file.suffix.lower(), columns or Columns()
+    if suffix not in READ:
+        fix = "; unpack it" if suffix in COMPRESSED else ""
+        raise UserError(f"{file}: not a table; the name must end in {', '.join(READ)}{fix}")
+    if suffix == ".parquet":
+        return _open_parquet(file, columns)
     text = _text(file)
-    delimiters = DELIMITERS[file.suffix.lower()]
-    rows = list(_separated(file, text, delimiters, required) if delimiters else _json_lines(file, text, required))
-    if not rows:
-        raise UserError(f"{file}: no rows")
-    for line, row in rows:
-        for column in required:
-            if not row[column].strip():
-                raise UserError(f"{file}, line {line}: column '{column}' is empty; fill it in or remove the row")
-    return [row for _, row in rows]
+    if suffix not in DELIMITERS:
+        return _open_json(file, text, columns)
+    return _open_separated(file, text, DELIMITERS[suffix], columns)
+
+
+def _resolve(file: Path, names: Sequence[str], columns: Columns) -> dict[str, str]:
+    try:
+        return columns.resolve(names)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+# Text
 
 
 def _text(file: Path) -> str:
+    """The content; bytes that are not UTF-8 become lone surrogates."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from error
-    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "utf-16" if is_utf16 else "utf-8"
-    content = content if is_utf16 else content.removeprefix(codecs.BOM_UTF8)
+    if not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
     try:
-        text = content.decode(encoding)
-        if "\0" in text:
-            raise UnicodeDecodeError(encoding, content, content.find(b"\0"), content.find(b"\0") + 1, "a NUL")
+        return content.decode("utf-16")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}, line {line}: not text in {encoding.upper()}; save it as UTF-8") from error
-    return text
-
-
-def _separated(file: Path, text: str, delimiters: str, required: Sequence[str]) -> Iterator[tuple[int, dict]]:
-    csv.field_size_limit(_MAX_FIELD)
-    rows = _fields(file, text, max(delimiters, key=lambda delimiter: _fit(text, delimiter, required)))
-    line, names = next(rows, (1, []))
-    names = [name.strip() for name in names]
-    if len(set(names)) < len(names):
-        repeated = first_few(sorted({name for name in names if names.count(name) > 1}))
-        raise UserError(f"{file}, line {line}: columns with the same name '{repeated}'; rename them")
-    _require(file, line, required, names)
-    for line, fields in rows:
-        if len(fields) != len(names):
-            raise UserError(
-                f"{file}, line {line}: {len(fields)} fields, but the header has {len(names)}; put quotes around fields "
-                "that hold a separator or a line break"
-            )
-        yield line, dict(zip(names, fields, strict=True))
-
-
-def _fields(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Each row with the line on which it begins; blank lines are skipped."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for fields in reader:
-            if fields:
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"{file}, line {line}: {error}; a field that begins with a quote must end with one, and quotes inside it "
-            "must be doubled"
-        ) from error
-
-
-def _fit(text: str, delimiter: str, required: Sequence[str]) -> tuple[int, int]:
-    """Score of a delimiter: the number of required columns, then of all columns."""
-    header = text.lstrip().partition("\n")[0]
-    names = [name.strip().strip('"') for name in header.split(delimiter)]
-    return sum(name in names for name in required), len(names)
-
-
-def _json_lines(file: Path, text: str, required: Sequence[str]) -> Iterator[tuple[int, dict]]:
-    rows = []
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content, parse_int=str, parse_float=str, parse_constant=str)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}, line {line}: not JSON ({error}); each line must be one object") from error
-        if not isinstance(row, dict):
-            raise UserError(f'{file}, line {line}: not a JSON object such as {{"{required[0]}": ...}}')
-        if not _is_text("".join(part for item in row.items() for part in item if isinstance(part, str))):
-            raise UserError(f"{file}, line {line}: not text: it has a NUL or half of a surrogate pair; remove it")
-        _require(file, line, required, list(row))
-        if nested := next((name for name in required if isinstance(row[name], (dict, list))), None):
-            raise UserError(f"{file}, line {line}: '{nested}' must be text or a number")
-        rows.append((line, row))
-    columns = dict.fromkeys(name for _, row in rows for name in row)
-    for line, row in rows:
-        yield line, {name: _as_text(row.get(name)) for name in columns}
+        raise UserError(f"{file}: not text in UTF-16 ({error.reason}); save it as UTF-8") from error
 
 
 def _is_text(text: str) -> bool:
-    """False for characters that JSON can escape but UTF-8 or NumPy cannot store."""
+    """False for what UTF-8 or NumPy cannot store."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
 
 
-def _as_text(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
+def _not_text(text: str) -> str:
+    if any("\udc80" <= character <= "\udcff" for character in text):  # a byte that was not UTF-8
+        return "not text in UTF-8; save it as UTF-8"
+    return "not text: it has a NUL or half of a surrogate pair; remove it"
 
 
-def _require(file: Path, line: int, required: Sequence[str], names: Sequence[str]) -> None:
-    if missing := [name for name in required if name not in names]:
-        columns = first_few(names, limit=20) or "none"
-        raise UserError(f"{file}, line {line}: no column '{missing[0]}'; columns: {columns}")
+def _open_separated(file: Path, text: str, delimiters: str, columns: Columns) -> Table:
+    known = {name.casefold() for name in (*ROLES, *columns.names.values())}
+    lines = layout(file.name, text, delimiters, lambda name: name.casefold() in known)
+
+    def key_of(header: Sequence[str]) -> int | None:
+        names = _names(header)
+        label = replace(columns, optional=True).resolve(names).get("label")
+        return names.index(label) if label else None
+
+    rows, notes = read_rows(file.name, lines, key_of, quoting=delimiters != "\t")
+    header = rows[0] if rows else Fields(0, 1, [])
+    names, first = _names(header.fields), header.start + 1
+    if header.fault or not _is_text("".join(names)):
+        raise UserError(f"{file}, line {first}: {header.fault or 'not text in UTF-8; save it as UTF-8'}")
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+        raise UserError(f"{file}, line {first}: columns with the same name '{first_few(repeated)}'; rename them")
+    again = [row for row in rows[1:] if row.fields == header.fields and not row.fault]
+    notes = (*lines.notes, *notes, *note("repeated_header", (f"{file.name}, line {row.start + 1}" for row in again)))
+
+    def read(_: Sequence[str]) -> Iterator[Record]:
+        for row in rows[1:]:
+            if row.fields != header.fields or row.fault:
+                yield from _record(row, names)
+
+    named = tuple(filter(None, names))
+    return Table(file, named, _resolve(file, named, columns), columns, read, first, notes=notes)
+
+
+def _names(header: Sequence[str]) -> list[str]:
+    return [name.strip().lstrip("\ufeff") for name in header]
+
+
+def _record(row: Fields, names: Sequence[str]) -> Iterator[Record]:
+    fields, number = row.fields, row.start + 1
+    if row.fault:
+        yield Record(number, {}, row.fault)
+    elif len(fields) == len(names) or (len(fields) > len(names) and not any(fields[len(names) :])):
+        yield Record(number, {name: field for name, field in zip(names, fields, strict=False) if name})
+    elif len(fields) == len(names) - 1 and not names[-1]:  # only the header ends in a separator
+        yield Record(number, dict(zip(names, fields, strict=False)))
+    elif any(field.strip() for field in fields):
+        fault = f"{len(fields)} fields, but the header has {len(names)}; put quotes around fields that hold a "
+        yield Record(number, {}, f"{fault}separator or a line break")
+
+
+def _open_json(file: Path, text: str, columns: Columns) -> Table:
+    rows = read_json(text)
+    if not rows:
+        raise UserError(f"{file}: no rows")
+    names = columns_of(rows)
+    roles = _resolve(file, names, columns)
+    used = set(roles.values())
+
+    def read(columns: Sequence[str]) -> Iterator[Record]:
+        for line, values, fault in rows:
+            nested = next((name for name in used if isinstance(values.get(name), dict | list)), None)
+            fault = fault or (f"'{nested}' must be text or a number" if nested else "")
+            yield Record(line, {name: as_text(values[name]) if name in columns else "" for name in values}, fault)
+
+    return Table(file, names, roles, columns, read, first=rows[0].line)
+
+
+def _open_parquet(file: Path, columns: Columns) -> Table:
+    table = open_parquet(file)
+    roles = _resolve(file, table.columns, columns)
+    if nested := [name for name in roles.values() if name in table.nested]:
+        kind = table.nested[nested[0]]
+        raise UserError(f"{file}: column '{nested[0]}' is of type {kind}; it must be text or a number")
+
+    def read(names: Sequence[str]) -> Iterator[Record]:
+        return (Record(number, values) for number, values in enumerate(table.rows(names), start=1))
+
+    return Table(file, table.columns, roles, columns, read, unit="row")

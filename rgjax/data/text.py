@@ -3,6 +3,7 @@
 import numpy as np
 
 from rgjax.config import Config
+from rgjax.data.columns import Columns
 from rgjax.data.custom import list_sentences
 from rgjax.data.dataset import Source
 from rgjax.data.listing import Listing
@@ -11,13 +12,13 @@ from rgjax.storage.files import digest
 
 def load(config: Config) -> Source:
     """The sentences, of any length, of the table in `config.manual_dir`."""
-    listing = list_sentences(config.manual_dir)
+    listing = list_sentences(config.manual_dir, Columns.parse(config.columns), config.unreadable)
     return listing.source(_strings(listing), digest("text", *listing.items, *listing.labels, *listing.ids))
 
 
 def spec(config: Config) -> Source:
     """The same examples."""
-    listing = list_sentences(config.manual_dir)
+    listing = list_sentences(config.manual_dir, Columns.parse(config.columns), config.unreadable)
     return listing.source(_strings(listing), "spec")
 
 

@@ -3,9 +3,10 @@
     python -m rgjax.predict --workdir=DIR INPUT...
     python -m rgjax.predict --workdir=DIR --export=FOLDER
 
-INPUT is an image, or a folder of images at any depth. For a run on sentences it is a text file with a sentence per
-line, a table (.csv, .tsv, .jsonl) with a column text and optionally id, or a folder of such files. "-" reads sentences
-or paths of images from standard input, one per line. Each input gives a row of output:
+INPUT is an image, a folder of images at any depth, or a table (.csv, .tsv, .jsonl, .json, .parquet) with a column path
+and optionally id. For a run on sentences it is a text file with a sentence per line, a table with a column text and
+optionally id, or a folder of such files. "-" reads sentences or paths of images from standard input, one per line. Each
+input gives a row of output:
 
     id                                     path, line number, or id of the table
     class, p_CLASS, ...                    predicted class, and the probability of each class
@@ -18,6 +19,8 @@ Options:
     --workdir=DIR       the finished run
     --output=FILE       write to FILE, .csv or .jsonl (standard output); it is FILE.part until it is complete
     --format=csv|jsonl  format of the output, if FILE does not tell (csv)
+    --columns=ROLE:COLUMN,...
+                        columns of tables with other names, e.g. text:review (the run's data.columns, if they are there)
     --text=SENTENCE     a sentence to predict; may be repeated
     --neighbors=N       number of neighbors (3); 0 does not load the data set
     --aggregate=max|sum how pseudo-class logits become class logits (as in the run)
@@ -91,6 +94,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workdir", type=local_path)
     parser.add_argument("--output", type=local_path)
     parser.add_argument("--format", choices=FORMATS)
+    parser.add_argument("--columns", default="")
     parser.add_argument("--text", action="append", default=[])
     parser.add_argument("--neighbors", type=int, default=3)
     parser.add_argument("--aggregate", choices=("max", "sum"), default="")
@@ -138,11 +142,15 @@ def load_neighbors(predictor: "Predictor") -> "Neighbors | None":
 
 
 def read_inputs(predictor: "Predictor", options: argparse.Namespace) -> "Iterator[InputRow]":
+    from rgjax.data.columns import Columns
     from rgjax.predict.inputs import images, sentences
 
+    data = predictor.run.config.data
+    # Without the option, the run's columns, or else those of the roles' own names: new tables need not be like the old.
+    columns = Columns.parse(options.columns or data.columns, "--columns", optional=not options.columns)
     if predictor.run.kind == "sentences":
-        return sentences(options.inputs, options.text)
-    return images(options.inputs, predictor.run.config.data.image_size)
+        return sentences(options.inputs, options.text, columns)
+    return images(options.inputs, data.image_size, columns)
 
 
 def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "PredictionWriter") -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,14 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from rgjax.console import local_path
+from rgjax.data.columns import Columns
 from rgjax.data.decode import Unreadable, decode_with_remarks
 from rgjax.data.folders import files_below, is_image_file
-from rgjax.data.tables import DELIMITERS, is_table, read_table
+from rgjax.data.paths import find_file
+from rgjax.data.tables import READ, Row, is_table, open_table
 from rgjax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 STDIN = "-"
 _READ_AHEAD = 64  # images that threads decode at a time
@@ -39,21 +44,23 @@ class InputRow(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def images(names: Sequence[str], size: int) -> Iterator[InputRow]:
-    """Read images from files, folders and standard input; threads decode them.
+def images(names: Sequence[str], size: int, columns: Columns) -> Iterator[InputRow]:
+    """Read images from files, folders, tables of paths and standard input, in threads.
 
     Args:
         names: files, folders, or "-" for paths on standard input, one per line. In folders, at any depth, files
-            without the suffix of an image and hidden files are skipped.
+            without the suffix of an image and hidden files are skipped. A table has a column "path", relative to its
+            folder; the id is that of its column "id", or the path.
         size: the side in pixels to which images are resized.
+        columns: the columns of tables that are not named after their roles.
     """
-    rows = (row for name in names for row in _paths(name, lambda path: is_image_file(str(path)), "images"))
+    rows = (row for name in names for row in _images_of(name, columns))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while chunk := list(islice(rows, _READ_AHEAD)):
             yield from pool.map(partial(_decoded, size=size), chunk)
 
 
-def sentences(names: Sequence[str], texts: Sequence[str] = ()) -> Iterator[InputRow]:
+def sentences(names: Sequence[str], texts: Sequence[str], columns: Columns) -> Iterator[InputRow]:
     """Read sentences from text files, tables and standard input.
 
     A text file has one sentence per line, and blank lines are skipped; a table has a column "text". An id is the line
@@ -63,6 +70,7 @@ def sentences(names: Sequence[str], texts: Sequence[str] = ()) -> Iterator[Input
     Args:
         names: files, folders, or "-" for standard input.
         texts: sentences themselves.
+        columns: the columns of tables that are not named after their roles.
     """
     only_source = len(names) + bool(texts) == 1 and not any(local_path(name).is_dir() for name in names)
     for number, text in enumerate(texts, start=1):
@@ -70,7 +78,58 @@ def sentences(names: Sequence[str], texts: Sequence[str] = ()) -> Iterator[Input
     for name in names:
         files = [InputRow(name, name)] if name == STDIN else _paths(name, _holds_text, "text files or tables")
         for file in files:
-            yield from [file] if file.fault else _read_sentences(file.id, "" if only_source else f"{file.id}:")
+            yield from [file] if file.fault else _sentences_of(file.id, "" if only_source else f"{file.id}:", columns)
+
+
+# Tables
+
+
+def _holds_rows(name: str) -> bool:
+    path = local_path(name)
+    return name != STDIN and path.suffix.lower() in READ and not path.is_dir()
+
+
+def _rows(name: str, content: str, columns: Columns) -> Iterator[tuple[str, Row]]:
+    """Id and row of a table; the fault of a row names its place. Raises UserError."""
+    table = open_table(local_path(name), columns)
+    for note in table.notes:
+        _log.info("note: %s", note)
+    empty = True
+    for number, row in enumerate(table.rows(content), start=1):
+        empty = False
+        fault = f"{table.place(row.number)}: {row.fault}" if row.fault else ""
+        yield row.values.get("id", "").strip() or str(number), row._replace(fault=fault)
+    if empty:
+        raise UserError(f"{name}: no rows")
+
+
+def _images_of(name: str, columns: Columns) -> Iterator[InputRow]:
+    if not _holds_rows(name):
+        yield from _paths(name, lambda path: is_image_file(str(path)), "images")
+        return
+    folder = local_path(name).parent
+    try:
+        for identity, row in _rows(name, "path", columns):
+            yield _image_of(identity, row, folder)
+    except UserError as error:
+        yield InputRow(name, "", str(error))
+
+
+def _image_of(identity: str, row: Row, folder: Path) -> InputRow:
+    """The path of an image in a table."""
+    if row.fault:
+        return InputRow(identity, "", row.fault)
+    path = row.values["path"].strip()
+    identity = row.values.get("id", "").strip() or path
+    try:
+        nearest = find_file(str(folder), path)
+    except UserError as error:
+        return _fault(identity, str(error))
+    remarks = ("near_path",) if nearest and nearest != os.path.normpath(path) else ()
+    return InputRow(identity, str(folder / (nearest or path)), remarks=remarks)
+
+
+# Files and folders
 
 
 def _paths(name: str, is_input: Callable[[Path], bool], noun: str) -> Iterator[InputRow]:
@@ -98,17 +157,22 @@ def _decoded(row: InputRow, size: int) -> InputRow:
         return _fault(row.id, "not a file")
     try:
         pixels, remarks = decode_with_remarks(path, size)
-        return InputRow(row.id, pixels, remarks=remarks)
+        return InputRow(row.id, pixels, remarks=(*row.remarks, *remarks))
     except Unreadable as error:
         return _fault(row.id, str(error))
 
 
-def _read_sentences(name: str, prefix: str) -> Iterator[InputRow]:
+def _sentences_of(name: str, prefix: str, columns: Columns) -> Iterator[InputRow]:
     empty = True
     try:
-        for number, text, identity in _numbered(name):
+        if _holds_rows(name):
+            for identity, row in _rows(name, "text", columns):
+                identity = f"{prefix}{identity}"
+                yield InputRow(identity, "", row.fault) if row.fault else _sentence(identity, row.values["text"])
+            return
+        for number, text in _numbered(name):
             empty = False
-            yield _sentence(f"{prefix}{identity or number}", text)
+            yield _sentence(f"{prefix}{number}", text)
         if empty:
             yield _fault(name, "it holds no sentences")
     except UserError as error:
@@ -117,18 +181,14 @@ def _read_sentences(name: str, prefix: str) -> Iterator[InputRow]:
         yield _fault(name, error.strerror if isinstance(error, OSError) and error.strerror else str(error))
 
 
-def _numbered(name: str) -> Iterator[tuple[int, str, str]]:
-    """Number, text and id (or "") of the sentences in a file."""
-    if is_table(path := local_path(name)):
-        for number, row in enumerate(read_table(path, ["text"]), start=1):
-            yield number, row["text"], row.get("id", "").strip()
-        return
-    if name != STDIN and not _holds_text(path):
-        raise UserError(f"{name}: not a file of sentences; give .txt, {', '.join(DELIMITERS)}")
-    with sys.stdin.buffer if name == STDIN else open(path, "rb") as stream:
+def _numbered(name: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers."""
+    if name != STDIN and not _holds_text(local_path(name)):
+        raise UserError(f"{name}: not a file of sentences; give .txt, {', '.join(READ)}")
+    with sys.stdin.buffer if name == STDIN else open(local_path(name), "rb") as stream:
         for number, line in enumerate(_lines(stream), start=1):
             if line.strip():
-                yield number, line, ""
+                yield number, line
 
 
 def _holds_text(path: Path) -> bool:

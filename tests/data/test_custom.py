@@ -156,12 +156,15 @@ def test_a_table_of_paths(folder, tmp_path):
     ("rows", "says"),
     [
         ("path,class\ncat/0.png,a\n", "line 1: no column 'label'; columns: path, class"),
-        ("path,label\ncat/0.png,a\n./cat/0.png,b\n", "1 repeated path: rows 1 and 2 (cat/0.png); keep one of each"),
+        (
+            "path,label\ncat/0.png,a\n./cat/0.png,b\n",
+            "1 repeated path: line 2 and line 3 (cat/0.png); keep",
+        ),
         ("path,label\ncat/0.png,a\ncat/9.png,b\ncat,b\n", "2 of 3 images do not exist: "),
         (f"path,label\ncat/0.png,a\n{'b' * 5000}.png,b\n", "1 of 2 images do not exist: "),
         (
             "path,label,split\ncat/0.png,a,train\ncat/1.png,b,tset\n",
-            "unknown split in row 2 ('tset'); use train, val or test",
+            "line 3: unknown split 'tset'; use train, val or test",
         ),
         ("path,label,split\ncat/0.png,a,train\ncat/1.png,b,val\n", "no row has the split 'test'"),
         ("path,label\ncat/0.png,a\ncat/1.png,a\n", "only one class, 'a'; at least two are needed"),
@@ -185,7 +188,7 @@ def test_sentences(tmp_path):
     assert listing.source(np.zeros(3), "").group_ids.tolist() == [0, 0, 1]
     assert list_sentences(str(tmp_path)).labels == ["bad", "bad", "good"]  # the only table of the folder
     table(tmp_path, rows.replace("y\n", "x\n"))
-    assert "1 repeated id: rows 1 and 2 (x)" in refused(tmp_path, list_sentences)
+    assert "1 repeated id: line 2 and line 3 (x)" in refused(tmp_path, list_sentences)
     (tmp_path / "table.csv").unlink()
     assert "no table; sentences need a table" in refused(tmp_path, list_sentences)
 

@@ -167,10 +167,15 @@ def test_bad_arguments_are_one_line(arguments, says):
     assert says in str(error.value)
 
 
-def test_a_table_without_path_and_text_is_refused(tmp_path):
-    (tmp_path / "table.csv").write_text("sentence,label\na,b\n")
-    with pytest.raises(UserError, match="neither a column path nor a column text; use path for images"):
-        inspect(str(tmp_path))
+def test_columns_with_other_names_are_mapped_as_the_message_proposes(tmp_path, capsys):
+    rows = "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(10))
+    (tmp_path / "table.csv").write_text(f"sentence,sentiment\n{rows}")
+    with pytest.raises(UserError) as error:
+        main([str(tmp_path)])
+    option = str(error.value).split()[-1]
+    assert option == "--columns=text:sentence,label:sentiment"
+    main([str(tmp_path), option])
+    assert f"--config.data.{option.lstrip('-')}" in capsys.readouterr().out
 
 
 def test_help_does_not_import_jax():

@@ -137,11 +137,62 @@ def cut_text(folder):
     return dataset.notes
 
 
+TEXTS = [f"sentence number {i}" for i in range(24)]
+
+
+def texts_in(folder, rows=(), *, head="text,label\n", name="data.csv", delimiter=",", **changes):
+    """The notes on a table of a few good rows and `rows`."""
+    good = [f"{text}{delimiter}{'ab'[i % 2]}" for i, text in enumerate(TEXTS)]
+    (folder / name).write_text(head.replace(",", delimiter) + "\n".join([*good, *rows]))
+    return notes_of(folder / name, "text", **changes)
+
+
+def unreadable_row(folder):
+    return texts_in(folder, [",a", "two,three,b"], unreadable="skip")
+
+
+def comment_line(folder):
+    return texts_in(folder, head="# exported\ntext,label\n")
+
+
+def repeated_header(folder):
+    return texts_in(folder, ["text,label"])
+
+
+def literal_quote(folder):
+    return texts_in(folder, ['"unbalanced\ta'], name="data.tsv", delimiter="\t")
+
+
+def backslash_quotes(folder):
+    return texts_in(folder, ['"she said \\"up\\"",a'])
+
+
+def joined_class(folder):
+    return texts_in(folder, ["one, a", "two,b "])
+
+
+def near_class(folder):
+    return texts_in(folder, [f"text {i},A" for i in range(9)])
+
+
+def null_class(folder):
+    return texts_in(folder, [f"text {i},None" for i in range(9)])
+
+
+def near_path(folder):
+    write_images(folder)
+    names = [f"{name}/{i}.{suffix}" for name, suffix in (("cat", "PNG"), ("Dog", "png")) for i in range(9)]
+    (folder / "data.csv").write_text("path,label\n" + "\n".join(f"{name},{name[:3]}" for name in names))
+    return notes_of(folder / "data.csv")
+
+
 # From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
 _MAKERS = [
     stray_file, other_file, other_kind, hidden_file, hidden_folder, hidden_class, system_folder, no_suffix,
     unreadable_image, rescaled_image, first_frame, blank_image,
     mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion, cut_text,
+    unreadable_row, comment_line, repeated_header, literal_quote, backslash_quotes,
+    joined_class, near_class, null_class, near_path,
 ]  # fmt: skip
 MAKERS = {maker.__name__: maker for maker in _MAKERS}
 

@@ -2,8 +2,8 @@ import codecs
 
 import pytest
 
-from rgjax.data.tables import read_table
 from rgjax.errors import UserError
+from tests.support.data import read_table
 
 ROWS = [{"text": "Sales fell, again", "label": "bad"}, {"text": 'She said "up"\nand left', "label": "good"}]
 CSV = 'text,label\r\n"Sales fell, again",bad\r\n"She said ""up""\nand left",good\r\n'

@@ -20,7 +20,6 @@ from rgjax.config import FIELDS, validate, value_of
 from rgjax.data import isic_tables, phrasebank
 from rgjax.data.custom import list_images, list_sentences
 from rgjax.data.decode import Unreadable, decode
-from rgjax.data.tables import read_table
 from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint, Tensors
 from rgjax.models.tokenizer import WordPieces
@@ -32,6 +31,7 @@ from rgjax.report.study import count_statuses, describe_progress, make_studies
 from rgjax.report.tables import csv_table, latex_tables, markdown_page, write_parquet
 from rgjax.storage.files import digest
 from rgjax.training.setup import duration
+from tests.support.data import read_table
 from tests.support.sweeps import Sweep
 
 ROOT = Path(__file__).parents[2]

@@ -147,12 +147,13 @@ def test_sentences_are_read_from_lines_tables_and_the_command_line(of_text, tmp_
     out, err = capsys.readouterr()
     rows = table(out)
     lines, csv_file = tmp_path / "lines.txt", tmp_path / "table.csv"
-    assert [row["id"] for row in rows] == ["--text:1", f"{lines}:1", f"{lines}:3", f"{csv_file}:x7", f"{csv_file}:2"]
+    ids = ["--text:1", f"{lines}:1", f"{lines}:3", f"{csv_file}:x7", f"{csv_file}:2", f"{tmp_path / 'broken.jsonl'}:1"]
+    assert [row["id"] for row in rows] == ids
     for name in ("class", "p_neutral", "group_probability", "neighbor_1"):
         assert rows[0][name] == rows[1][name] == rows[3][name] != ""
     assert f"rgjax: {lines}:4: not text in UTF-8" in err
     assert f"rgjax: {tmp_path / 'broken.jsonl'}, line 2: no column 'text'" in err
-    assert err.splitlines()[-1] == "predicted 5 of 7; 2 could not be read"
+    assert err.splitlines()[-1] == "predicted 6 of 8; 2 could not be read"
     command(of_text, csv_file, "--neighbors=0")
     assert [row["id"] for row in table(capsys.readouterr().out)] == ["x7", "2"]
 

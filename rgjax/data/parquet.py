@@ -1,0 +1,139 @@
+"""Read columns of text, numbers and labels from parquet files."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyarrow import parquet
+from pyarrow import types as kinds
+
+from rgjax.errors import UserError, first_line
+
+# A small file can declare any number of rows and texts of any length. Files that hold real rows are far below these.
+_MAX_ROWS_PER_BYTE, _MIN_ROWS = 8, 2**20
+_MAX_CHARACTERS_PER_BYTE, _MIN_CHARACTERS = 1000, 2**28
+_BATCH = 4096  # rows decoded at once
+
+
+class ParquetTable(NamedTuple):
+    """An open file.
+
+    Attributes:
+        path: the file.
+        columns: the names of its columns.
+        nested: those that hold neither text nor numbers, with their types.
+        class_names: for columns of class indices of a Hugging Face data set, the names.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    nested: dict[str, str]
+    class_names: dict[str, list[str]]
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+        """The rows with the text of some columns; "" for null.
+
+        Raises UserError if the file is damaged.
+        """
+        size = self.path.stat().st_size
+        limit = max(_MIN_CHARACTERS, _MAX_CHARACTERS_PER_BYTE * size)
+        try:
+            with _open(self.path, columns) as file:
+                if file.metadata.num_rows > max(_MIN_ROWS, _MAX_ROWS_PER_BYTE * size):
+                    raise UserError(f"{self.path}: declares {file.metadata.num_rows:,} rows in {size:,} bytes")
+                for batch in file.iter_batches(_BATCH, columns=list(columns), use_threads=False):
+                    texts = [self._texts(name, batch.column(name)) for name in columns]
+                    limit -= sum(len(text) for column in texts for text in column)
+                    if limit < 0:
+                        raise UserError(f"{self.path}: holds over 1,000 times as much text as its {size:,} bytes")
+                    for cells in zip(*texts, strict=True):
+                        yield dict(zip(columns, cells, strict=True))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _unreadable(self.path, error) from error
+
+    def _texts(self, name: str, values: pa.Array) -> list[str]:
+        if isinstance(values, pa.DictionaryArray):  # each text is decoded once and then shared
+            decoded = self._texts(name, values.dictionary)
+            return ["" if index is None else decoded[index] for index in values.indices.to_pylist()]
+        names = self.class_names.get(name)
+        if names is not None:
+            return [_class_name(value.as_py(), names) for value in values]
+        return [_as_text(value) for value in values]
+
+
+def open_parquet(path: Path) -> ParquetTable:
+    """Read the schema. Raises UserError if the file is not a parquet file."""
+    try:
+        with _open(path, ()) as file:
+            schema = file.schema_arrow
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    nested = {field.name: str(field.type) for field in schema if not _is_plain(field.type)}
+    return ParquetTable(path, tuple(schema.names), nested, _class_names(schema))
+
+
+def _open(path: Path, dictionaries: Sequence[str]) -> parquet.ParquetFile:
+    return parquet.ParquetFile(
+        path,
+        read_dictionary=list(dictionaries),  # a text that repeats takes memory once
+        pre_buffer=False,
+        page_checksum_verification=True,
+        arrow_extensions_enabled=False,
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+    return UserError(f"{path}: not a readable parquet file: {reason}")
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if kinds.is_dictionary(kind):
+        kind = kind.value_type
+    return not kinds.is_nested(kind)
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of Hugging Face's ClassLabel columns, from the schema's metadata."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {
+            name: [str(label) for label in feature["names"]]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _class_name(value: object, names: list[str]) -> str:
+    """The name of a class index.
+
+    -1, as in unlabelled test sets, is missing. A text is the name itself.
+    """
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return "" if value is None or value == -1 else str(value)
+
+
+def _as_text(value: pa.Scalar) -> str:
+    """A cell as text.
+
+    1.0 becomes 1, because pandas stores integers with missing values as floats.
+    """
+    try:
+        cell = value.as_py()
+    except UnicodeDecodeError:
+        cell = value.as_buffer().to_pybytes()
+    match cell:
+        case None:
+            return ""
+        case bool():
+            return str(cell).lower()
+        case bytes():
+            return cell.decode(errors="surrogateescape")
+        case float():
+            return "" if cell != cell else str(int(cell)) if cell.is_integer() else repr(cell)
+    return str(cell)
