@@ -32,10 +32,11 @@ from rgjax.command import CONFIG, run_with_config
 from rgjax.config import Config
 from rgjax.console import local_path
 from rgjax.data import display_name
+from rgjax.data.notes import recorded_notes
 from rgjax.errors import UserError, first_line
 from rgjax.report.summary import format_population, format_result
 from rgjax.sharding import is_first_process
-from rgjax.storage import manifest
+from rgjax.storage import manifest, provenance
 from rgjax.storage.files import cache_dir, digest, lock_run_dir
 from rgjax.training.trainer import Trial
 
@@ -60,6 +61,8 @@ def main(argv: list[str]) -> None:
     results = run_trials(config, workdir)
     if is_first_process():
         print(format_result(results[0]) if len(results) == 1 else format_population(results))
+        for note in recorded_notes(provenance.read(make_trials(config, workdir)[0].workdir)):
+            print(f"  note: {note}")
         print(f"\nall files: {workdir}")
 
 

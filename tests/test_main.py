@@ -12,12 +12,13 @@ import pytest
 from absl.testing import flagsaver
 
 from rgjax import main
-from rgjax.artifacts import refuse_another
+from rgjax.artifacts import read_result, refuse_another
 from rgjax.command import CONFIG, find_config_file, parse
 from rgjax.config import method_config
 from rgjax.errors import UserError
-from rgjax.storage.files import lock_run_dir
+from rgjax.storage.files import lock_run_dir, write_json
 from tests.crashes import PHASES, crash
+from tests.support.sweeps import Sweep
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
@@ -77,6 +78,16 @@ def test_a_run_prints_its_result_and_a_finished_one_is_not_run_again(tmp_path, c
     assert (tmp_path / "w" / "result.json").stat().st_mtime_ns == modified
     other_seed = refused(f"{DIGITS}:rg", *SMALL, "--config.seed=7", workdir)
     assert "holds a run with config.seed=0, not 7" in other_seed
+
+
+@pytest.mark.parametrize("notes", [[], ["3 files skipped: a, b, c", "2 texts cut at 64 tokens"]])
+def test_a_result_is_printed_with_the_notes_on_the_data(notes, tmp_path, capsys, monkeypatch):
+    folder = Sweep(tmp_path).run("a", "ce")
+    write_json(folder / "provenance.json", {"notes": [{"text": text} for text in notes]})
+    monkeypatch.setattr(main, "run_trials", lambda config, workdir: [read_result(workdir)])
+    run_here(DIGITS, f"--workdir={folder}")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("  note: ")] == [f"  note: {text}" for text in notes]
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):

@@ -1,7 +1,8 @@
 """Lengths of texts in tokens, and what a cut leaves unread."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,17 +39,25 @@ def text_length(max_length: int | str, lengths: np.ndarray, limit: int) -> int:
     return min(-(-covering // _MULTIPLE) * _MULTIPLE, limit)
 
 
-def note_cuts(ids: np.ndarray, lengths: np.ndarray, max_length: int) -> tuple[Note, ...]:
-    """The note on texts of more than `max_length` tokens.
+@dataclass
+class Cuts:
+    """Counts the texts of more than `max_length` tokens, as they are read."""
 
-    Args:
-        ids: names of the texts [N].
-        lengths: their tokens [N] without the cut.
-        max_length: tokens at which they are cut.
-    """
-    unread = np.maximum(lengths - max_length, 0).sum() / max(lengths.sum(), 1)
-    detail = f"{max_length} tokens, which leaves {percent(unread)} of all tokens unread"
-    return note("cut_text", ids[lengths > max_length], detail=detail)
+    max_length: int
+    names: list[str] = field(default_factory=list)
+    tokens: int = 0
+    unread: int = 0
+
+    def add(self, ids: Sequence[str] | np.ndarray, lengths: np.ndarray) -> None:
+        """Add texts by their names [N] and their tokens [N] without the cut."""
+        self.names += [str(ids[int(index)]) for index in np.flatnonzero(lengths > self.max_length)]
+        self.tokens += int(lengths.sum())
+        self.unread += int(np.maximum(lengths - self.max_length, 0).sum())
+
+    def notes(self) -> tuple[Note, ...]:
+        share = self.unread / max(self.tokens, 1)
+        detail = f"{self.max_length} tokens, which leaves {percent(share)} of all tokens unread"
+        return note("cut_text", self.names, detail=detail)
 
 
 def percent(share: float) -> str:

@@ -112,3 +112,10 @@ def notes_on(remarks: Iterable[tuple[object, Collection[str]]]) -> tuple[Note, .
         for kind in kinds:
             names_of[kind].append(name)
     return tuple(one for kind in KINDS for one in note(kind, names_of.get(kind, ())))
+
+
+def recorded_notes(provenance: dict[str, Any]) -> list[str]:
+    """The notes in the content of a provenance.json, a line each."""
+    notes = provenance.get("notes")  # absent in runs of older versions
+    notes = notes if isinstance(notes, list) else []
+    return [str(one["text"]) for one in notes if isinstance(one, dict) and "text" in one]

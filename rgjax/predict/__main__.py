@@ -159,11 +159,12 @@ def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "Pre
     Returns the numbers of predicted and of unreadable rows.
     """
     from rgjax.console import progress
+    from rgjax.data.lengths import Cuts
     from rgjax.data.notes import notes_on
 
     predicted, unreadable, kind = 0, 0, predictor.run.kind
     pending: list[tuple[list[str], Callable[[], Outputs]]] = []
-    remarks = []
+    remarks, cuts = [], Cuts(predictor.run.config.data.max_length)
     with progress(what="predict", unit=kind.removesuffix("s")) as bar:
         while chunk := list(islice(rows, predictor.batch_size * _BATCHES_READ[kind])):
             readable = [row for row in chunk if not row.fault]
@@ -174,7 +175,10 @@ def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "Pre
                     remarks.append((row.id, row.remarks))
             # The devices compute this chunk while the host writes the last one and reads the next.
             if readable:
-                pending.append(([row.id for row in readable], predictor.start([row.content for row in readable])))
+                ids = [row.id for row in readable]
+                contents, lengths = predictor.read([row.content for row in readable])
+                cuts.add(ids, lengths)
+                pending.append((ids, predictor.start_read(contents)))
             if len(pending) > 1:
                 ids, finish = pending.pop(0)
                 writer.write(ids, finish())
@@ -183,7 +187,7 @@ def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "Pre
             bar.update(len(chunk))
         for ids, finish in pending:
             writer.write(ids, finish())
-    for note in notes_on(remarks):
+    for note in (*notes_on(remarks), *cuts.notes()):
         _log.info(f"note: {note}")
     return predicted, unreadable
 

@@ -100,16 +100,28 @@ class Predictor:
 
     def start(self, inputs: Inputs) -> Callable[[], Outputs]:
         """Compute asynchronously; call the result to wait for the outputs."""
+        return self.start_read(self.read(inputs)[0])
+
+    def read(self, inputs: Inputs) -> tuple[np.ndarray | Tokens, np.ndarray]:
+        """Inputs as the network reads them, and the tokens [n] without the cut.
+
+        The latter are 0 for images.
+        """
         if not len(inputs):
             raise ValueError("no inputs")
-        read = self.word_pieces(np.array(inputs)) if self.word_pieces else self._images(inputs)
+        if self.word_pieces:
+            return self.word_pieces.read(np.array(inputs))
+        return self._images(inputs), np.zeros(len(inputs), np.int32)
+
+    def start_read(self, read: np.ndarray | Tokens) -> Callable[[], Outputs]:
+        """`start` for inputs that are read."""
         lengths = read.lengths if isinstance(read, Tokens) else np.zeros(len(read), int)
         order = in_batches(np.argsort(lengths, kind="stable"), self.batch_size)
         started = [self._forward(self._batch(read, indices)) for indices in order]
 
         def finish() -> Outputs:
             sorted_outputs = (np.concatenate([np.asarray(batch) for batch in x]) for x in zip(*started, strict=True))
-            back = np.argsort(order.ravel()[: len(inputs)])
+            back = np.argsort(order.ravel()[: len(lengths)])
             return Outputs(*(x[back] for x in sorted_outputs))
 
         return finish

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from scipy.special import stdtrit
 
+from rgjax.data.notes import recorded_notes
 from rgjax.report.runs import Entry, RunRecord, StudyPlan, format_settings
 
 Column: TypeAlias = tuple[str, str]  # ("BA", "") or ("AP", class)
@@ -115,6 +116,13 @@ class Study:
 
     def planned(self, entry: Entry, stage: int) -> int:
         return max(self.plan.get(entry, {}).get(stage, 0), len(self.runs_of(entry, stage)))
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes on the data, each once; with the number of runs if not all have it."""
+        started = [run.provenance for run in self.runs if run.provenance]
+        counts = Counter(note for recorded in started for note in dict.fromkeys(recorded_notes(recorded)))
+        return [note if n == len(started) else f"{note} ({n} of {len(started)} runs)" for note, n in counts.items()]
 
     @property
     def selected_by(self) -> str:

@@ -93,6 +93,8 @@ def markdown_page(title: str, progress: str, studies: Iterable[Study]) -> str:
         if differences := _markdown_differences(study):
             heading = "Paired difference to CE on the same seeds, in percentage points, with 95 % Student-t intervals"
             sections += [f"### {heading}", differences]
+        if study.notes:
+            sections += ["### Notes on the data", "\n".join(f"- {escape_markdown(note)}" for note in study.notes)]
     return "\n\n".join(sections) + "\n"
 
 

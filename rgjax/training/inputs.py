@@ -6,7 +6,7 @@ import numpy as np
 
 from rgjax.config import AUTO, Config
 from rgjax.data import Dataset
-from rgjax.data.lengths import note_cuts, text_length
+from rgjax.data.lengths import Cuts, text_length
 from rgjax.models.factory import bert_checkpoint, reads_text, word_pieces
 from rgjax.models.tokenizer import Tokens
 
@@ -35,5 +35,6 @@ def network_inputs(
     config = config.copy_and_resolve_references()
     with config.ignore_type():
         config.data.max_length = max_length
-    notes = note_cuts(dataset.ids, lengths, max_length)
-    return config, replace(dataset, notes=(*dataset.notes, *notes)), tokens.cut(max_length)
+    cuts = Cuts(max_length)
+    cuts.add(dataset.ids, lengths)
+    return config, replace(dataset, notes=(*dataset.notes, *cuts.notes())), tokens.cut(max_length)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rgjax.data.lengths import estimated_tokens, note_cuts, text_length
+from rgjax.data.lengths import Cuts, estimated_tokens, text_length
 
 
 @pytest.mark.parametrize(
@@ -35,15 +35,22 @@ def test_a_number_is_kept():
     assert text_length(100, np.array([300]), 512) == 100
 
 
+def notes_on(max_length, **lengths):
+    cuts = Cuts(max_length)
+    for name, length in lengths.items():
+        cuts.add([name], np.array([length], np.int32))
+    return cuts.notes()
+
+
 def test_the_note_has_the_cut_texts_and_the_unread_share():
-    [note] = note_cuts(np.array(["a", "b", "c"]), np.array([100, 20, 300], np.int32), 60)
+    [note] = notes_on(60, a=100, b=20, c=300)
     assert (note.kind, note.count, note.names) == ("cut_text", 2, ("a", "c"))
-    assert "2 texts cut at 60 tokens, which leaves 67 % of all tokens unread: a, c; --config.data.max_length" in str(
-        note
-    )
-    assert note_cuts(np.array(["a"]), np.array([60], np.int32), 60) == ()
-    [tiny] = note_cuts(np.array(["a", "b"]), np.array([1000, 21], np.int32), 999)
+    assert str(note).startswith("2 texts cut at 60 tokens, which leaves 67 % of all tokens unread: a, c; --config.data")
+    assert notes_on(60, a=60) == notes_on(60) == ()
+    [tiny] = notes_on(999, a=1000, b=21)
     assert "leaves 0.098 % of all tokens unread" in str(tiny)
+    [huge] = notes_on(3, a=1000)
+    assert "leaves 99.7 % of all tokens unread" in str(huge)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,22 @@ def test_neighbors_are_empty_without_the_data_set(of_digits, photos, capsys, mon
     assert [table(out)[0][f"neighbor_{i}"] for i in (1, 2, 3)] == ["", "", ""]
 
 
+def test_texts_that_are_cut_are_noted_at_the_end(of_text, tmp_path, capsys):
+    lines = ["profit rose .", "profit " * 30, "flat w1 .", "fell " * 40]  # the run cuts at 20 tokens
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    command(of_text, tmp_path / "lines.txt", "--neighbors=0")
+    out, err = capsys.readouterr()
+    assert len(table(out)) == 4
+    note, end = err.splitlines()[-2:]
+    cut = (30 + 2 - 20 + 40 + 2 - 20) / (5 + 32 + 5 + 42)  # with [CLS] and [SEP]
+    assert note.startswith(
+        f"note: 2 texts cut at 20 tokens, which leaves {100 * cut:.2g} % of all tokens unread: 2, 4;"
+    )
+    assert end == "predicted 4 of 4"
+    command(of_text, "--text=profit rose .", "--neighbors=0")
+    assert "note:" not in capsys.readouterr().err
+
+
 def test_sentences_are_read_from_lines_tables_and_the_command_line(of_text, tmp_path, capsys):
     (tmp_path / "lines.txt").write_bytes("profit rose\r\n\nprofit fell .\nna\xefve".encode("latin-1"))
     (tmp_path / "table.csv").write_text("id,text\nx7,profit rose\n,flat\n")

@@ -32,7 +32,8 @@ def report_of(folder, text, name):
     for path in sweep.folder.rglob("result.json"):
         change(path, dataset=text, method=text)
     for path in sweep.folder.rglob("provenance.json"):
-        change(path, git={"commit": text}, packages={text: text}, devices=[text], fingerprints={text: text})
+        change(path, git={"commit": text}, packages={text: text}, devices=[text], fingerprints={text: text},
+               notes=[{"text": text}])  # fmt: skip
     for path in sweep.folder.rglob("groups"):
         (path / f"{name}.md").write_text(f"# {text}\n\n| | |\n|---|---|\n| central | {text} |\n")
         Image.new("RGB", (8, 8)).save(path / f"{name}.png")
