@@ -13,11 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import given, note
 from hypothesis import strategies as st
 from PIL import Image
 
 from rgjax.data import images, text
+from rgjax.data.columns import Columns
 from rgjax.data.ham10000 import read_download
 from rgjax.data.notes import KINDS, Note
 from rgjax.errors import UserError
@@ -142,7 +145,14 @@ def written_by_csv(rows, delimiter, ending, **how):
     return file.getvalue()
 
 
-# Rows, the first of which is the header, as a table's text.
+def parquet(rows):
+    file = pa.BufferOutputStream()
+    columns = {name: [row[number] for row in rows[1:]] for number, name in enumerate(rows[0])}
+    pq.write_table(pa.table(columns), file, row_group_size=3)
+    return file.getvalue().to_pybytes()
+
+
+# Rows, the first of which is the header, as a table's content.
 FORMATS = {
     "comma.csv": lambda rows: written_by_csv(rows, ",", "\r\n"),
     "semicolon.csv": lambda rows: written_by_csv(rows, ";", "\n"),
@@ -151,30 +161,52 @@ FORMATS = {
     "naive.csv": lambda rows: "\n".join(",".join(row) for row in rows),
     "plain.tsv": lambda rows: "\n".join("\t".join(row) for row in rows) + "\n",
     "quoted.tsv": lambda rows: written_by_csv(rows, "\t", "\n"),
+    "table.parquet": parquet,
     "lines.jsonl": lambda rows: "\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]),
     "blank.jsonl": lambda rows: "\n\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]),
 }
 
 
-@given(ROWS, st.sampled_from(sorted(FORMATS)), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]), st.booleans())
-def test_tables_of_sentences(rows, name, encoding, stop):
+# Lines that do not belong into a table, with the number of rows that a user sees in them.
+LINES = {"": 0, "one": 1, "a,b,c,d,e": 1, '"open': 1, "#": 1, "text,label": 1, '{"text": 1': 1, '{"label": "x"}': 1}
+SOME_LINES = st.lists(st.tuples(st.sampled_from(sorted(LINES)), st.integers(1, 9)), max_size=2)
+
+
+def write_table(table: Path, rows, lines=(), encoding="utf-8") -> int:
+    """Write a table of sentences and foreign lines; returns the number of rows."""
+    written = FORMATS[table.name]([("text", "label"), *rows])
+    if isinstance(written, bytes):
+        table.write_bytes(written)
+        return len(rows)
+    of_table = written.splitlines(keepends=True)
+    for line, index in lines:
+        of_table.insert(index, line + "\n")
+    note("".join(of_table))
+    table.write_bytes("".join(of_table).encode(encoding))
+    return len(rows) + sum(LINES[line] for line, _ in lines)
+
+
+@given(
+    ROWS,
+    SOME_LINES,
+    st.sampled_from(sorted(FORMATS)),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from(["stop", "skip"]),
+)
+def test_tables_of_sentences(rows, lines, name, encoding, unreadable):
     rows = [*WHOLE, *rows]
     with TemporaryDirectory() as place:
         table = Path(place) / name
-        table.write_bytes(FORMATS[name]([("text", "label"), *rows]).encode(encoding))
-        note(table.read_bytes().decode(encoding))
+        there = write_table(table, rows, lines, encoding)
 
         def read():
-            config = data_config("text", manual_dir=str(table), unreadable="stop" if stop else "skip")
-            source = text.load(config)
+            source = text.load(data_config("text", manual_dir=str(table), unreadable=unreadable))
             labels = [source.class_names[label] for label in source.labels]
-            sentences = list(zip(source.inputs.tolist(), labels, strict=True))
-            assert {(sentence.strip(), label) for sentence, label in sentences} <= {
-                (sentence.strip(), label.strip()) for sentence, label in rows
-            }
-            return len(sentences), source.notes
+            sentences = {(sentence, label.strip()) for sentence, label in zip(source.inputs, labels, strict=True)}
+            assert sentences <= {(sentence, label.strip()) for sentence, label in rows}
+            return len(labels), source.notes
 
-        account(read, len(rows), table)
+        account(read, there, table)
 
 
 PATHS = ["{}.png", "./{}.png", "deep\\{}.png", "deep/{}.png", "{}.PNG", "gone{}.png", "cut.png", "deep", "", "0.png"]
@@ -230,19 +262,19 @@ def test_downloads_of_ham10000(faults):
 # Inputs of predictions: one output for each input
 
 
-@given(ROWS, st.sampled_from(sorted(FORMATS)))
-def test_predictions_of_tables_of_sentences(rows, name):
+@given(ROWS, SOME_LINES, st.sampled_from(sorted(FORMATS)))
+def test_predictions_of_tables_of_sentences(rows, lines, name):
     rows = [*WHOLE, *rows]
     with TemporaryDirectory() as place:
         table = Path(place) / name
-        table.write_text(FORMATS[name]([("text", "label"), *rows]), newline="")
-        note(table.read_text())
-        outputs = list(inputs.sentences([str(table)]))
+        there = write_table(table, rows, lines)
+        outputs = list(inputs.sentences([str(table)], (), Columns()))
     assert all(row.fault.isprintable() for row in outputs)
     if len(outputs) == 1 and outputs[0].fault:
         assert str(table) in outputs[0].fault
         return
-    assert len(outputs) == len(rows)
+    passed = "text,label" in [line for line, _ in lines]  # a repeated header is no input
+    assert there - passed * len(lines) <= len(outputs) <= there
     assert {row.content for row in outputs if not row.fault} <= {sentence for sentence, _ in rows}
 
 
@@ -257,6 +289,6 @@ def test_predictions_of_folders_of_images(faults):
         for number, (name, _) in enumerate(faults, start=10):
             made = IN_FOLDERS[name](folder, folder, number)
             given_images += made and name not in NOT_GIVEN
-        outputs = list(inputs.images([str(folder)], 4))
+        outputs = list(inputs.images([str(folder)], 4, Columns()))
     assert len([row for row in outputs if row.id]) == given_images
     assert all(row.fault.isprintable() for row in outputs)
