@@ -73,7 +73,8 @@ def progress(steps=None, what: str = "", total: int | None = None, *, unit: str,
 
 def _is_first_process() -> bool:
     jax = sys.modules.get("jax")  # a process that has not imported it is alone
-    return jax is None or jax.process_index() == 0
+    # Only a connected process asks for its number, as that starts the devices.
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def table(rows: Iterable[Sequence[object]], align: str, *, indent: str = "  ") -> str:

@@ -35,9 +35,10 @@ from rgjax.data import display_name
 from rgjax.data.notes import recorded_notes
 from rgjax.errors import UserError, first_line
 from rgjax.report.summary import format_population, format_result
-from rgjax.sharding import is_first_process
+from rgjax.sharding import is_first_process, require_devices
 from rgjax.storage import manifest, provenance
-from rgjax.storage.files import cache_dir, digest, lock_run_dir
+from rgjax.storage.files import digest, lock_run_dir
+from rgjax.storage.programs import cache_programs
 from rgjax.training.trainer import Trial
 
 _log = python_logging.getLogger("rgjax")  # __name__ is "__main__" in a command
@@ -57,7 +58,8 @@ def main(argv: list[str]) -> None:
     settings.validate(config)
     connect_processes()
     workdir = local_path(_WORKDIR.value) if _WORKDIR.value else default_workdir(config)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
+    require_devices()
+    cache_programs()
     results = run_trials(config, workdir)
     if is_first_process():
         print(format_result(results[0]) if len(results) == 1 else format_population(results))

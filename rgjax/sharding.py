@@ -11,9 +11,22 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rgjax.console import progress
-from rgjax.errors import UserError
+from rgjax.errors import UserError, first_line
 
 TRIAL, AXIS = "trial", "data"  # mesh axes: over the trials of a population, over the examples of a batch
+
+
+def require_devices() -> None:
+    """Let JAX find its devices. Raises UserError if its platform cannot be had."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platform = jax.config.jax_platforms or ""
+        reason = first_line(error).partition(" (set JAX_PLATFORMS")[0] if str(error) else "JAX has no such devices here"
+        raise UserError(
+            f"JAX_PLATFORMS={platform}: cannot be used: {reason}; set JAX_PLATFORMS=cpu, or unset it, or install what "
+            "the platform needs (the extra cuda12 or tpu)"
+        ) from error
 
 
 def make_mesh(devices: Sequence[Any], *, trials: int, batch_size: int) -> Mesh:

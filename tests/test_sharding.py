@@ -8,11 +8,12 @@ from flax import nnx
 
 from rgjax.encoders.bert import encode_tokens
 from rgjax.encoders.clip import clip
+from rgjax.errors import UserError
 from rgjax.models.packing import mean_tokens
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import Tokens
 from rgjax.models.transformer import Bert, bert_config
-from rgjax.sharding import in_batches, over_devices
+from rgjax.sharding import in_batches, over_devices, require_devices
 
 
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (6, 3), (2, 5), (1, 1)])
@@ -53,3 +54,20 @@ def test_features_do_not_depend_on_the_number_of_devices(eight_devices, monkeypa
 
     for ours, expected in zip(features(4), features(1), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (AssertionError(), "JAX has no such devices here"),
+        (RuntimeError("Unable to initialize backend 'gpux' (set JAX_PLATFORMS='' to choose)"), "backend 'gpux'; set"),
+    ],
+)
+def test_a_platform_that_cannot_be_had_is_one_line(error, reason, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(UserError, match=r"JAX_PLATFORMS=.*cannot be used: .*set JAX_PLATFORMS=cpu") as raised:
+        require_devices()
+    assert reason in str(raised.value)

@@ -94,8 +94,8 @@ def decode_files(images: Sequence[Path | Packed], image_size: int) -> DecodedFil
     files = _states(images)
     pixels_path = cache_dir() / "images" / f"{digest('own-images-v2', image_size, repr(files))}.npy"
     faults_path = pixels_path.with_suffix(".npz")
-    if not pixels_path.exists():
-        faults_path.unlink(missing_ok=True)
+    if faults_path.exists() and not pixels_path.exists():
+        faults_path.unlink()
     known = cached_arrays(faults_path, lambda: _decode_to(pixels_path, images, image_size))
     try:
         pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)[: np.count_nonzero(known["faults"] == "")]

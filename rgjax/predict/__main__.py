@@ -43,7 +43,6 @@ from typing import TYPE_CHECKING
 from rgjax.command import Parser, run
 from rgjax.console import local_path
 from rgjax.errors import UserError
-from rgjax.storage.files import cache_dir
 
 if TYPE_CHECKING:
     from rgjax.predict.inputs import InputRow
@@ -61,14 +60,16 @@ def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     options = parse(argv)
     # Imported here and below because they take seconds: a mistyped option is reported at once.
-    import jax
     from absl import logging
 
     from rgjax.predict.predictor import Predictor
     from rgjax.predict.writer import PredictionWriter, open_output
+    from rgjax.sharding import require_devices
+    from rgjax.storage.programs import cache_programs
 
     logging.set_verbosity(logging.WARNING)  # Orbax logs its settings
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
+    require_devices()
+    cache_programs()
     settings = {name: getattr(options, name) for name in ("aggregate", "batch_size", "checkpoint")}
     if options.export:
         from rgjax.predict.export import export

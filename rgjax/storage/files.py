@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from rgjax.console import local_path
 from rgjax.errors import UserError
 
 _log = logging.getLogger(__name__)
+_OTHER_CACHE = "set RGJAX_CACHE to a folder with space that can be written"
 
 
 @contextlib.contextmanager
@@ -40,16 +42,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)  # else a power failure may undo the renaming
     except OSError as error:
-        if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
+        name = str(path.parent if error.filename is None else error.filename)
+        if not (name.startswith(str(path.parent)) or Path(name) in path.parents):
             raise
         reason = error.strerror or f"the disk may be full ({error})"
-        fix = "fix this"
-        if cache_dir() in path.parents:
-            fix += ", or set RGJAX_CACHE to a folder with more space,"
+        fix = f"fix this, or {_OTHER_CACHE}," if _is_cached(path) else "fix this"
         raise UserError(f"{path}: cannot be written: {reason}; {fix} and rerun the same command to resume") from error
     finally:
         if temporary != path:
             temporary.unlink(missing_ok=True)
+
+
+def _is_cached(path: Path) -> bool:
+    with contextlib.suppress(UserError):
+        return cache_dir() in path.parents
+    return False
 
 
 def _sync(path: Path) -> None:
@@ -127,8 +134,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray] | None:
             if file.zip.comment not in (b"", _complete(len(file.files))):
                 raise ValueError("arrays are missing")
             return dict(file)
-    except (FileNotFoundError, PermissionError):
-        if path.exists():
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        if os.path.exists(path):  # without an error for a folder that cannot be entered
             raise
         return None
     except Exception as error:  # a corrupted archive fails in many ways
@@ -148,12 +155,17 @@ def cached_arrays(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> d
     """The arrays in a cached .npz file; computed and stored if it is missing.
 
     The name of the file identifies its content. If several processes ask at the same time, one computes and the others
-    wait. If the disk is full, the arrays are returned without being stored.
+    wait. If the disk is full or the folder cannot be written, the arrays are returned without being stored.
     """
     if (arrays := read_npz(path)) is not None:
         return arrays
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock")))
+        except OSError as error:
+            _log.warning(f"not cached: {path.parent}: {error.strerror}; {_OTHER_CACHE}")
+            return compute()
         if (arrays := read_npz(path)) is not None:
             return arrays
         arrays = compute()
@@ -212,7 +224,15 @@ def newest_step(checkpoints: Path) -> int:
 
 
 def cache_dir() -> Path:
-    """The folder of all caches: $RGJAX_CACHE, or `rgjax` in the user's cache."""
+    """The folder of all caches: $RGJAX_CACHE, or `rgjax` in the user's cache.
+
+    Raises UserError if the user has no home.
+    """
     if root := os.environ.get("RGJAX_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rgjax"
+        return local_path(root)
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # By the specification of XDG, a relative path is ignored.
+        return (root if root.is_absolute() else Path.home() / ".cache") / "rgjax"
+    except RuntimeError as error:
+        raise UserError("HOME: not set, and the user is unknown; set RGJAX_CACHE to a folder for caches") from error

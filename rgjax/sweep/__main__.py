@@ -29,6 +29,8 @@ Options:
     --keep=all|reported|none   runs whose checkpoints stay on disk; reported: those of stage 2 (reported)
 """
 
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -73,10 +75,13 @@ def main(argv: list[str]) -> None:
     resources = parse_resources(_RESOURCES.value)
     print(plan_table(plan))
     if _DRY_RUN.value:
+        check_platform()
         print(f"\n{cost_table(plan.all_runs(), keeps_checkpoints, local_slots(_WORKERS.value))}")
         return
 
     def make_launcher() -> Launcher:
+        if _LAUNCHER.value == "local":
+            check_platform()
         check_data(plan)
         return LAUNCHERS[_LAUNCHER.value](plan.root, _WORKERS.value, resources)
 
@@ -163,6 +168,17 @@ def numbers(flag: str, words: Sequence[str]) -> list[float]:
         return [float(word) for word in words]
     except ValueError as error:
         raise UserError(f"{flag}={','.join(words)}: not numbers; write e.g. {flag}=0.003,0.01") from error
+
+
+def check_platform() -> None:
+    """Raise UserError if the workers of this machine would not get JAX_PLATFORMS."""
+    if os.environ.get("JAX_PLATFORMS", "") in ("", "cpu"):
+        return
+    # In a process of its own, because this one would claim the devices of its workers.
+    code = "from rgjax.sharding import require_devices; require_devices()"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, errors="replace")
+    if process.returncode:
+        raise UserError(process.stderr.strip().rpartition("\n")[2].rpartition("UserError: ")[2])
 
 
 def check_data(plan: SweepPlan) -> None:

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 
 from rgjax import console
 from rgjax.errors import UserError
-from rgjax.storage.files import cache_dir, lock_run_dir, read_json_object, write_json
+from rgjax.storage.files import lock_run_dir, read_json_object, write_json
 
 
 def train_runs(workdirs: Sequence[str], cwd: str) -> None:
@@ -55,13 +55,15 @@ def train_runs(workdirs: Sequence[str], cwd: str) -> None:
 
 def _train(folders: Sequence[Path]) -> None:
     # Imported here: the sweep itself, which imports this module, starts without JAX, and an idle worker needs none.
-    import jax
     from ml_collections import ConfigDict
 
     from rgjax import experiment
+    from rgjax.sharding import require_devices
+    from rgjax.storage.programs import cache_programs
     from rgjax.training.trainer import Trial
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
+    require_devices()
+    cache_programs()
     trials = [Trial(ConfigDict(json.loads((folder / "config.json").read_text())), folder) for folder in folders]
     experiment.run_population(trials)
 

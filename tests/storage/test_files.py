@@ -3,6 +3,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rgjax.storage.files import (
     write_json,
     write_npz,
 )
+from rgjax.storage.programs import cache_programs
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
@@ -80,6 +82,40 @@ def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("RGJAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_dir() == tmp_path / "rgjax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert cache_dir() == tmp_path / "me" / ".cache" / "rgjax"
+    monkeypatch.setenv("RGJAX_CACHE", "~/caches")
+    assert cache_dir() == tmp_path / "me" / "caches"
+
+
+def test_a_user_without_a_home_is_told_of_rgjax_cache(monkeypatch, tmp_path):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("RGJAX_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(UserError, match="set RGJAX_CACHE"):
+        cache_dir()
+    with pytest.raises(UserError, match="cannot be written: "), atomic_path(tmp_path / "file" / "x"):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "rgjax"
+
+
+@pytest.mark.parametrize("root", ["/dev/null", "/proc/nowhere"])
+def test_without_a_writable_cache_arrays_are_computed(root, monkeypatch, capsys):
+    monkeypatch.setenv("RGJAX_CACHE", root)
+    arrays = cached_arrays(cache_dir() / "features" / "k.npz", lambda: {"eye": np.eye(2)})
+    np.testing.assert_array_equal(arrays["eye"], np.eye(2))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert root in line and "set RGJAX_CACHE" in line
+    with pytest.raises(UserError, match=f"{root}.* set RGJAX_CACHE"), atomic_path(cache_dir() / "images" / "k.npy"):
+        pass
+    cache_programs()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "compiled programs are not cached" in line and "set RGJAX_CACHE" in line
 
 
 ARRAYS = {"a": np.arange(100, dtype=np.int32), "names": np.array(["x", "yyy"]), "none": np.zeros((0, 3))}
