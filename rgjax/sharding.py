@@ -1,5 +1,6 @@
 """Mesh construction, placement of arrays, and functions mapped over batches."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from math import gcd
 from typing import Any
@@ -21,7 +22,7 @@ def require_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        platform = jax.config.jax_platforms or ""
+        platform = os.environ.get("JAX_PLATFORMS", "")
         reason = first_line(error).partition(" (set JAX_PLATFORMS")[0] if str(error) else "JAX has no such devices here"
         raise UserError(
             f"JAX_PLATFORMS={platform}: cannot be used: {reason}; set JAX_PLATFORMS=cpu, or unset it, or install what "
