@@ -7,8 +7,8 @@ splits, e.g. train.csv and test.csv. A TABLE (.csv, .tsv, .jsonl, .json, .parque
 text,label, and optionally group, split and id.
 
 Reports, as training would see the data: examples per class and split, pseudo-classes per class under regrouping, image
-sizes and modes or sentence lengths, unreadable files, and duplicates (in one class, with different labels, in different
-splits). The last line is the command that trains on the data.
+sizes and modes, or lengths of texts with a length at which to cut them, unreadable files, and duplicates (in one class,
+with different labels, in different splits). The last line is the command that trains on the data.
 
 Options:
 
@@ -29,13 +29,14 @@ from typing import Any
 import numpy as np
 
 from rgjax.command import Parser, run
-from rgjax.config import BERT_FINETUNING, FIELDS, method_config
+from rgjax.config import AUTO, BERT_FINETUNING, FIELDS, method_config
 from rgjax.console import progress
 from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images, list_sentences, normal_form
 from rgjax.data.dataset import Source
 from rgjax.data.decode import Encoded, Examined, Unreadable, examine
 from rgjax.data.images import map_in_threads
+from rgjax.data.lengths import BERT_TOKENS, Cuts, text_length, token_lengths
 from rgjax.data.listing import Listing
 from rgjax.data.notes import notes_on
 from rgjax.data.places import locate
@@ -45,6 +46,7 @@ from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
 
 _RULE, _THRESHOLD = FIELDS["regroup.rule"], FIELDS["regroup.threshold"]
+_MAX_LENGTH = FIELDS["data.max_length"].default
 _BATCH_SIZE = {"images": FIELDS["train.batch_size"].default, "text": BERT_FINETUNING["train.batch_size"]}
 _DUPLICATES = {
     "in one class": "duplicates in one class",
@@ -98,6 +100,8 @@ def inspect(
         splits = _split_names(source)
         options = [f"--config.data.columns={columns.spec}"] if columns.names else []
         options += ["--config.data.unreadable=skip"] if properties["unreadable"] else []
+        if (max_length := properties.get("max_length", 0)) > _MAX_LENGTH:
+            options.append(f"--config.data.max_length={max_length}")
         command = _training_command(name, kind, splits.count("train"), rule, threshold, options)
     except UserError as error:
         problem = str(error)
@@ -156,16 +160,28 @@ def _examine_images(listing: Listing) -> tuple[Listing, list[str], dict[str, Any
 
 
 def _examine_sentences(listing: Listing[str]) -> tuple[Listing, list[str], dict[str, Any]]:
+    tokens, counted = token_lengths(listing.items)
+    max_length = text_length(AUTO, tokens, BERT_TOKENS)
+    cuts = Cuts(max_length)
+    cuts.add(listing.ids, tokens)
     properties = {
-        "words": _range([len(text.split()) for text in listing.items]),
+        "words": _quantiles([len(text.split()) for text in listing.items]),
+        "tokens" if counted else "estimated tokens": _quantiles(tokens),
         "characters": _range([len(text) for text in listing.items]),
+        "max_length": max_length,
         "unreadable": dict(listing.faults),
     }
+    listing = replace(listing, notes=(*listing.notes, *cuts.notes()))
     return listing, [hashlib.sha256(normal_form(text).encode()).hexdigest() for text in listing.items], properties
 
 
 def _range(values: Sequence[int]) -> dict[str, float]:
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+
+
+def _quantiles(values: Sequence[int] | np.ndarray) -> dict[str, float]:
+    p90, p99 = np.quantile(values, (0.9, 0.99), method="inverted_cdf").tolist()
+    return _range(np.asarray(values).tolist()) | {"p90": p90, "p99": p99}
 
 
 def _split_names(source: Source) -> list[str]:
@@ -250,10 +266,13 @@ def readable(report: dict[str, Any]) -> str:
         lines.append(f"  pseudo-classes under RG: {sum(counts['groups'] for counts in classes.values())}")
     if "modes" in report:
         lines.append("  modes: " + ", ".join(f"{mode} {number}" for mode, number in report["modes"].items()))
-    for name in ("widths", "heights", "words", "characters"):
+    for name in ("widths", "heights", "words", "tokens", "estimated tokens", "characters"):
         if name in report:
             values = report[name]
-            lines.append(f"  {name}: {values['min']} to {values['max']}, median {values['median']:g}")
+            most = f"; 90 % up to {values['p90']}, 99 % up to {values['p99']}" if "p90" in values else ""
+            lines.append(f"  {name}: {values['min']} to {values['max']}, median {values['median']:g}{most}")
+    if "max_length" in report:
+        lines.append(f"  recommended data.max_length: {report['max_length']} tokens")
     for where, heading in _DUPLICATES.items():
         if sets := report["equal"][where]:
             lines.append(f"  {heading} ({len(sets)}): " + first_few(" = ".join(ids) for ids in sets))

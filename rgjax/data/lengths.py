@@ -8,6 +8,7 @@ import numpy as np
 
 from rgjax.config import AUTO
 from rgjax.data.notes import Note, note
+from rgjax.storage import hub
 
 BERT_TOKENS = 512  # what bert-base-uncased reads
 _MULTIPLE, _COVERED = 64, 0.99
@@ -20,6 +21,22 @@ _PIECE = re.compile(r"[\u2e80-\ua4cf\uac00-\ud7af]|\w{1,6}|[^\w\s]")
 def estimated_tokens(texts: Iterable[str]) -> np.ndarray:
     """Estimate the tokens of texts [N], [CLS] and [SEP] included."""
     return np.array([2 + len(_PIECE.findall(text)) for text in texts], np.int32)
+
+
+def token_lengths(texts: Sequence[str]) -> tuple[np.ndarray, bool]:
+    """Tokens of texts [N], [CLS] and [SEP] included, and whether they are exact.
+
+    They are counted if the tokenizer of bert-base-uncased is in the Hugging Face hub's cache on disk, else estimated.
+    """
+    path = hub.cached("bert-base-uncased", "tokenizer.json")
+    if path is None:
+        return estimated_tokens(texts), False
+    from tokenizers import Tokenizer  # imported here, as few need it
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return np.array([len(encoding) for encoding in tokenizer.encode_batch(list(texts))], np.int32), True
 
 
 def text_length(max_length: int | str, lengths: np.ndarray, limit: int) -> int:

@@ -67,6 +67,15 @@ def fetch(repository: str, file: str, kind: str = "model") -> Path:
     return path
 
 
+def cached(repository: str, file: str) -> Path | None:
+    """The local path of a repository's file in the cache on disk; None without it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, revision = _revision(repository)
+    path = try_to_load_from_cache(name, file, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
 def _revision(repository: str) -> tuple[str, str | None]:
     name, _, revision = repository.partition("@")
     return name, revision or PINNED.get(name)

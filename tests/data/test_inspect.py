@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
 from rgjax import experiment
 from rgjax.config import method_config
@@ -138,7 +139,7 @@ def test_the_report_on_sentences_matches_a_run(news, tmp_path):
     table, settings = news
     report = inspect(str(table))
     assert report["split"] == "grouped"
-    assert report["words"] == {"min": 1, "median": 8, "max": 8}
+    assert report["words"] == {"min": 1, "median": 8, "max": 8, "p90": 8, "p99": 8}
     assert report["equal"] == {
         "in one class": [["59", "60"]],
         "in several classes": [["57", "58"]],
@@ -148,6 +149,40 @@ def test_the_report_on_sentences_matches_a_run(news, tmp_path):
     task = prepared(method_config("rg", settings), tmp_path / "w")
     assert task.dataset.name == "news"
     check_counts(report, task)
+
+
+def lengths_table(folder, *words):
+    """A table of 100 texts; the i-th has `words[i % len(words)]` words."""
+    rows = [f"a{i} {' '.join(['profit'] * (words[i % len(words)] - 1))},{'ab'[i % 3 // 2]}" for i in range(100)]
+    (folder / "table.csv").write_text("\n".join(["text,label", *rows]))
+    return str(folder / "table.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "recommended", "cut"), [((9,), 64, 0), ((200,), 256, 0), ((9, 9, 9, 9, 300), 320, 0), ((9, 700), 512, 50)]
+)
+def test_lengths_of_texts_lead_to_a_recommendation(words, recommended, cut, tmp_path):
+    report = inspect(lengths_table(tmp_path, *words))
+    assert report["words"]["max"] == report["words"]["p99"] == max(words)
+    assert report["estimated tokens"]["max"] == max(words) + 2  # with [CLS] and [SEP]
+    assert report["max_length"] == recommended
+    assert ("--config.data.max_length=" in report["next"]) == (recommended > 64)
+    assert str(recommended) in report["next"] or recommended == 64
+    assert [note["count"] for note in report["notes"] if note["kind"] == "cut_text"] == ([cut] if cut else [])
+    text = readable(report)
+    assert f"recommended data.max_length: {recommended} tokens" in text
+    assert f"words: {min(words)} to {max(words)}, median" in text and f"99 % up to {max(words)}\n" in text
+
+
+def test_tokens_are_counted_by_a_tokenizer_that_is_there(tmp_path, monkeypatch):
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "pro", "##fit"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    BertWordPieceTokenizer(str(tmp_path / "vocab.txt")).save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr("rgjax.storage.hub.cached", lambda repository, file: tmp_path / file)
+    report = inspect(lengths_table(tmp_path, 9, 100))
+    assert report["tokens"]["max"] == 201 and "estimated tokens" not in report
+    assert report["max_length"] == 256
+    assert "  tokens: 19 to 201, median 110; 90 % up to 201, 99 % up to 201" in readable(report)
 
 
 @pytest.mark.parametrize(
