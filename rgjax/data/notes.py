@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from rgjax.errors import one_line
+
 _FEW = 5  # names that a note keeps
 
 
@@ -85,7 +87,7 @@ class Note:
         names = f": {', '.join((*self.names, *more))}" if self.names else ""
         fix = f"; {kind.fix}" if kind.fix else ""
         fact = f"{kind.fact} {self.detail}".strip()
-        return f"{self.count} {kind.noun}{'' if self.count == 1 else 's'} {fact}{names}{fix}"
+        return one_line(f"{self.count} {kind.noun}{'' if self.count == 1 else 's'} {fact}{names}{fix}")
 
     def as_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "count": self.count, "names": list(self.names), "text": str(self)}

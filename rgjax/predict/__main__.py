@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING
 
 from rgjax.command import Parser, run
 from rgjax.console import local_path
-from rgjax.errors import UserError
+from rgjax.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from rgjax.predict.inputs import InputRow
@@ -171,7 +171,7 @@ def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "Pre
             readable = [row for row in chunk if not row.fault]
             for row in chunk:
                 if row.fault:
-                    _log.warning(row.fault)
+                    _log.warning(one_line(row.fault))
                 if row.remarks:
                     remarks.append((row.id, row.remarks))
             # The devices compute this chunk while the host writes the last one and reads the next.
