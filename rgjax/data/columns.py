@@ -4,9 +4,10 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from rgjax.data.decode import SUFFIXES
+from rgjax.data.paths import find_file
 from rgjax.errors import UserError, first_few, unknown
 
 ROLES = ("text", "path", "label", "group", "split", "id")
@@ -77,18 +78,22 @@ class Columns:
                 roles[role] = column
         return roles
 
-    def proposal(self, table: Sequence[str], missing: Sequence[str], sample: Sequence[Mapping[str, str]]) -> str:
+    def proposal(
+        self, table: Sequence[str], missing: Sequence[str], sample: Sequence[Mapping[str, str]], folder: Path
+    ) -> str:
         """The option that maps the missing roles; "" if no columns seem to be meant.
 
         Args:
             table: the names of the columns.
             missing: the roles without a column.
             sample: some rows, column -> value.
+            folder: where the table lies.
         """
         names = dict(self.resolve(table))
         for role in missing:
-            free = [column for column in table if column and column not in names.values()]
-            column = _usual(role, free) or _by_content(role, free, sample)
+            taken = {column for other, column in names.items() if other != "id"}  # an id may be the name of an image
+            free = [column for column in table if column and column not in taken]
+            column = _usual(role, free) or _by_content(role, free, sample, folder)
             if not column:
                 return ""
             names[role] = column
@@ -96,11 +101,17 @@ class Columns:
         return shlex.quote(f"{self.flag}={replace(self, names=mapped).spec}")
 
 
-def content_role(table: Sequence[str], sample: Sequence[Mapping[str, str]]) -> str:
-    """Whether a table without the columns text and path seems to hold texts or paths."""
+def content_role(table: Sequence[str], sample: Sequence[Mapping[str, str]], folder: Path) -> str:
+    """Whether a table without the columns text and path seems to hold texts or paths.
+
+    Args:
+        table: the names of its columns.
+        sample: some rows, column -> value.
+        folder: where it lies.
+    """
     if _usual("text", table):
         return "text"
-    return "path" if _usual("path", table) or _by_content("path", table, sample) else "text"
+    return "path" if _usual("path", table) or _by_content("path", table, sample, folder) else "text"
 
 
 def _match(name: str, table: Iterable[str]) -> str | None:
@@ -115,14 +126,21 @@ def _usual(role: str, table: Iterable[str]) -> str:
     return next((by_name[name] for name in _USUAL.get(role, "").split() if name in by_name), "")
 
 
-def _by_content(role: str, table: Sequence[str], sample: Sequence[Mapping[str, str]]) -> str:
+def _by_content(role: str, table: Sequence[str], sample: Sequence[Mapping[str, str]], folder: Path) -> str:
     """The column whose values look like a role's: image files, long texts, few labels."""
     values = {column: [row[column] for row in sample if row.get(column)] for column in table}
     values = {column: cells for column, cells in values.items() if cells and column not in cells}
     if role == "path":
-        images = (c for c, cells in values.items() if all(PurePath(cell).suffix.lower() in SUFFIXES for cell in cells))
-        return next(images, "")
+        return next((c for c, cells in values.items() if all(_is_image(cell, folder) for cell in cells[:3])), "")
     if role == "text":
         return max(values, key=lambda column: sum(map(len, values[column])) / len(values[column]), default="")
     repeated = {c: len(set(cells)) for c, cells in values.items() if 1 < len(set(cells)) < len(cells)}
     return min(repeated, key=lambda column: repeated[column], default="")
+
+
+def _is_image(name: str, folder: Path) -> bool:
+    """Whether a cell names an image by its suffix or as a file that is there."""
+    try:
+        return PurePath(name).suffix.lower() in SUFFIXES or find_file(str(folder), name.strip()) is not None
+    except UserError:  # several files
+        return True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rgjax.data.columns import Columns
 from rgjax.data.folders import entries, images_of_folder
-from rgjax.data.listing import SPLIT_NAMES, Item, Listing, class_notes, counted, normal_label
+from rgjax.data.listing import SPLIT_NAMES, Item, Listing, class_notes, counted, is_missing, normal_label
 from rgjax.data.notes import note
 from rgjax.data.npz import is_npz
 from rgjax.data.packed import Packed, images_of_npz
@@ -100,6 +100,7 @@ def _read_tables(place: Place, content: str, columns: Columns | None, unreadable
     examples, roles, notes = _Examples(content), set(), ()
     for file, split in zip(place.tables, place.splits or [""] * len(place.tables), strict=True):
         table = open_table(file, columns)
+        _require(table, content, place)
         rows = list(table.rows(content, "label"))
         if not rows:
             raise UserError(f"{file}: no rows")
@@ -134,6 +135,16 @@ def _read_tables(place: Place, content: str, columns: Columns | None, unreadable
     )
 
 
+def _require(table: Table, content: str, place: Place) -> None:
+    try:
+        table.require(content, "label")
+    except UserError as error:
+        if table.file == place.tables[0]:
+            raise
+        # Test sets of competitions have no labels.
+        raise UserError(f"{error}; or pass {place.tables[0]} alone, to draw the test set from it") from error
+
+
 def _refusal(table: Table, faults: Sequence[Row], num_rows: int) -> UserError:
     """The error for rows that cannot be read: the first reason, all lines, ways out."""
     first = f"{table.place(faults[0].number)}: {faults[0].fault}"
@@ -159,7 +170,8 @@ def _add(examples: _Examples, table: Table, rows: Sequence[Row], *, file: str, s
         where = f"{beside}{table.unit} {line}"
         if fault:
             examples.faults[where] = fault
-            examples.faulty_labels.add(normal_label(values.get("label", "")))
+            label = normal_label(values.get("label", ""))
+            examples.faulty_labels |= set() if is_missing(label) else {label}
             continue
         identity = prefix + (values.get("id", "").strip() or str(number))
         if examples.content == "path":

@@ -63,8 +63,8 @@ def layout(file: str, text: str, delimiters: str, is_role: Callable[[str], bool]
     lines = list(io.StringIO(text, newline=""))  # ends lines at \n, \r\n and \r, and nowhere else
 
     def fit(line: str, delimiter: str) -> tuple[int, int]:
-        names = _one(line, delimiter).fields
-        return sum(is_role(name.strip()) for name in names), len(names)
+        row = _one(line, delimiter)
+        return sum(is_role(name.strip()) for name in row.fields), 0 if row.fault else len(row.fields)
 
     start, comments = 0, []
     if lines and (declared := re.fullmatch(r"sep=(.)[\r\n]*", lines[0])):  # Excel's way to name the separator

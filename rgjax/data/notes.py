@@ -62,7 +62,7 @@ KINDS = {
     "repeated_header": Kind("row", "skipped, equal to the header of the table", skips=True),
     "literal_quote": Kind("row", "with a field that begins with a quote, taken as text: .tsv tables have no quoting"),
     "backslash_quotes": Kind("table", 'read with \\" as a quote inside a quoted field'),
-    "near_path": Kind("path", "spelled otherwise than its file"),
+    "near_path": Kind("path", "spelled otherwise than the file that is read"),
     "joined_class": Kind("class name", "in another spelling of spaces or Unicode, joined with the class"),
     "near_class": Kind("class name", "nearly equal to another, yet kept apart", "spell them alike if they are one"),
     "null_class": Kind("class name", "like a missing value, yet kept", "remove these examples if they have no class"),

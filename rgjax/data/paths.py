@@ -5,15 +5,22 @@ import re
 import unicodedata
 from collections import defaultdict
 from functools import cache
+from itertools import islice
+from pathlib import Path
 
+from rgjax.data.decode import SUFFIXES
+from rgjax.data.folders import files_below
 from rgjax.errors import UserError, first_few
+
+_MOST_FILES = 1_000_000  # that are searched for a name without its folder
 
 
 def find_file(folder: str, name: str) -> str | None:
     r"""The path of a file relative to the folder; None if there is none.
 
     It is absolute if `name` is. The exact name goes first. Else the file may differ in separators (`images\0.png`), in
-    the Unicode normal form, and in upper and lower case. Raises UserError if several files differ from the name so.
+    the Unicode normal form, and in upper and lower case. A name without folders also stands for an image in a folder
+    below, with any suffix. Raises UserError if several files differ from the name so.
     """
     exact = os.path.normpath(name)
     if os.path.isfile(os.path.join(folder, exact)):
@@ -32,7 +39,10 @@ def find_file(folder: str, name: str) -> str | None:
             raise UserError(f"'{name}' may be {first_few(nearest)}; write the path as it is")
         if nearest:
             return nearest[0]
-    return None
+    below = _images_below(folder).get(_folded(parts[0]), []) if len(parts) == 1 and not start else []
+    if len(below) > 1:
+        raise UserError(f"'{name}' may be {first_few(below)}; write the path with its folder and suffix")
+    return below[0] if below else None
 
 
 def _composed(name: str) -> str:
@@ -57,3 +67,14 @@ def _entries(folder: str) -> dict[str, list[str]]:
     except OSError:  # no folder, or not to be read
         pass
     return entries
+
+
+@cache
+def _images_below(folder: str) -> dict[str, list[str]]:
+    """The images at any depth below a folder by their folded names, with and without suffixes."""
+    paths = defaultdict(list)
+    for path in islice(files_below(Path(folder)), _MOST_FILES):
+        if path.suffix.lower() in SUFFIXES:
+            for name in (path.name, path.stem):
+                paths[_folded(name)].append(os.path.relpath(path, folder))
+    return paths

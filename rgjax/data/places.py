@@ -97,7 +97,8 @@ def _splits(folder: Path, splits: dict[Path, str]) -> Place:
         )
     if len(files) > 1 and not files.keys() >= {"train", "test"}:
         raise UserError(f"{folder}: holds {first_few(file.name for file in splits)}, but no table for training; add it")
-    return Place(folder, tuple(splits), tuple(splits.values()) if len(files) > 1 else None)
+    tables = sorted(splits, key=lambda file: ("train val test".index(splits[file]), file))
+    return Place(folder, tuple(tables), tuple(map(splits.__getitem__, tables)) if len(files) > 1 else None)
 
 
 def _require_shards(folder: Path, split: str, files: Sequence[Path]) -> None:

@@ -89,7 +89,7 @@ class Table:
                 f"{self.file}: both columns, {' and '.join(self.roles[role] for role in chosen)}; choose the images by "
                 f"{flag}=path:{self.roles['path']} or the texts by {flag}=text:{self.roles['text']}"
             )
-        return chosen[0] if chosen else content_role(self.names, self._sample())
+        return chosen[0] if chosen else content_role(self.names, self._sample(), self.file.parent)
 
     def rows(self, *required: str) -> Iterator[Row]:
         """The rows in order. A row has a fault if a required cell is empty.
@@ -113,7 +113,7 @@ class Table:
         sample = self._sample()
         if any(name and name in (row.get(name) for row in sample) for name in self.names):
             fix = f"; line {self.first} seems to be an example: add a line before it with the names of the columns"
-        elif proposal := self.columns.proposal(self.names, missing, sample):
+        elif proposal := self.columns.proposal(self.names, missing, sample, self.file.parent):
             fix = f"; if others are meant, name them: {proposal}"
         elif len(self.names) == 1 and (delimiter := delimiters_in(self.names)):
             fix = f"; separated by {delimiter!r}? rename it to {self.file.stem}.csv"

@@ -193,6 +193,117 @@ def test_sentences(tmp_path):
     assert "no table; sentences need a table" in refused(tmp_path, list_sentences)
 
 
+def sentences(tmp_path, *rows, **options):
+    """The listing of ten good rows and `rows`."""
+    good = [f"sentence {i},{'ab'[i % 2]}" for i in range(10)]
+    return list_sentences(str(table(tmp_path, "\n".join(["text,label", *good, *rows]))), **options)
+
+
+@pytest.mark.parametrize("empty", ["", "  ", '""', "\u00a0"])
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_empty_texts_are_counted_and_can_be_skipped(empty, count, tmp_path):
+    with pytest.raises(UserError) as error:
+        sentences(tmp_path, *[f"{empty},a"] * count)
+    assert "line 12: column 'text' is empty" in str(error.value)
+    assert "skip by --config.data.unreadable=skip" in str(error.value)
+    assert count == 1 or f"{count} of {10 + count} rows cannot be read (lines 12, 13, 14" in str(error.value)
+    listing = sentences(tmp_path, *[f"{empty},a"] * count, unreadable="skip")
+    assert len(listing.items) == 10
+    assert [(note.kind, note.count) for note in listing.notes] == [("unreadable_row", count)]
+
+
+@pytest.mark.parametrize("word", ["", "nan", "NaN", "null", "<NA>", " NULL "])
+def test_labels_that_are_missing_are_refused_or_skipped(word, tmp_path):
+    with pytest.raises(UserError, match=r"line 12: column 'label' is (empty|'.*', which stands for a missing value)"):
+        sentences(tmp_path, f"x,{word}", "y,a")
+    assert set(sentences(tmp_path, f"x,{word}", "y,a", unreadable="skip").class_names) == {"a", "b"}
+
+
+@pytest.mark.parametrize("word", ["None", "NA", "n/a", "-"])
+def test_labels_that_may_be_missing_are_classes_and_noted(word, tmp_path):
+    listing = sentences(tmp_path, f"x,{word}", f"y,{word}")
+    [note] = listing.notes
+    assert word in listing.class_names
+    assert (note.kind, note.names) == ("null_class", (f"'{word}' (2 examples: line 12, line 13)",))
+
+
+@pytest.mark.parametrize(
+    ("names", "near"),
+    [
+        (("1", "1.0", "2"), ["1.0"]),
+        (("Fake", "fake", "real"), ["fake"]),
+        (("fake news", "fake  news", "fake_news"), ["fake  news", "fake_news"]),
+        (("ﬁne", "fine", "bad"), ["fine"]),  # a ligature
+        (("a\u200bb", "ab", "c"), ["ab"]),
+    ],
+)
+def test_names_that_are_nearly_equal_are_noted_with_their_rows(names, near, tmp_path):
+    rows = [name for number, name in enumerate(names) for _ in range(5 - number)]
+    listing = sentences(tmp_path, *(f"text {i},{name}" for i, name in enumerate(rows)))
+    assert set(listing.class_names) == {"a", "b", *names}
+    [note] = listing.notes
+    assert (note.kind, note.count) == ("near_class", len(near))
+    for text, name in zip(note.names, near, strict=True):
+        assert f"'{name}' (" in text and f": line {12 + rows.index(name)}" in text and f"and '{names[0]}'" in text
+
+
+@pytest.mark.parametrize(("one", "other"), [("caf\u00e9", "cafe\u0301"), ("pos", " pos"), ("pos", "pos\u00a0")])
+def test_names_that_are_equal_but_for_spaces_and_unicode_are_joined(one, other, tmp_path):
+    listing = sentences(tmp_path, f"x,{one}", f"y,{one}", f"z,{other}")
+    assert len(listing.class_names) == 3
+    [note] = listing.notes
+    assert (note.kind, note.count) == ("joined_class", 1) and "line 14" in note.names[0]
+    assert sentences(tmp_path, f"x,{other}", f"y,{other}").notes == ()  # nothing was joined
+
+
+def test_folders_are_held_to_the_same_names(folder):
+    for name in ("Cat", "nan", "do\u0308g", "d\u00f6g"):
+        image(folder / name / "0.png")
+    notes = {note.kind: note.names for note in list_images(str(folder)).notes}
+    assert notes.keys() == {"near_class", "null_class", "joined_class"}
+    assert notes["near_class"] == ("'Cat' (1 example: Cat/0.png) and 'cat'",)
+
+
+@pytest.mark.parametrize(
+    ("written", "there"),
+    [
+        ("images\\a.png", "images/a.png"),
+        (".\\images\\deep\\a.png", "images/deep/a.png"),
+        ("images//./a.png", "images/a.png"),
+        ("Images/A.PNG", "images/a.png"),
+        ("images/a.png", "images/a.PNG"),
+        ("k\u00e4se/\u00e9.png", "ka\u0308se/e\u0301.png"),
+        ("ka\u0308se/e\u0301.png", "k\u00e4se/\u00e9.png"),
+        ("a.png", "images/deep/a.png"),
+        ("a", "images/a.png"),
+    ],
+)
+def test_paths_that_are_spelled_otherwise_are_found_and_noted(written, there, folder):
+    image(folder / there)
+    listing = list_images(str(table(folder, f"path,label\n{written},x\ndog/0.png,y\n")))
+    assert listing.ids == [there, "dog/0.png"]
+    assert listing.items[0].is_file()
+    names = (f"{written} = {there}",) if written != "images//./a.png" else ()
+    assert [note.names for note in listing.notes] == [names] * bool(names)
+
+
+def test_the_exact_path_goes_first_and_several_near_ones_are_refused(folder):
+    for name in ("A.png", "a.png", "b.PNG", "B.png", "a\\b.png", "deep/c.png", "deeper/c.jpg"):
+        image(folder / "x" / name, **({"format": "PNG"} if name.startswith("a\\") else {}))
+    exact = list_images(str(table(folder, "path,label\nx/a.png,u\nx/A.png,v\nx/a\\b.png,v\n")))
+    assert exact.ids == ["x/a.png", "x/A.png", "x/a\\b.png"] and exact.notes == ()
+    message = refused(table(folder, "path,label\nx/a.png,u\nx/b.png,v\n"))
+    assert "line 3: 'x/b.png' may be x/B.png, x/b.PNG; write the path as it is" in message
+    message = refused(table(folder, "path,label\nx/a.png,u\nc,v\n"))
+    assert "'c' may be x/deep/c.png, x/deeper/c.jpg; write the path with its folder and suffix" in message
+    assert "1 repeated path" in refused(table(folder, "path,label\ncat/0.png,a\nCAT/0.png,b\n"))
+
+
+def test_missing_images_can_be_skipped(folder):
+    place = str(table(folder, "path,label\ncat/0.png,a\ncat/77.png,a\ndog/0.png,b\n"))
+    assert len(list_images(place, unreadable="skip").items) == 3  # decoding names the missing one
+
+
 def test_custom_data_are_named_after_their_folder_or_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert display_name("digits", "flowers") == "digits"
