@@ -11,8 +11,10 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 from absl import flags
 from PIL import Image
+from pyarrow import parquet
 
 from rgjax import config as settings
 from rgjax.command import CONFIG, parse
@@ -261,6 +263,28 @@ def _json_lines() -> list[bytes]:
     ]
 
 
+def _json_arrays() -> list[bytes]:
+    return [
+        b'[{"text": "a", "label": "x"},\n {"text": 1.5, "label": true, "id": null}]',
+        b'[\n{"text": "a", "label": "x"},{"text": "b", "label": "y", "more": [NaN]}\n]\n',
+    ]
+
+
+def _parquet_files() -> list[bytes]:
+    tables = [
+        pa.table({"text": ["a", "b"], "label": ["x", "y"]}),
+        pa.table({"text": ["a", "b", None], "label": ["x", "y", "x"]}),
+        pa.table({"text": pa.array(["a", "b"]).dictionary_encode(), "label": pa.array([1, 0], pa.int8())}),
+        pa.table({"text": [b"a", b"\xff"], "label": [1.5, float("nan")], "image": [{"bytes": b"x"}] * 2}),
+    ]
+    files = []
+    for table in tables:
+        buffer = io.BytesIO()
+        parquet.write_table(table, buffer)
+        files.append(buffer.getvalue())
+    return files
+
+
 def _ham_tables() -> list[bytes]:
     head = "lesion_id,image_id,dx,dx_type,age,sex,localization\n"
     marks = "image,NV,MEL,BKL,BCC,AKIEC,VASC,DF\nISIC_1,1.0,0,0,0,0,0,0\nISIC_2,0,1,0,0,0,0,0\n"
@@ -310,6 +334,8 @@ TARGETS: dict[str, Target] = {
     "csv": Target("own.csv", sentences, _tables),
     "tsv": Target("own.tsv", sentences, lambda: [content.replace(b",", b"\t") for content in _tables()]),
     "jsonl": Target("own.jsonl", sentences, _json_lines),
+    "json": Target("own.json", sentences, _json_arrays),
+    "parquet": Target("own.parquet", sentences, _parquet_files),
     "paths": Target(
         "own.csv",
         images,

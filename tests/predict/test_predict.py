@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from rgjax.data.decode import decode
 from rgjax.errors import UserError
@@ -172,6 +174,95 @@ def test_sentences_are_read_from_lines_tables_and_the_command_line(of_text, tmp_
     assert err.splitlines()[-1] == "predicted 6 of 8; 2 could not be read"
     command(of_text, csv_file, "--neighbors=0")
     assert [row["id"] for row in table(capsys.readouterr().out)] == ["x7", "2"]
+
+
+ROWS = ["profit rose", "profit fell .", "", "w1 w2", "flat"]
+
+
+def write_texts(path, column="text"):
+    """A table of `ROWS` with labels, in the format of the suffix."""
+    if path.suffix == ".parquet":
+        texts = [text or None for text in ROWS]
+        parquet.write_table(pa.table({column: texts, "label": ["a"] * len(ROWS)}), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({column: text, "label": None}) + "\n" for text in ROWS))
+    else:
+        path.write_text(f"{column},label\n" + "".join(f"{text},a\n" for text in ROWS))
+    return path
+
+
+@pytest.mark.parametrize(("name", "place"), [("a.csv", "line 4"), ("a.jsonl", "line 3"), ("a.parquet", "row 3")])
+def test_a_bad_row_of_a_table_is_named_and_the_others_predicted(name, place, of_text, tmp_path, capsys):
+    path = write_texts(tmp_path / name)
+    command(of_text, path, "--neighbors=0", exit_code=2)
+    out, err = capsys.readouterr()
+    rows = table(out)
+    assert [row["id"] for row in rows] == ["1", "2", "4", "5"]
+    assert f"rgjax: {path}, {place}: column 'text' is empty" in err
+    assert err.splitlines()[-1] == "predicted 4 of 5; 1 could not be read"
+    command(of_text, *(f"--text={text}" for text in ROWS if text), "--neighbors=0")
+    assert [row["class"] for row in table(capsys.readouterr().out)] == [row["class"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("content", "bad"),
+    [
+        ('text,label\n"Great, loved it,pos\nfine,pos\nso,neg\nbad "acting",neg\nnice,pos\n', ["line 2"]),
+        ("text,label\nw1,a\nw2\nw3,a\n", ["line 3"]),
+        ("text\nw1\nP\xf6rssi\nw2\n", ["line 3"]),
+        ("text,label\nw1,nan\nw2,\n", []),  # labels are not needed
+    ],
+)
+def test_rows_of_every_kind_of_fault_are_named(content, bad, of_text, tmp_path, capsys):
+    (tmp_path / "a.csv").write_bytes(content.encode("latin-1"))
+    command(of_text, tmp_path / "a.csv", "--neighbors=0", exit_code=2 * bool(bad))
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[1] for line in err.splitlines() if line.startswith("rgjax: ")] == [
+        f"{tmp_path / 'a.csv'}, {place}" for place in bad
+    ]
+    assert len(table(out)) == content.count("\n") - 1 - len(bad)
+
+
+def test_columns_are_those_of_the_option_or_the_run_or_the_roles(of_text, tmp_path, capsys, monkeypatch):
+    mapped, plain = write_texts(tmp_path / "a.csv", "review"), write_texts(tmp_path / "b.csv")
+    command(of_text, mapped, "--neighbors=0", exit_code=2)
+    assert "no column 'text'; columns: review, label; if others are meant, name them: --columns=text:review" in (
+        capsys.readouterr().err
+    )
+    command(of_text, mapped, "--columns=text:review", "--neighbors=0", exit_code=2)
+    assert len(table(capsys.readouterr().out)) == 4
+    command(of_text, plain, "--columns=text:review", "--neighbors=0", exit_code=2)
+    assert "no column 'review', which --columns names" in capsys.readouterr().err
+
+    load = Predictor.from_run
+
+    def of_run_with_columns(workdir, **options):
+        predictor = load(workdir, **options)
+        predictor.run.config.data.columns = "text:review,label:stars"
+        return predictor
+
+    monkeypatch.setattr(Predictor, "from_run", of_run_with_columns)
+    command(of_text, mapped, plain, "--neighbors=0", exit_code=2)
+    assert len(table(capsys.readouterr().out)) == 8
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_a_table_of_paths_is_read_row_by_row(suffix, of_digits, photos, tmp_path, capsys):
+    names = ["photos/b.png", r"photos\deep\a.jpg", "photos/nowhere.png", "", "photos/notes.txt"]
+    path = tmp_path / f"list{suffix}"
+    if suffix == ".parquet":
+        parquet.write_table(pa.table({"path": names, "id": [f"x{i}" for i in range(5)]}), path)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"path": name, "id": f"x{i}"}) + "\n" for i, name in enumerate(names)))
+    else:
+        path.write_text("path,id\n" + "".join(f"{name},x{i}\n" for i, name in enumerate(names)))
+    command(of_digits, path, "--neighbors=0", exit_code=2)
+    out, err = capsys.readouterr()
+    assert [row["id"] for row in table(out)] == ["x0", "x1"]
+    assert err.splitlines()[-1] == "predicted 2 of 5; 3 could not be read"
+    assert "note: 1 path spelled otherwise than the file that is read: x1" in err
+    command(of_digits, photos / "b.png", photos / "deep" / "a.jpg", "--neighbors=0")
+    assert [row["p_8"] for row in table(capsys.readouterr().out)] == [row["p_8"] for row in table(out)]
 
 
 @pytest.mark.parametrize(
