@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -169,13 +169,13 @@ def _has_no_suffix(path: str) -> bool:
     return not os.path.splitext(path)[1]
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
     """The visible files in a folder at any depth, in order.
 
-    Links are followed, but each folder is read only once.
+    Links are followed, but each folder is read only once. `on_error` gets the error of a folder that cannot be read.
     """
     seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         real = os.path.realpath(parent)
         folders[:] = [] if real in seen else sorted(filter(_is_visible, folders))
         if real not in seen:

@@ -64,9 +64,16 @@ class Files:
 
 
 def files_of(folder: Path) -> Files:
-    """The pictures, tables and archives in a folder at any depth."""
+    """The pictures, tables and archives in a folder at any depth.
+
+    Raises UserError if a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: {error.strerror}") from error
+
     files = Files(folder, defaultdict(list), [], {}, [])
-    for path in sorted(files_below(folder)):
+    for path in sorted(files_below(folder, refuse)):
         suffix = path.suffix.lower()
         if not path.is_file():  # reading a pipe would never end
             continue

@@ -141,11 +141,12 @@ def _paths(name: str, is_input: Callable[[Path], bool], noun: str) -> Iterator[I
     elif not local_path(name).is_dir():
         yield InputRow(name, str(local_path(name)))
     else:
-        empty = True
-        for path in filter(is_input, files_below(local_path(name))):
+        empty, errors = True, []
+        for path in filter(is_input, files_below(local_path(name), errors.append)):
             empty = False
             yield InputRow(str(path), str(path))
-        if empty:
+        yield from (_fault(str(error.filename), str(error.strerror)) for error in errors)
+        if empty and not errors:
             yield _fault(name, f"there are no {noun} in this folder")
 
 

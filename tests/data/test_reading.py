@@ -5,6 +5,7 @@ whole and names it.
 """
 
 import csv
+import errno
 import io
 import json
 import os
@@ -15,12 +16,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 from PIL import Image
 
 from rgjax.data import images, text
 from rgjax.data.columns import Columns
+from rgjax.data.custom import list_images
 from rgjax.data.ham10000 import read_download
 from rgjax.data.notes import KINDS, Note
 from rgjax.errors import UserError
@@ -296,3 +299,24 @@ def test_predictions_of_folders_of_images(faults):
             given_images += made and name not in NOT_GIVEN
         outputs = list(inputs.images([str(folder)], 4, Columns()))
     assert len([row for row in outputs if row.id]) == given_images
+
+
+@pytest.mark.parametrize("name", ["data", "data/cat", "data/cat/deep"])
+def test_folders_that_cannot_be_read_are_named(name, tmp_path, monkeypatch):
+    isic.photographs(isic.download_of(tmp_path / "data") / "cat" / "deep")
+    locked, scandir = str(tmp_path / name), os.scandir
+
+    def refusing(path):
+        if os.fspath(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", locked)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    reason = f"{locked}: Permission denied"
+    assert reason in [row.fault for row in inputs.images([str(tmp_path / "data")], 4, Columns())]
+    with pytest.raises(UserError) as error:
+        read_download(tmp_path / "data")
+    assert str(error.value) == reason
+    (tmp_path / "data" / "HAM10000_metadata.csv").unlink()
+    with pytest.raises(PermissionError, match="Permission denied"):  # one line at the edge of a command
+        list_images(str(tmp_path / "data"))
