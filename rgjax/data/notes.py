@@ -34,7 +34,7 @@ class Kind:
 KINDS = {
     "stray_file": Kind("file", "skipped, not in a class folder", skips=True),
     "other_file": Kind("file", "skipped, in class folders, without an image suffix", skips=True),
-    "other_kind": Kind("file", "skipped, of kinds that are not read as images", skips=True),
+    "other_kind": Kind("file", "skipped, of kinds that are not read", skips=True),
     "hidden_file": Kind("hidden file", "skipped", skips=True),
     "hidden_folder": Kind("hidden folder", "skipped", skips=True),
     "system_folder": Kind("folder", "skipped, made by a program or system", skips=True),

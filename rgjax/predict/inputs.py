@@ -18,6 +18,8 @@ from rgjax.console import local_path
 from rgjax.data.columns import Columns
 from rgjax.data.decode import Unreadable, decode_with_remarks
 from rgjax.data.folders import files_below, is_image_file
+from rgjax.data.foreign import count_kinds
+from rgjax.data.notes import note
 from rgjax.data.paths import find_file
 from rgjax.data.tables import READ, Row, is_table, open_table
 from rgjax.errors import UserError
@@ -92,8 +94,8 @@ def _holds_rows(name: str) -> bool:
 def _rows(name: str, content: str, columns: Columns) -> Iterator[tuple[str, Row]]:
     """Id and row of a table; the fault of a row names its place. Raises UserError."""
     table = open_table(local_path(name), columns)
-    for note in table.notes:
-        _log.info("note: %s", note)
+    for one in table.notes:
+        _log.info(f"note: {one}")
     empty = True
     for number, row in enumerate(table.rows(content), start=1):
         empty = False
@@ -141,13 +143,18 @@ def _paths(name: str, is_input: Callable[[Path], bool], noun: str) -> Iterator[I
     elif not local_path(name).is_dir():
         yield InputRow(name, str(local_path(name)))
     else:
-        empty, errors = True, []
-        for path in filter(is_input, files_below(local_path(name), errors.append)):
-            empty = False
-            yield InputRow(str(path), str(path))
+        empty, errors, skipped = True, [], []
+        for path in files_below(local_path(name), errors.append):
+            if is_input(path):
+                empty = False
+                yield InputRow(str(path), str(path))
+            else:
+                skipped.append(str(path))
         yield from (_fault(str(error.filename), str(error.strerror)) for error in errors)
         if empty and not errors:
             yield _fault(name, f"there are no {noun} in this folder")
+        for one in note("other_kind", count_kinds(skipped), len(skipped)):
+            _log.info(f"note: {one}")
 
 
 def _decoded(row: InputRow, size: int) -> InputRow:

@@ -140,6 +140,20 @@ def test_neighbors_are_empty_without_the_data_set(of_digits, photos, capsys, mon
     assert [table(out)[0][f"neighbor_{i}"] for i in (1, 2, 3)] == ["", "", ""]
 
 
+@pytest.mark.parametrize("kind", ["images", "sentences"])
+def test_files_of_a_folder_that_are_not_read_are_noted(kind, of_digits, of_text, photos, capsys):
+    if kind == "images":
+        (photos / "deep" / "scan.pdf").write_bytes(b"%PDF")
+        command(of_digits, photos, "--neighbors=0")
+        expected = "note: 2 files skipped, of kinds that are not read: "
+    else:
+        (photos / "deep" / "table.csv").write_text("text\nprofit rose\n")
+        command(of_text, photos, "--neighbors=0")
+        expected = "note: 3 files skipped, of kinds that are not read: "
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "files skipped" in line]
+    assert line.startswith(expected)
+
+
 def test_texts_that_are_cut_are_noted_at_the_end(of_text, tmp_path, capsys):
     lines = ["profit rose .", "profit " * 30, "flat w1 .", "fell " * 40]  # the run cuts at 20 tokens
     (tmp_path / "lines.txt").write_text("\n".join(lines))
