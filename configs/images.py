@@ -4,7 +4,7 @@ Command:     python -m rgjax.data.inspect DIR
              python -m rgjax.main --config=configs/images.py[:METHOD] --config.data.manual_dir=DIR
 Hardware, wall-clock, score: depend on the data
 
-A table has the columns path,label[,group][,split].
+A table has the columns path,label[,group][,split]; --config.data.columns=path:file_name,label:class maps others.
 
 Folders train/ and test/ (and val/), or a column split, define the split; otherwise the examples of a group stay
 together; otherwise images are split at random within each class. --config.data.split=stratified and the like override

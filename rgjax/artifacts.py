@@ -44,11 +44,14 @@ def set_damaged_aside(workdir: Path) -> None:
 def refuse_another(workdir: Path, config: Config) -> None:
     """Raise UserError if a run with other settings began in the workdir."""
     expected, recorded = identity(config), recorded_identity(workdir)
-    if recorded and (name := next((n for n in recorded | expected if expected.get(n) != recorded.get(n)), None)):
-        raise UserError(
-            f"--workdir={workdir}: holds a run with config.{name}={recorded.get(name)!r}, not {expected.get(name)!r}; "
-            "use another --workdir"
-        )
+    if not recorded:
+        return
+    for name in recorded | expected:
+        there, here = recorded.get(name, ""), expected.get(name, "")
+        if there != here:
+            raise UserError(
+                f"--workdir={workdir}: holds a run with config.{name}={there!r}, not {here!r}; use another --workdir"
+            )
 
 
 def recorded_identity(workdir: Path) -> dict[str, Any] | None:

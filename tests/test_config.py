@@ -142,6 +142,8 @@ def test_where_the_data_lie_makes_no_other_run():
     here, there = (method_config("rg", {"data.manual_dir": folder}) for folder in ("/here", "/there"))
     assert identity(here) == identity(there)
     assert identity(here) != identity(method_config("rg", {"data.seed": 1}))
+    mapped = identity(method_config("rg", {"data.columns": "text:sentence"}))
+    assert mapped == identity(here) | {"data.columns": "text:sentence"}  # runs without a mapping keep their names
     assert identity({"seed": 3})["train.lr"] is None
 
 

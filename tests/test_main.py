@@ -269,6 +269,8 @@ def test_a_run_of_an_older_version_keeps_its_identity(tmp_path):
     refuse_another(tmp_path, config)
     with pytest.raises(UserError, match=r"holds a run with config.seed=0, not 1"):
         refuse_another(tmp_path, method_config("ce", {"seed": 1}))
+    with pytest.raises(UserError, match=r"holds a run with config.data.columns='', not 'text:a'"):
+        refuse_another(tmp_path, method_config("ce", {"data.columns": "text:a"}))
 
 
 def test_a_workdir_that_cannot_be_made_is_a_user_error(tmp_path):
