@@ -301,6 +301,17 @@ def test_predictions_of_folders_of_images(faults):
     assert len([row for row in outputs if row.id]) == given_images
 
 
+def test_files_that_are_not_predicted_are_counted(tmp_path, capsys):
+    picture(tmp_path / "a.png")
+    for name in ("b.heic", "c.heic", "d.txt"):
+        content(tmp_path / name, b"?")
+    assert [row.id for row in inputs.images([str(tmp_path)], 4, Columns())] == [str(tmp_path / "a.png")]
+    assert "note: 3 files skipped, of kinds that are not read: 2 .heic (HEIC" in capsys.readouterr().err
+    outputs = list(inputs.sentences([str(tmp_path)], (), Columns()))
+    assert [(row.id, row.content) for row in outputs] == [(f"{tmp_path / 'd.txt'}:1", "?")]
+    assert "note: 3 files skipped, of kinds that are not read: 2 .heic (HEIC" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["data", "data/cat", "data/cat/deep"])
 def test_folders_that_cannot_be_read_are_named(name, tmp_path, monkeypatch):
     isic.photographs(isic.download_of(tmp_path / "data") / "cat" / "deep")
