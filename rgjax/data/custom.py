@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rgjax.data.columns import Columns
-from rgjax.data.folders import entries, images_of_folder
+from rgjax.data.folders import entries, files_below, images_of_folder, is_image_file
 from rgjax.data.listing import SPLIT_NAMES, Item, Listing, class_notes, counted, is_missing, normal_label
 from rgjax.data.notes import note
 from rgjax.data.npz import is_npz
 from rgjax.data.packed import Packed, images_of_npz
 from rgjax.data.paths import find_file
 from rgjax.data.places import Place, locate
-from rgjax.data.tables import Row, Table, open_table
+from rgjax.data.tables import Row, Table, is_metadata, open_table
 from rgjax.errors import UserError, first_few
 
 _SKIP = "--config.data.unreadable=skip"
@@ -44,16 +44,49 @@ def list_images(name: str, columns: Columns | None = None, unreadable: str = "st
             for identity, label in zip(listing.ids, listing.labels, strict=True)
         ]
         return replace(listing, notes=(*listing.notes, *class_notes(written, listing.ids)))
+    if (by_folder := _classes_beside_metadata(place, columns)) is not None:
+        return by_folder
     listing = _read_tables(place, "path", columns, unreadable)
-    folder = place.tables[0].parent
-    paths = [folder / identity for identity in listing.ids]
-    missing = [path for path in paths if not os.path.isfile(path)]  # Path.is_file may raise for a long name
+    folder = _root_of(place)
+    images = [folder / item if isinstance(item, str) else item for item in listing.items]
+    missing = [image for image in images if isinstance(image, Path) and not os.path.isfile(image)]
     if missing and unreadable == "stop":
         raise UserError(
-            f"{place.where}: {len(missing)} of {len(paths)} images do not exist: {first_few(missing)}; paths are "
+            f"{place.where}: {len(missing)} of {len(images)} images do not exist: {first_few(missing)}; paths are "
             "relative to the table's folder"
         )
-    return _require_classes(replace(listing, items=paths))  # type: ignore[arg-type]  # the items become paths
+    return _require_classes(_of_imagefolder(replace(listing, items=images), place))
+
+
+def _root_of(place: Place) -> Path:
+    """The folder to which ids are relative: that of the tables, if it is one."""
+    folders = {table.parent for table in place.tables}
+    return folders.pop() if len(folders) == 1 else place.where
+
+
+def _classes_beside_metadata(place: Place, columns: Columns | None) -> Listing[Path] | None:
+    """The images in class folders, if the metadata beside them have no labels."""
+    if not all(map(is_metadata, place.tables)) or any("label" in open_table(t, columns).roles for t in place.tables):
+        return None
+    try:
+        return _require_classes(images_of_folder(_root_of(place)))
+    except UserError:
+        return None
+
+
+def _of_imagefolder(listing: Listing, place: Place) -> Listing:
+    """With the splits of its folders, and a note on images without a row."""
+    if not all(map(is_metadata, place.tables)):
+        return listing
+    splits = [SPLIT_NAMES.get(Path(identity).parts[0].lower(), "") for identity in listing.ids]
+    listed = {os.path.normpath(image) for image in listing.items}
+    files = [file for table in place.tables for file in files_below(table.parent) if is_image_file(str(file))]
+    unlisted = [file.relative_to(_root_of(place)) for file in files if os.path.normpath(file) not in listed]
+    return replace(
+        listing,
+        splits=splits if not listing.splits and all(splits) and {"train", "test"} <= set(splits) else listing.splits,
+        notes=(*listing.notes, *note("unlisted_image", unlisted)),
+    )
 
 
 def list_sentences(name: str, columns: Columns | None = None, unreadable: str = "stop") -> Listing[str]:
@@ -84,7 +117,8 @@ class _Examples:
     """The examples of one table or more, row by row."""
 
     content: str  # the role of the items: "path" or "text"
-    items: list[str] = field(default_factory=list)
+    root: Path  # the folder to which the paths are relative in ids
+    items: list[str | Packed] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -95,9 +129,9 @@ class _Examples:
     faulty_labels: set[str] = field(default_factory=set)
 
 
-def _read_tables(place: Place, content: str, columns: Columns | None, unreadable: str) -> Listing[str]:
+def _read_tables(place: Place, content: str, columns: Columns | None, unreadable: str) -> Listing:
     """The examples of the tables; `content` is the role of their paths or sentences."""
-    examples, roles, notes = _Examples(content), set(), ()
+    examples, roles, notes = _Examples(content, _root_of(place)), set(), ()
     for file, split in zip(place.tables, place.splits or [""] * len(place.tables), strict=True):
         table = open_table(file, columns)
         _require(table, content, place)
@@ -107,7 +141,8 @@ def _read_tables(place: Place, content: str, columns: Columns | None, unreadable
         faults = [row for row in rows if row.fault]
         if faults and (unreadable == "stop" or len(faults) == len(rows)):
             raise _refusal(table, faults, len(rows))
-        _add(examples, table, rows, file=file.stem if len(place.tables) > 1 else "", split=split)
+        name = os.path.relpath(file, examples.root) if len(place.tables) > 1 else ""
+        _add(examples, table, rows, name=name, split=split)
         roles |= table.roles.keys()
         notes += table.notes
     _require_unique(place, examples)
@@ -155,17 +190,17 @@ def _refusal(table: Table, faults: Sequence[Row], num_rows: int) -> UserError:
     return UserError(f"{first}{which}, or skip by {_SKIP}")
 
 
-def _add(examples: _Examples, table: Table, rows: Sequence[Row], *, file: str, split: str) -> None:
+def _add(examples: _Examples, table: Table, rows: Sequence[Row], *, name: str, split: str) -> None:
     """Add the rows of a table.
 
     Args:
         examples: what the rows are added to.
         table: where they stand.
         rows: all of them; faulty ones are kept apart.
-        file: the name of the table in ids and places, if there are several.
+        name: the name of the table in ids and places, if there are several.
         split: the split that the table is, or "".
     """
-    prefix, beside = (f"{file}/", f"{table.file.name}, ") if file else ("", "")
+    prefix, beside = (f"{os.path.splitext(name)[0]}/", f"{name}, ") if name else ("", "")
     for number, (line, values, fault) in enumerate(rows, start=1):
         where = f"{beside}{table.unit} {line}"
         if fault:
@@ -174,9 +209,12 @@ def _add(examples: _Examples, table: Table, rows: Sequence[Row], *, file: str, s
             examples.faulty_labels |= set() if is_missing(label) else {label}
             continue
         identity = prefix + (values.get("id", "").strip() or str(number))
-        if examples.content == "path":
-            identity = _image(examples, table, line, values["path"].strip())
-        examples.items.append(values[examples.content])
+        item = values[examples.content]
+        if table.embedded and examples.content == "path":
+            item = Packed(table.file, table.embedded, line - 1)
+        elif examples.content == "path":
+            item = identity = _image(examples, table, line, item.strip())
+        examples.items.append(item)
         examples.ids.append(identity)
         examples.places.append(where)
         examples.labels.append(values["label"])
@@ -185,14 +223,14 @@ def _add(examples: _Examples, table: Table, rows: Sequence[Row], *, file: str, s
 
 
 def _image(examples: _Examples, table: Table, line: int, name: str) -> str:
-    """The path of an image relative to the table's folder; `name` if it is missing."""
+    """The path of an image relative to the root; that of `name` if it is missing."""
     try:
         path = find_file(str(table.file.parent), name)
     except UserError as error:
         raise UserError(f"{table.place(line)}: {error}") from error
     if path and path != os.path.normpath(name):
         examples.near_paths.append(f"{name} = {path}")
-    return path or os.path.normpath(name)
+    return os.path.normpath(os.path.relpath(table.file.parent, examples.root) / Path(path or name))
 
 
 def _split(table: Table, line: int, name: str, split: str) -> str:

@@ -1,6 +1,7 @@
 """Decode image files: used by all data sets, custom folders and predictions."""
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,10 +96,10 @@ def _has_few_levels(image: Image.Image) -> bool:
     return all(high - low < _CONTRAST for low, high in extrema)
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file begins like an image of a common format."""
+def is_image(file: Path | bytes) -> bool:
+    """Whether a file or its content begins like an image of a common format."""
     try:
-        with Image.open(path, formats=_SIGNED):  # noqa: TID251
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_SIGNED):  # noqa: TID251
             return True
     except _DAMAGE:
         return False

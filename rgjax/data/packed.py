@@ -8,6 +8,7 @@ from pathlib import Path
 from rgjax.data.decode import Encoded, Unreadable
 from rgjax.data.listing import Listing
 from rgjax.data.npz import npz_images, npz_labels, npz_rows
+from rgjax.data.parquet import image_rows
 from rgjax.errors import UserError
 
 _READ_AHEAD = 512  # images at once, of at most so many bytes together:
@@ -49,7 +50,7 @@ def images_of_npz(file: Path) -> Listing[Path | Packed]:
     )
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Encoded | Unreadable]]] = {".npz": npz_rows}
+READERS: dict[str, Callable[[Path, str], Iterator[Encoded | Unreadable]]] = {".npz": npz_rows, ".parquet": image_rows}
 
 
 def read_images(images: Iterable[Path | Packed]) -> Iterator[list[Encoded | Unreadable]]:

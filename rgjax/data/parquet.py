@@ -1,4 +1,4 @@
-"""Read columns of text, numbers and labels from parquet files."""
+"""Read columns of text, numbers, labels and images from parquet files."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,14 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyarrow import types as kinds
 
+from rgjax.data.decode import Encoded, Unreadable, is_image
 from rgjax.errors import UserError, first_line
 
 # A small file can declare any number of rows and texts of any length. Files that hold real rows are far below these.
 _MAX_ROWS_PER_BYTE, _MIN_ROWS = 8, 2**20
 _MAX_CHARACTERS_PER_BYTE, _MIN_CHARACTERS = 1000, 2**28
+_MAX_IMAGES_PER_BYTE, _MIN_IMAGES = 100, 2**28  # images are compressed themselves
+_BATCH_OF_IMAGES = 16
 _BATCH = 4096  # rows decoded at once
 
 
@@ -25,12 +28,16 @@ class ParquetTable(NamedTuple):
         columns: the names of its columns.
         nested: those that hold neither text nor numbers, with their types.
         class_names: for columns of class indices of a Hugging Face data set, the names.
+        images: the columns that hold images: the content of a file, or a struct with its `bytes` and its `path`.
+        num_rows: the number of rows.
     """
 
     path: Path
     columns: tuple[str, ...]
     nested: dict[str, str]
     class_names: dict[str, list[str]]
+    images: tuple[str, ...]
+    num_rows: int
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         """The rows with the text of some columns; "" for null.
@@ -67,11 +74,59 @@ def open_parquet(path: Path) -> ParquetTable:
     """Read the schema. Raises UserError if the file is not a parquet file."""
     try:
         with _open(path, ()) as file:
-            schema = file.schema_arrow
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+            images = tuple(name for name in schema.names if _holds_images(file, name))
+            size = _uncompressed_size(file, images)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+    if size > max(_MIN_IMAGES, _MAX_IMAGES_PER_BYTE * path.stat().st_size):
+        raise UserError(f"{path}: claims {size:,} bytes of images, over {_MAX_IMAGES_PER_BYTE} times its size")
     nested = {field.name: str(field.type) for field in schema if not _is_plain(field.type)}
-    return ParquetTable(path, tuple(schema.names), nested, _class_names(schema))
+    return ParquetTable(path, tuple(schema.names), nested, _class_names(schema), images, num_rows)
+
+
+def image_rows(path: Path, column: str) -> Iterator[Encoded | Unreadable]:
+    """The images of a column in order, of which a few are in memory at a time."""
+    try:
+        with _open(path, ()) as file:
+            for batch in file.iter_batches(_BATCH_OF_IMAGES, columns=[column], use_threads=False):
+                for value in batch.column(0):
+                    yield _image(path.parent, value.as_py())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        while True:
+            yield Unreadable(f"{path.name} is damaged: {first_line(error)}")
+
+
+def _image(folder: Path, value: bytes | dict | None) -> Encoded | Unreadable:
+    """An image from a cell, or the file whose path stands in it."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if content is None and isinstance(value, dict) and isinstance(path := value.get("path"), str):
+        return folder / path
+    return Unreadable("no image in this row") if content is None else content
+
+
+def _holds_images(file: parquet.ParquetFile, column: str) -> bool:
+    """Whether a column is of Hugging Face's type Image, or has bytes of images."""
+    schema = file.schema_arrow
+    kind = schema.field(column).type
+    if kinds.is_struct(kind):
+        is_file = kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+        return is_file and _features(schema).get(column, {}).get("_type", "Image") == "Image"
+    if not _is_binary(kind):
+        return False
+    first = next(file.iter_batches(1, columns=[column], use_threads=False), None)
+    value = first.column(0)[0].as_py() if first is not None and len(first) else None
+    return value is not None and is_image(value)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return kinds.is_binary(kind) or kinds.is_large_binary(kind)
+
+
+def _uncompressed_size(file: parquet.ParquetFile, columns: Sequence[str]) -> int:
+    groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns)
 
 
 def _open(path: Path, dictionaries: Sequence[str]) -> parquet.ParquetFile:
@@ -97,13 +152,18 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of Hugging Face's ClassLabel columns, from the schema's metadata."""
+    return {
+        name: [str(label) for label in feature["names"]]
+        for name, feature in _features(schema).items()
+        if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list)
+    }
+
+
+def _features(schema: pa.Schema) -> dict[str, dict]:
+    """The types of the columns of a Hugging Face data set; {} for other files."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        return {
-            name: [str(label) for label in feature["names"]]
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-        }
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 

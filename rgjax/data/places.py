@@ -10,7 +10,7 @@ from rgjax.console import local_path
 from rgjax.data.folders import entries, visible
 from rgjax.data.listing import SPLIT_NAMES
 from rgjax.data.npz import is_npz
-from rgjax.data.tables import COMPRESSED, READ, is_table
+from rgjax.data.tables import COMPRESSED, READ, is_metadata, is_table, open_table
 from rgjax.errors import UserError, first_few
 
 
@@ -32,7 +32,8 @@ def locate(name: str) -> Place:
     """Find the folder or the tables called `name`.
 
     A folder with one table and no class folders stands for this table. A folder with tables such as train.csv and
-    test.csv stands for these; they may lie in its folder data/. Raises UserError if it is ambiguous or holds nothing.
+    test.csv stands for these, and so does one with split folders that hold tables. All of it may lie in its only
+    folder, such as data/. Raises UserError if it is ambiguous or holds nothing.
     """
     if not name:
         raise UserError(
@@ -51,8 +52,8 @@ def locate(name: str) -> Place:
         raise UserError(f"{path}: no such folder or table")
     place = _tables_of(path)
     folders = visible(entries(path)[0])
-    if not place.tables and [Path(folder).name for folder in folders] == ["data"]:
-        inner = _tables_of(path / "data")
+    if not place.tables and len(folders) == 1:
+        inner = _tables_of(Path(folders[0]))
         place = inner if inner.tables else place
     return place._replace(where=path) if len(place.tables) > 1 else place
 
@@ -69,6 +70,11 @@ def _tables_of(path: Path) -> Place:
     folders = visible(folders)
     paths = [Path(file) for file in files]
     tables = [file for file in paths if is_table(file)]
+    metadata = [file for file in tables if is_metadata(file) and "path" in open_table(file).roles]
+    if len(metadata) == 1:
+        return Place(metadata[0], (metadata[0],))
+    if tables_in_splits := _tables_in_splits(folders):
+        return _splits(path, tables_in_splits)
     splits = {file: split for file in paths if file.suffix.lower() in READ and (split := split_of(file.stem))}
     if len(splits) > 1 and splits.keys() >= set(tables):
         return _splits(path, splits)
@@ -82,6 +88,23 @@ def _tables_of(path: Path) -> Place:
         f"{path}: holds {first_few(table.name for table in tables)}{beside}; pass a table, e.g. {tables[0]}, or name "
         "the tables train, test and optionally val, or, if the folders are classes, move the tables elsewhere"
     )
+
+
+def _tables_in_splits(folders: Sequence[str]) -> dict[Path, str]:
+    """The tables in split folders: metadata of an imagefolder or parquet files."""
+    tables: dict[Path, str] = {}
+    without = []
+    for folder in map(Path, folders):
+        if split := SPLIT_NAMES.get(folder.name.lower()):
+            files = [Path(file) for file in entries(folder)[1]]
+            inside = [file for file in files if is_metadata(file)] or [
+                file for file in files if file.suffix.lower() == ".parquet"
+            ]
+            tables |= dict.fromkeys(inside, split)
+            without += [] if inside else [folder]
+    if tables and without:
+        raise UserError(f"{without[0]}: no table, but there is {next(iter(tables))}; add one, or remove the folder")
+    return tables
 
 
 def _splits(folder: Path, splits: dict[Path, str]) -> Place:

@@ -6,6 +6,7 @@ UTF-16, it limits fields to its block size, and it refuses JSON columns that mix
 """
 
 import codecs
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -62,6 +63,7 @@ class Table:
         first: what the first row's number counts from: the line of the header.
         unit: "line" or "row", which numbers count.
         notes: on the dialect and on lines that are not rows.
+        embedded: the column that holds images themselves, or "".
     """
 
     file: Path
@@ -72,6 +74,7 @@ class Table:
     first: int = 1
     unit: str = "line"
     notes: tuple[Note, ...] = ()
+    embedded: str = ""
 
     def place(self, number: int) -> str:
         return f"{self.file}, {self.unit} {number}"
@@ -145,6 +148,11 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def is_metadata(file: Path) -> bool:
+    """Whether a table lies in Hugging Face's imagefolder: file_name, label."""
+    return file.stem.lower() == "metadata" and is_table(file)
+
+
 def open_table(file: Path, columns: Columns | None = None) -> Table:
     """Open a table; the format follows from the suffix.
 
@@ -171,7 +179,11 @@ def open_table(file: Path, columns: Columns | None = None) -> Table:
 
 def _resolve(file: Path, names: Sequence[str], columns: Columns) -> dict[str, str]:
     try:
-        return columns.resolve(names)
+        roles = columns.resolve(names)
+        paths = [name for name in names if re.fullmatch("(.*_)?file_name", name)]
+        if is_metadata(file) and paths and not {"path", "text"} & columns.names.keys():
+            roles = {role: column for role, column in roles.items() if role != "text"} | {"path": paths[0]}
+        return roles
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
@@ -270,13 +282,28 @@ def _open_json(file: Path, text: str, columns: Columns) -> Table:
 
 
 def _open_parquet(file: Path, columns: Columns) -> Table:
+    """A parquet file.
+
+    A column of images has the role path, and the number of the row as its text.
+    """
     table = open_parquet(file)
     roles = _resolve(file, table.columns, columns)
-    if nested := [name for name in roles.values() if name in table.nested]:
+    if "path" not in roles and "text" not in columns.names and table.images:
+        if len(table.images) > 1:
+            fix = f"choose one by {columns.flag}=path:{next(iter(table.images))}"
+            raise UserError(f"{file}: several columns hold images: {first_few(table.images)}; {fix}")
+        roles = {role: column for role, column in roles.items() if role != "text"} | {"path": next(iter(table.images))}
+    embedded = roles["path"] if roles.get("path") in table.images else ""
+    if len(table.class_names) == 1:
+        roles.setdefault("label", next(iter(table.class_names)))
+    if nested := [name for name in roles.values() if name in table.nested and name != embedded]:
         kind = table.nested[nested[0]]
         raise UserError(f"{file}: column '{nested[0]}' is of type {kind}; it must be text or a number")
 
     def read(names: Sequence[str]) -> Iterator[Record]:
-        return (Record(number, values) for number, values in enumerate(table.rows(names), start=1))
+        plain = [name for name in names if name != embedded]
+        rows = table.rows(plain) if plain else ({} for _ in range(table.num_rows))
+        for number, values in enumerate(rows, start=1):
+            yield Record(number, values | {embedded: str(number)} if embedded else values)
 
-    return Table(file, table.columns, roles, columns, read, unit="row")
+    return Table(file, table.columns, roles, columns, read, unit="row", embedded=embedded)

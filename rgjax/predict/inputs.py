@@ -12,14 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
 from rgjax.console import local_path
 from rgjax.data.columns import Columns
-from rgjax.data.decode import Unreadable, decode_with_remarks
+from rgjax.data.decode import Encoded, Unreadable, decode_with_remarks
 from rgjax.data.folders import files_below, is_image_file
 from rgjax.data.foreign import count_kinds
 from rgjax.data.notes import note
+from rgjax.data.npz import is_npz, npz_images, npz_rows
+from rgjax.data.parquet import image_rows
 from rgjax.data.paths import find_file
 from rgjax.data.tables import READ, Row, is_table, open_table
 from rgjax.errors import UserError
@@ -35,13 +35,13 @@ class InputRow(NamedTuple):
 
     Attributes:
         id: its name in the output.
-        content: an image uint8 [S, S, 3] or a sentence; a path while it is unread.
+        content: an image uint8 [S, S, 3] or a sentence; while it is unread, a path or what a file holds.
         fault: one line that says why it cannot be read, or "".
         remarks: what a user may not expect of an image: keys of `rgjax.data.notes.KINDS`.
     """
 
     id: str
-    content: np.ndarray | str
+    content: Encoded | str
     fault: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -106,15 +106,38 @@ def _rows(name: str, content: str, columns: Columns) -> Iterator[tuple[str, Row]
 
 
 def _images_of(name: str, columns: Columns) -> Iterator[InputRow]:
+    if name != STDIN and is_npz(path := local_path(name)):
+        yield from _images_of_npz(name, path)
+        return
     if not _holds_rows(name):
         yield from _paths(name, lambda path: is_image_file(str(path)), "images")
         return
-    folder = local_path(name).parent
+    file = local_path(name)
     try:
+        if column := open_table(file, columns).embedded:
+            rows = zip(_rows(name, "path", columns), image_rows(file, column), strict=False)
+            yield from (_content_of(identity, content) for (identity, _), content in rows)
+            return
         for identity, row in _rows(name, "path", columns):
-            yield _image_of(identity, row, folder)
+            yield _image_of(identity, row, file.parent)
     except UserError as error:
         yield InputRow(name, "", str(error))
+
+
+def _images_of_npz(name: str, file: Path) -> Iterator[InputRow]:
+    """The images of an .npz file in MedMNIST's form; their labels are not read."""
+    try:
+        counts = npz_images(file)
+    except UserError as error:
+        yield InputRow(name, "", str(error))
+        return
+    for split, count in counts.items():
+        for row, content in zip(range(count), npz_rows(file, f"{split}_images"), strict=False):
+            yield _content_of(f"{split}:{row}", content)
+
+
+def _content_of(identity: str, content: Encoded | Unreadable) -> InputRow:
+    return _fault(identity, str(content)) if isinstance(content, Unreadable) else InputRow(identity, content)
 
 
 def _image_of(identity: str, row: Row, folder: Path) -> InputRow:
@@ -160,11 +183,11 @@ def _paths(name: str, is_input: Callable[[Path], bool], noun: str) -> Iterator[I
 def _decoded(row: InputRow, size: int) -> InputRow:
     if row.fault:
         return row
-    path = Path(str(row.content))
-    if path.exists() and not path.is_file():  # reading a pipe would block
+    image = Path(row.content) if isinstance(row.content, str) else row.content
+    if isinstance(image, Path) and image.exists() and not image.is_file():  # reading a pipe would block
         return _fault(row.id, "not a file")
     try:
-        pixels, remarks = decode_with_remarks(path, size)
+        pixels, remarks = decode_with_remarks(image, size)
         return InputRow(row.id, pixels, remarks=(*row.remarks, *remarks))
     except Unreadable as error:
         return _fault(row.id, str(error))
