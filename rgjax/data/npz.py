@@ -77,6 +77,8 @@ def npz_images(file: Path) -> dict[str, int]:
             )
         if kind != np.uint8 or not 0 < math.prod(shape[1:3]) <= MAX_PIXELS:
             raise UserError(f"{file}: {name} is {kind} {list(shape)}; it must be uint8 of 1 to {MAX_PIXELS:,} pixels")
+        if not shape[0]:
+            raise UserError(f"{file}: {name} is empty; add images, or remove the array")
         counts[split] = shape[0]
     if not counts:
         raise UserError(f"{file}: no arrays train_images and test_images; arrays: {first_few(arrays, limit=20)}")

@@ -178,9 +178,9 @@ LINES = {"": 0, "one": 1, "a,b,c,d,e": 1, '"open': 1, "#": 1, "text,label": 1, '
 SOME_LINES = st.lists(st.tuples(st.sampled_from(sorted(LINES)), st.integers(1, 9)), max_size=2)
 
 
-def write_table(table: Path, rows, lines=(), encoding="utf-8") -> int:
+def write_table(table: Path, rows, lines=(), encoding="utf-8", form="") -> int:
     """Write a table of sentences and foreign lines; returns the number of rows."""
-    written = FORMATS[table.name]([("text", "label"), *rows])
+    written = FORMATS[form or table.name]([("text", "label"), *rows])
     if isinstance(written, bytes):
         table.write_bytes(written)
         return len(rows)
@@ -217,6 +217,21 @@ def test_tables_of_sentences(rows, lines, name, encoding, unreadable):
         account(read, there, table)
 
 
+@given(st.lists(ROWS, min_size=2, max_size=3), SOME_LINES, st.sampled_from(sorted(FORMATS)), st.booleans())
+def test_tables_of_splits(parts, lines, form, stop):
+    with TemporaryDirectory() as place:
+        there, suffix = 0, Path(form).suffix
+        for name, rows in zip(("train", "test", "val"), parts, strict=False):
+            there += write_table(Path(place) / f"{name}{suffix}", [*WHOLE, *rows], lines, form=form)
+
+        def read():
+            source = text.load(data_config("text", manual_dir=place, unreadable="stop" if stop else "skip"))
+            assert source.official_test is not None
+            return len(source.labels), source.notes
+
+        account(read, there, Path(place))
+
+
 PATHS = ["{}.png", "./{}.png", "deep\\{}.png", "deep/{}.png", "{}.PNG", "gone{}.png", "cut.png", "deep", "", "0.png"]
 
 
@@ -237,6 +252,29 @@ def test_tables_of_images(rows, suffix):
         table.write_text(FORMATS[form]([("path", "label"), *named]))
         note(table.read_text())
         account(lambda: read_images(table), len(named), table)
+
+
+# Arrays
+
+
+@given(
+    st.dictionaries(st.sampled_from(["train", "val", "test"]), st.integers(0, 9), max_size=3),
+    st.sampled_from([(5, 6), (5, 6, 3), (5, 6, 1), (5, 6, 2), (4, 4, 4, 1), (5,)]),
+    st.sampled_from(["uint8", "float32", "int64"]),
+    st.sampled_from([(), (1,), (2,)]),
+    st.sampled_from(["", "no labels", "few labels", "cut"]),
+)
+def test_arrays(counts, shape, kind, label_shape, fault):
+    with TemporaryDirectory() as place:
+        file, arrays, rng = Path(place) / "some.npz", {}, np.random.default_rng(0)
+        for split, count in counts.items():
+            arrays[f"{split}_images"] = rng.integers(0, 256, (count, *shape)).astype(kind)
+            labels = np.resize(np.arange(count) % 2, (count, *label_shape))
+            arrays |= {} if fault == "no labels" else {f"{split}_labels": labels[fault == "few labels" :]}
+        np.savez_compressed(file, **arrays)
+        if fault == "cut":
+            file.write_bytes(file.read_bytes()[:-50])
+        account(lambda: read_images(file), sum(counts.values()), file)
 
 
 # HAM10000
