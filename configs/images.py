@@ -11,11 +11,19 @@ together; otherwise images are split at random within each class. --config.data.
 this. rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import method_config, points
+from rgjax.config import CUSTOM_MIN_SIZE, method_config, points
 
 
 def get_config(method: str = "rg"):
-    return method_config(method, {"data.name": "images", "data.image_size": 224, "data.split": "auto"})
+    return method_config(
+        method,
+        {
+            "data.name": "images",
+            "data.image_size": 224,
+            "data.split": "auto",
+            "regroup.min_size": CUSTOM_MIN_SIZE,
+        },
+    )
 
 
 def sweep():

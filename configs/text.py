@@ -13,12 +13,19 @@ the training texts, up to the 512 tokens that bert-base-uncased reads.
 rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import BERT_FINETUNING, TEXT_METHODS, method_config, points
+from rgjax.config import BERT_FINETUNING, CUSTOM_MIN_SIZE, TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
     return method_config(
-        method, {"data.name": "text", "data.split": "auto", "data.max_length": "auto", **BERT_FINETUNING}
+        method,
+        {
+            "data.name": "text",
+            "data.split": "auto",
+            "data.max_length": "auto",
+            "regroup.min_size": CUSTOM_MIN_SIZE,
+            **BERT_FINETUNING,
+        },
     )
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from rgjax import metrics
 from rgjax.config import Config, identity, recorded_config
 from rgjax.data import Dataset
+from rgjax.data.notes import Note, fewer_groups, note
 from rgjax.errors import UserError
 from rgjax.models.factory import PRETRAINED, PRETRAINED_FILES, bert_checkpoint
 from rgjax.models.tokenizer import FILES
-from rgjax.regroup import AGGREGATIONS, Regrouping
+from rgjax.regroup import AGGREGATIONS, Regrouping, cluster_counts
 from rgjax.report.pictures import draw_groups, draw_synthetic
 from rgjax.sharding import is_first_process
 from rgjax.storage import manifest, provenance
@@ -174,6 +175,31 @@ def counts_by_name(dataset: Dataset) -> dict[str, int]:
     """The number of training examples of each class."""
     counts = np.bincount(dataset.labels[dataset.train], minlength=len(dataset.class_names))
     return dict(zip(dataset.class_names, counts.tolist(), strict=True))
+
+
+def notes_on_groups(regrouping: Regrouping, dataset: Dataset, config: Config, clustering: str) -> tuple[Note, ...]:
+    """The notes on missing and on tiny pseudo-classes.
+
+    Args:
+        regrouping: the pseudo-classes.
+        dataset: whose training examples they hold.
+        config: the section `regroup`.
+        clustering: that was used.
+    """
+    counts = np.bincount(dataset.labels[dataset.train], minlength=len(dataset.class_names))
+    groups = np.bincount(regrouping.parent, minlength=len(counts))
+    if clustering == "none":
+        return ()
+    asked = cluster_counts(counts, config.rule, config.threshold, max_groups=len(dataset.train))
+    # Without bounds, groups are missing only where examples are equal.
+    bounded = cluster_counts(counts, config.rule, config.threshold, config.min_size)
+    if config.min_size < 2 and (bounded == asked).all():
+        asked = groups
+    singles = ((regrouping.counts == 1) & (groups[regrouping.parent] > 1)).sum()
+    return (
+        *fewer_groups(dataset.class_names, asked, groups, config.min_size),
+        *note("single_example", (), int(singles)),
+    )
 
 
 def describe_groups(regrouping: Regrouping, dataset: Dataset) -> str:

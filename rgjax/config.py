@@ -20,6 +20,7 @@ from rgjax.errors import UserError, unknown
 MAX_INT32 = 2**31 - 1  # limit of counts and seeds, because devices count in 32 bits
 AUTO = "auto"  # in the place of a number that the data decide
 CUSTOM = ("images", "text")  # custom data sets, which are identified by their path
+CUSTOM_MIN_SIZE = 8  # regroup.min_size for them; the paper has none. rgjax/regroup/README.md has the measurements
 
 Config: TypeAlias = Any  # a ConfigDict, whose fields are known only at run time
 Point: TypeAlias = dict[str, Any]  # of a grid: the `method`, optionally its `variant`, and the fields that it sets
@@ -150,7 +151,7 @@ FIELDS: dict[str, Field] = {
     "regroup.threshold": _count(0, "ratio: largest class that is left whole; target: size of a group", low=0),
     "regroup.aggregate": _choice("max", "how pseudo-class logits become class logits", "max", "sum"),
     "regroup.n_init": _count(10, "restarts of K-means", high=1000),
-    "regroup.min_size": _count(0, "balanced: least size of a group (0: equal sizes)", low=0),
+    "regroup.min_size": _count(0, "least size of a group; smaller ones are merged (0: any; balanced: equal)", low=0),
     "regroup.seed": _count(0, "seed of the clustering", low=0),
     "sampler": _choice(
         "none",

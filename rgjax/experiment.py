@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -91,6 +92,10 @@ def prepare(config: Config, recorded_length: int | None = None) -> Task:
     _log.info(dataset.summary)
     features = encode(config, dataset)
     clusters = make_regrouping(config, dataset, features)
+    notes = artifacts.notes_on_groups(clusters, dataset, config.regroup, clustering_of(config))
+    for note in notes:
+        _log.info(note)
+    dataset = replace(dataset, notes=(*dataset.notes, *notes))
     task = resample(config, dataset, inputs, features, clusters)
     _log.info(artifacts.describe_groups(task.regrouping, dataset))
     return task
@@ -120,9 +125,12 @@ def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | Non
         return {"pseudo_labels": regrouping.pseudo_labels, "parent": regrouping.parent}
 
     if features is None or jax.process_count() > 1:  # processes cluster together, so none may read the cache alone
-        return Regrouping(**compute())
-    key = digest("groups-v1", features, labels, json.dumps(how, sort_keys=True))
-    return Regrouping(**cached_arrays(cache_dir() / "groups" / f"{key}.npz", compute))
+        arrays = compute()
+        return Regrouping(arrays["pseudo_labels"], arrays["parent"])
+    version = "groups-v2" if how["min_size"] else "groups-v1"  # it used to matter to the clustering "balanced" alone
+    key = digest(version, features, labels, json.dumps(how, sort_keys=True))
+    arrays = cached_arrays(cache_dir() / "groups" / f"{key}.npz", compute)
+    return Regrouping(arrays["pseudo_labels"], arrays["parent"])
 
 
 def resample(config: Config, dataset: Dataset, inputs, features: np.ndarray | None, clusters: Regrouping) -> Task:

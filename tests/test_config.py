@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rgjax.command import describe
-from rgjax.config import ENCODERS, FIELDS, METHODS, identity, method_config, validate, value_of
+from rgjax.config import CUSTOM_MIN_SIZE, ENCODERS, FIELDS, METHODS, identity, method_config, validate, value_of
 from rgjax.data.phrasebank import AGREEMENTS
 from rgjax.encoders.bert import POOLINGS
 from rgjax.errors import UserError
@@ -13,6 +13,7 @@ from rgjax.losses import LOSSES
 from rgjax.models.layers import HEADS
 from rgjax.models.resnet import STAGES, STEMS
 from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
+from rgjax.regroup.regrouping import MIN_SIZE
 from rgjax.sampling import SAMPLERS
 from rgjax.training.optimizer import OPTIMIZERS
 from rgjax.training.setup import duration
@@ -155,6 +156,12 @@ def test_of_data_of_ones_own_the_place_counts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert of("flowers/") == of(str(tmp_path / "flowers")) == of("./x/../flowers")
     assert of("", "text")["data.name"] == "text"
+
+
+@pytest.mark.parametrize("name", ["images", "text"])
+def test_custom_data_have_a_least_size_of_groups_and_the_papers_have_none(name):
+    assert load(Path(f"configs/{name}.py")).get_config().regroup.min_size == CUSTOM_MIN_SIZE == MIN_SIZE
+    assert method_config("rg", {}).regroup.min_size == 0
 
 
 def test_help_lists_every_field_and_method():

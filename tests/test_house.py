@@ -132,7 +132,8 @@ def offenders(file: str, tree: ast.Module) -> Iterator[str]:
         place = f"{file}:{function.lineno} {function.name}"
         if (length := (function.end_lineno or 0) - function.lineno + 1) > LONGEST_FUNCTION:
             yield f"{place}: {length} lines"
-        if (count := len(parameters(function))) > MOST_PARAMETERS:
+        estimator = function.name == "__init__" and "BaseEstimator" in (ROOT / file).read_text()
+        if (count := len(parameters(function))) > MOST_PARAMETERS and not estimator:  # scikit-learn reads its settings
             yield f"{place}: {count} parameters"
     yield from (f"{file}:{line} name {name}" for name, line in names(tree) if name in BANNED_NAMES)
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from rgjax.command import Parser, run
-from rgjax.config import AUTO, BERT_FINETUNING, FIELDS, method_config
+from rgjax.config import AUTO, BERT_FINETUNING, CUSTOM_MIN_SIZE, FIELDS, method_config
 from rgjax.console import progress
 from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images, list_sentences, normal_form
@@ -38,7 +38,7 @@ from rgjax.data.decode import Encoded, Examined, Unreadable, examine
 from rgjax.data.images import map_in_threads
 from rgjax.data.lengths import BERT_TOKENS, Cuts, text_length, token_lengths
 from rgjax.data.listing import Listing
-from rgjax.data.notes import notes_on
+from rgjax.data.notes import Note, fewer_groups, notes_on
 from rgjax.data.places import locate
 from rgjax.data.splits import SPLITS, split, split_strategy
 from rgjax.data.tables import open_table
@@ -105,16 +105,18 @@ def inspect(
         command = _training_command(name, kind, splits.count("train"), rule, threshold, options)
     except UserError as error:
         problem = str(error)
+    classes = _class_counts(listing, splits, rule, threshold)
+    notes = (*listing.notes, *(() if splits is None else _notes_on_groups(classes, rule, threshold)))
     return {
         "data": name,
         "kind": kind,
         "rows": len(listing.items),
         "split": split_strategy(source),
         "imbalance": round(max(counts.values()) / min(counts.values()), 2),
-        "classes": _class_counts(listing, splits, rule, threshold),
+        "classes": classes,
         **properties,
         "equal": _duplicates(listing, hashes, splits),
-        "notes": [note.as_json() for note in listing.notes if note.kind != "unreadable_row"],  # listed above
+        "notes": [note.as_json() for note in notes if note.kind != "unreadable_row"],  # listed above
         "problem": problem,
         "next": command,
     }
@@ -209,9 +211,17 @@ def _class_counts(listing: Listing, splits: list[str] | None, rule: str, thresho
 
     counts = Counter(zip(listing.labels, splits, strict=True))
     train = np.array([counts[name, "train"] for name in report])
-    for name, groups in zip(report, cluster_counts(train, rule, threshold).tolist(), strict=True):
+    for name, groups in zip(report, cluster_counts(train, rule, threshold, CUSTOM_MIN_SIZE).tolist(), strict=True):
         report[name] |= {split: counts[name, split] for split in SPLITS} | {"groups": groups}
     return report
+
+
+def _notes_on_groups(classes: dict[str, dict[str, int]], rule: str, threshold: int) -> tuple[Note, ...]:
+    from rgjax.regroup import cluster_counts  # imported here, as above
+
+    train, groups = (np.array([counts[key] for counts in classes.values()]) for key in ("train", "groups"))
+    asked = cluster_counts(train, rule, threshold, max_groups=int(train.max()))
+    return fewer_groups(classes, asked, groups, CUSTOM_MIN_SIZE)
 
 
 def _duplicates(listing: Listing, hashes: Iterable[str], splits: list[str] | None) -> dict[str, list[list[str]]]:
@@ -263,7 +273,8 @@ def readable(report: dict[str, Any]) -> str:
         lines.append(f"  {name:<{width}}" + "".join(f"{counts[column]:>9}" for column in columns))
     lines += ["", f"  imbalance: the largest class has {report['imbalance']:g} times the examples of the smallest"]
     if "groups" in columns:
-        lines.append(f"  pseudo-classes under RG: {sum(counts['groups'] for counts in classes.values())}")
+        # K-means may make smaller groups, which are merged: how many is known after the clustering.
+        lines.append(f"  pseudo-classes under RG: at most {sum(counts['groups'] for counts in classes.values())}")
     if "modes" in report:
         lines.append("  modes: " + ", ".join(f"{mode} {number}" for mode, number in report["modes"].items()))
     for name in ("widths", "heights", "words", "tokens", "estimated tokens", "characters"):

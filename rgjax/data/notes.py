@@ -9,7 +9,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rgjax.errors import one_line
+import numpy as np
+from jaxtyping import Integer
+
+from rgjax.errors import first_few, one_line
 
 _FEW = 5  # names that a note keeps
 
@@ -55,6 +58,14 @@ KINDS = {
         "image",
         "without a lesion_id, so images of one lesion may be in several splits",
         "add the challenge's ISIC2018_Task3_Training_LesionGroupings.csv or ISIC_2019_Training_Metadata.csv",
+    ),
+    "fewer_groups": Kind(
+        "group",
+        "fewer than config.regroup.rule asks for, as a class has at most 1000, each of at least",
+        "config.regroup.min_size=1 allows all sizes",
+    ),
+    "single_example": Kind(
+        "group", "of a single example", "config.regroup.min_size=2 or more merges them into the nearest"
     ),
     "cut_text": Kind("text", "cut at", "--config.data.max_length sets the length"),
     "unreadable_row": Kind("row", "skipped, cannot be read", "python -m rgjax.data.inspect lists all", skips=True),
@@ -121,3 +132,19 @@ def recorded_notes(provenance: dict[str, Any]) -> list[str]:
     notes = provenance.get("notes")  # absent in runs of older versions
     notes = notes if isinstance(notes, list) else []
     return [str(one["text"]) for one in notes if isinstance(one, dict) and "text" in one]
+
+
+def fewer_groups(
+    class_names: Iterable[str], asked: Integer[np.ndarray, " C"], made: Integer[np.ndarray, " C"], min_size: int
+) -> tuple[Note, ...]:
+    """The note on the classes with fewer pseudo-classes than the rule asks for.
+
+    Args:
+        class_names: of all classes.
+        asked: pseudo-classes of each class by the rule.
+        made: its pseudo-classes.
+        min_size: the least size of a pseudo-class.
+    """
+    classes = zip(class_names, asked, made, strict=True)
+    names = [f"{name} {k} instead of {n}" for name, n, k in classes if k < n]
+    return note("fewer_groups", (), int((asked - made).sum()), f"{min_size} examples: {first_few(names)}")

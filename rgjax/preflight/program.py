@@ -45,6 +45,7 @@ def spec_task(config: Config) -> Task:
         threshold=config.regroup.threshold,
         clustering="none" if clustering_of(config) == "none" else "random",
         seed=config.regroup.seed,
+        min_size=config.regroup.min_size,
     )
     inputs, synthetic = blank_inputs(config, dataset), None
     if config.sampler == "deepsmote":

@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int, Shaped
 
+from rgjax.regroup.forks import require_unforked
+
 HIGHEST = jax.lax.Precision.HIGHEST
 MEMORY = 2**27  # floats for the distances to the candidates of k-means++
 
@@ -99,6 +101,7 @@ def _form() -> Form:
 
 
 def _mesh() -> Mesh:
+    require_unforked()
     return Mesh(np.array(jax.devices()), ("data",))
 
 

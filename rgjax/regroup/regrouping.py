@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int, Integer, Shaped
 
 from rgjax.regroup.aggregation import class_logits
 from rgjax.regroup.balanced import balanced_kmeans
@@ -22,14 +22,20 @@ FEATURE_CLUSTERINGS: dict[str, Callable[..., np.ndarray]] = {
     "spectral": lambda x, k, settings, min_size: normalized_cut(x, k, settings),
 }
 CLUSTERINGS = ("none", *FEATURE_CLUSTERINGS, "random")
+MIN_SIZE = 8  # examples; README.md has the measurements
+MAX_GROUPS = 1000  # of a class; K-means and networks take time and memory in proportion
 
 
 @dataclass(frozen=True)
 class Regrouping:
-    """Pseudo-labels of N training examples, and the class of each pseudo-class."""
+    """Pseudo-labels of N training examples, and the class of each pseudo-class.
+
+    `merged` counts the groups that were too small and became part of another.
+    """
 
     pseudo_labels: Int[np.ndarray, " N"]
     parent: Int[np.ndarray, " K"]
+    merged: int = 0
 
     @classmethod
     def identity(cls, labels: Integer[np.ndarray, " N"], num_classes: int) -> "Regrouping":
@@ -71,7 +77,10 @@ class RegroupSettings:
             (normalized cut), "random", or "none" for classes as they are.
         seed: of the clustering.
         n_init: restarts of K-means.
-        min_size: "balanced": least size of a cluster in place of equal sizes; 0: equal sizes.
+        min_size: least size of a group. A class of n_c examples gets at most n_c / `min_size` groups, and those that
+            are smaller are merged into the nearest one. 0: no limit, as in the paper; None: `MIN_SIZE`. In both cases,
+            "balanced" has groups of equal size.
+        max_groups: the most groups of a class.
 
     Raises:
         ValueError: for a value that is not valid.
@@ -82,7 +91,17 @@ class RegroupSettings:
     clustering: str = "kmeans"
     seed: int = 0
     n_init: int = 10
-    min_size: int = 0
+    min_size: int | None = 0
+    max_groups: int = MAX_GROUPS
+
+    @property
+    def floor(self) -> int:
+        """The least size of a group."""
+        return MIN_SIZE if self.min_size is None else self.min_size
+
+    def cluster_counts(self, counts: Integer[np.ndarray, " C"]) -> Int[np.ndarray, " C"]:
+        """Pseudo-classes of each class before small ones are merged."""
+        return cluster_counts(counts, self.rule, self.threshold, self.floor, self.max_groups)
 
     def __post_init__(self):
         if self.rule not in RULES or self.clustering not in CLUSTERINGS:
@@ -90,15 +109,17 @@ class RegroupSettings:
         if self.threshold < (self.rule == "target"):
             limit = "above" if self.rule == "target" else "at least"
             raise ValueError(f"threshold={self.threshold} examples; it must be {limit} 0")
-        if self.min_size < 0 or self.n_init < 1:
-            raise ValueError(f"min_size={self.min_size}, n_init={self.n_init}; they must be at least 0 and 1")
+        for name, low in (("min_size", 0), ("n_init", 1), ("max_groups", 1)):
+            if (value := getattr(self, name)) is not None and value < low:
+                raise ValueError(f"{name}={value}: must be at least {low}")
 
 
 def regroup(features: Any, labels: Any, num_classes: int | None = None, **settings: Any) -> Regrouping:
     """Split each class into pseudo-classes by a clustering of its features.
 
-    The number of clusters depends on the size of the class; clusters that stay empty are dropped. In a multi-process
-    run, all processes get the pseudo-classes of the first one. It needs NumPy alone, whatever trains the network:
+    The number of clusters depends on the size of the class. Clusters that stay empty are dropped, and those of fewer
+    than `min_size` examples are merged into the nearest one of their class. In a multi-process run, all processes get
+    the pseudo-classes of the first one. It needs NumPy alone, whatever trains the network:
 
     >>> import numpy as np
     >>> from rgjax.regroup import regroup
@@ -120,7 +141,7 @@ def regroup(features: Any, labels: Any, num_classes: int | None = None, **settin
 
     Raises:
         ValueError: for arrays that do not fit together, a class without examples, features that are not finite,
-            settings that are not valid, and a `min_size` that a class cannot fill.
+            and settings that are not valid.
     """
     options = RegroupSettings(**settings)
     labels, num_classes = _checked_labels(labels, num_classes)
@@ -129,10 +150,10 @@ def regroup(features: Any, labels: Any, num_classes: int | None = None, **settin
     if options.clustering in FEATURE_CLUSTERINGS:
         features = _checked_features(features, labels)
     counts = np.bincount(labels, minlength=num_classes)
-    groups = cluster_counts(counts, options.rule, options.threshold)
+    groups = options.cluster_counts(counts)
     kmeans_settings = KMeansSettings(options.seed, options.n_init, pad_to=_shared_shape(counts, groups))
 
-    pseudo_labels, parent = np.empty(len(labels), np.int32), []
+    pseudo_labels, parent, merged = np.empty(len(labels), np.int32), [], 0
     for c, k in enumerate(groups):
         indices = np.flatnonzero(labels == c)
         if k == 1:
@@ -141,31 +162,65 @@ def regroup(features: Any, labels: Any, num_classes: int | None = None, **settin
             clusters = np.random.default_rng((options.seed, c)).permutation(np.arange(len(indices)) % k)
         else:
             clusters = _cluster(features[indices], int(k), options, kmeans_settings)
+            clusters, fewer = merge_small(features[indices], clusters, options.floor)
+            merged += fewer
         used, numbers = np.unique(clusters, return_inverse=True)
         pseudo_labels[indices] = len(parent) + numbers
         parent += [c] * len(used)
-    return Regrouping(pseudo_labels, np.array(parent, np.int32))
+    return Regrouping(pseudo_labels, np.array(parent, np.int32), merged)
 
 
-def cluster_counts(counts: Integer[np.ndarray, " C"], rule: str, threshold: int) -> Int[np.ndarray, " C"]:
-    """Pseudo-classes of each class with `counts` examples, rounded half up.
+def cluster_counts(
+    counts: Integer[np.ndarray, " C"], rule: str, threshold: int, min_size: int = 0, max_groups: int = MAX_GROUPS
+) -> Int[np.ndarray, " C"]:
+    """Pseudo-classes of each class, before small ones are merged; rounded half up.
 
     "ratio": n_c / n_min where n_c > threshold, else 1. "target": n_c / threshold, at least 1.
+
+    Args:
+        counts: examples of each class.
+        rule: "ratio" or "target".
+        threshold: in examples.
+        min_size: a class of n_c examples gets at most n_c / min_size pseudo-classes.
+        max_groups: the most pseudo-classes of a class.
     """
     groups = np.floor(counts / (counts.min() if rule == "ratio" else threshold) + 0.5).astype(int)
     if rule == "ratio":
         groups = np.where(counts > threshold, groups, 1)
-    return np.clip(groups, 1, counts)
+    return np.clip(groups, 1, np.clip(counts // max(min_size, 1), 1, max_groups))
+
+
+def merge_small(
+    x: Shaped[np.ndarray, "N D"], clusters: Int[np.ndarray, " N"], min_size: int
+) -> tuple[Int[np.ndarray, " N"], int]:
+    """Merge clusters of fewer than `min_size` points into the nearest, by center.
+
+    The smallest comes first, and among equals the one of the lowest number. Returns the clusters, numbered as before,
+    and how many were merged.
+    """
+    numbers, clusters, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    if sizes.min() >= min_size:
+        return numbers[clusters], 0
+    sums = np.zeros((len(numbers), x.shape[1]))
+    np.add.at(sums, clusters, x)
+    sizes = sizes.astype(float)
+    merged = 0
+    while merged < len(numbers) - 1 and sizes.min() < min_size:
+        smallest = sizes.argmin()
+        distances = np.square(sums / sizes[:, None] - sums[smallest] / sizes[smallest]).sum(axis=1)
+        nearest = np.where(np.isinf(sizes) | (np.arange(len(sizes)) == smallest), np.inf, distances).argmin()
+        sums[nearest] += sums[smallest]
+        sizes[nearest] += sizes[smallest]
+        sizes[smallest] = np.inf  # it is gone
+        clusters[clusters == smallest] = nearest
+        merged += 1
+    return numbers[clusters], merged
 
 
 def _cluster(features: np.ndarray, k: int, options: RegroupSettings, settings: KMeansSettings) -> np.ndarray:
     """Cluster the examples of one class; all processes get the same clusters."""
-    if options.clustering == "balanced" and k * options.min_size > len(features):
-        raise ValueError(
-            f"min_size={options.min_size}: too large for {len(features)} examples of a class in {k} clusters; "
-            f"at most {len(features) // k}"
-        )
-    clusters = FEATURE_CLUSTERINGS[options.clustering](features, k, settings=settings, min_size=options.min_size)
+    least = options.min_size or 0
+    clusters = FEATURE_CLUSTERINGS[options.clustering](features, k, settings=settings, min_size=least)
     # Processes that computed for themselves may have rounded differently.
     return clusters if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(clusters))
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
 from rgjax import experiment
-from rgjax.config import method_config
+from rgjax.config import CUSTOM_MIN_SIZE, method_config
 from rgjax.data.inspect import inspect, main, readable
 from rgjax.errors import UserError
 
@@ -38,7 +38,7 @@ def digits(tmp_path_factory):
 def prepared(config, workdir):
     """The data and pseudo-classes that a run of the config would train on; random groups, which need no encoder."""
     with config.unlocked():
-        config.regroup.clustering = "random"
+        config.regroup.clustering, config.regroup.min_size = "random", CUSTOM_MIN_SIZE
     return experiment.prepare(config)
 
 
@@ -51,6 +51,21 @@ def check_counts(report, task):
     groups = np.bincount(task.regrouping.parent).tolist()
     assert groups == [counts["groups"] for counts in report["classes"].values()]
     assert max(groups) > 1
+
+
+@pytest.mark.parametrize(("large", "small"), [(60, 3), (45, 5)])
+def test_extreme_ratios_are_noted_as_by_a_run(tmp_path, large, small):
+    for name, count in (("common", large), ("rare", small)):
+        for i in range(count):
+            noise(tmp_path / "data" / name / f"{i}.png", seed=i)
+    settings = {"data.name": "images", "data.manual_dir": str(tmp_path / "data"), "data.split": "auto"}
+    task = prepared(method_config("rg", settings | TINY | {"train.batch_size": 8}), tmp_path)
+    report = inspect(str(tmp_path / "data"))
+    check_counts(report, task)
+    [fewer] = [note for note in report["notes"] if note["kind"] == "fewer_groups"]
+    assert fewer in [note.as_json() for note in task.dataset.notes]
+    assert task.regrouping.counts[task.regrouping.parent == 0].min() >= 8
+    assert "each of at least 8 examples: common" in readable(report)
 
 
 def noise(path, seed, height=6):

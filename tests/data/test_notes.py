@@ -1,12 +1,17 @@
 """Every kind of note: some input produces it, and it is one line with the number and the names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from rgjax.artifacts import notes_on_groups
+from rgjax.config import method_config
 from rgjax.data import load_data
 from rgjax.data.ham10000 import read_download
 from rgjax.data.notes import KINDS, Note, note
+from rgjax.regroup import Regrouping, regroup
 from rgjax.training.inputs import network_inputs
 from tests.support import isic
 from tests.support.data import data_config
@@ -186,13 +191,41 @@ def near_path(folder):
     return notes_of(folder / "data.csv")
 
 
+def notes_on_random_groups(folder, min_size):
+    """Of 24 training examples of a class, and two of another."""
+    config = data_config("images", manual_dir=str(write_images(folder / "data", count=9)), image_size=8)
+    dataset = load_data(config)
+    dataset = replace(dataset, labels=np.repeat([0, 1], [24, 2]), train=np.arange(26))
+    settings = method_config("rg", {"regroup.min_size": min_size}).regroup
+    grouping = regroup(None, dataset.labels, clustering="random", rule="ratio", min_size=min_size)
+    if min_size == 0:  # K-means leaves an example alone
+        pseudo_labels = np.concatenate([[0], np.arange(23) % 3 + 1, [4, 4]]).astype(np.int32)
+        grouping = Regrouping(pseudo_labels, np.array([0, 0, 0, 0, 1], np.int32))
+    return notes_on_groups(grouping, dataset, settings, "kmeans")
+
+
+def fewer_groups(folder):
+    notes = notes_on_random_groups(folder, 8)
+    assert [str(note).split(";")[0] for note in notes] == [
+        "9 groups fewer than config.regroup.rule asks for, as a class has at most 1000, each of at least "
+        "8 examples: cat 3 instead of 12"
+    ]
+    return notes
+
+
+def single_example(folder):
+    notes = notes_on_random_groups(folder, 0)
+    assert [str(note).split(";")[0] for note in notes] == ["1 group of a single example"]
+    return notes
+
+
 # From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
 _MAKERS = [
     stray_file, other_file, other_kind, hidden_file, hidden_folder, hidden_class, system_folder, no_suffix,
     unreadable_image, rescaled_image, first_frame, blank_image,
     mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion, cut_text,
     unreadable_row, comment_line, repeated_header, literal_quote, backslash_quotes,
-    joined_class, near_class, null_class, near_path,
+    joined_class, near_class, null_class, near_path, fewer_groups, single_example,
 ]  # fmt: skip
 MAKERS = {maker.__name__: maker for maker in _MAKERS}
 

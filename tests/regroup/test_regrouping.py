@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.special import logsumexp
 
 from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, Regrouping, aggregate, cluster_counts, regroup
+from rgjax.regroup.regrouping import merge_small
 
 HAM = np.array([4291, 712, 703, 328, 208, 90, 73])
 
@@ -45,8 +46,55 @@ def test_min_size_of_balanced_clusters():
     labels, features = np.repeat([0, 1], [90, 10]), rng.normal(size=(100, 4)).astype(np.float32)
     balanced = partial(regroup, features, labels, 2, rule="ratio", threshold=0, clustering="balanced", seed=0)
     assert 5 <= balanced(min_size=5).counts.min() < 10
-    with pytest.raises(ValueError, match="min_size=11: too large for 90 examples of a class in 9 clusters; at most"):
-        balanced(min_size=11)
+    assert balanced(min_size=11).parent.tolist() == [0] * 8 + [1]  # 90 // 11 groups, where the rule asks for 9
+    assert balanced(min_size=11).counts[:8].min() >= 11
+    assert np.ptp(balanced(min_size=None).counts) <= 1
+
+
+@pytest.mark.parametrize("clustering", ["kmeans", "spectral", "balanced", "random"])
+@pytest.mark.parametrize("min_size", [2, 8])
+def test_no_group_is_smaller_than_min_size(clustering, min_size):
+    rng = np.random.default_rng(1)
+    labels, features = np.repeat([0, 1], [153, 2]), rng.standard_cauchy(size=(155, 3)).astype(np.float32)
+    grouping = regroup(features, labels, clustering=clustering, min_size=min_size, n_init=1)
+    counts = grouping.counts[grouping.parent == 0]
+    assert min_size <= counts.min() and 1 < len(counts) <= 153 // min_size
+    assert len(counts) + grouping.merged <= 153 // min_size
+    assert grouping.counts[-1] == 2  # a small class stays whole
+    np.testing.assert_array_equal(grouping.parent[grouping.pseudo_labels], labels)
+    again = regroup(features, labels, clustering=clustering, min_size=min_size, n_init=1)
+    np.testing.assert_array_equal(again.pseudo_labels, grouping.pseudo_labels)
+
+
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 9), st.integers(0, 99))
+def test_small_clusters_join_the_nearest_by_center(n, k, min_size, seed):
+    rng = np.random.default_rng(seed)
+    x, clusters = rng.normal(size=(n, 2)), rng.integers(0, k, n)
+    expected = [np.flatnonzero(clusters == c) for c in range(k) if (clusters == c).any()]
+    before = len(expected)
+    while len(expected) > 1 and min(map(len, expected)) < min_size:
+        small = min(range(len(expected)), key=lambda i: (len(expected[i]), i))
+        centers = [x[members].mean(axis=0) for members in expected]
+        distance = [np.inf if i == small else ((c - centers[small]) ** 2).sum() for i, c in enumerate(centers)]
+        target = int(np.argmin(distance))
+        expected[target] = np.concatenate([expected[target], expected[small]])
+        del expected[small]
+    merged, count = merge_small(x, clusters, min_size)
+    assert count == before - len(expected)
+    assert {frozenset(np.flatnonzero(merged == c)) for c in set(merged)} == {frozenset(group) for group in expected}
+
+
+@pytest.mark.parametrize("rule", ["ratio", "target"])
+def test_extreme_ratios_are_bounded(rule):
+    counts = np.array([4000, 1])
+    assert cluster_counts(counts, rule, 1, max_groups=200).tolist() == [200, 1]
+    assert cluster_counts(counts, rule, 1, min_size=8).tolist() == [500, 1]
+    assert cluster_counts(counts, rule, 1).tolist() == [1000, 1]
+    labels = np.repeat([0, 1], counts)
+    assert regroup(None, labels, rule=rule, threshold=1, clustering="random").num_pseudo_classes == 1001
+    for change, says in (({"max_groups": 0}, "max_groups=0: must be at least 1"), ({"min_size": -1}, "min_size=-1")):
+        with pytest.raises(ValueError, match=says):
+            regroup(None, labels, clustering="random", **change)
 
 
 @pytest.mark.long
@@ -164,14 +212,14 @@ def test_any_features_are_split_by_class(sizes, clustering, rule, threshold, min
     labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(rng.choice([np.int8, np.uint8, np.int64]))
     x = features(len(labels), dtype, seed)
     how = {"rule": rule, "threshold": threshold, "clustering": clustering, "min_size": min_size, "n_init": 2}
-    expected = cluster_counts(np.array(sizes), rule, threshold)
+    expected = cluster_counts(np.array(sizes), rule, threshold, min_size)
     try:
         with np.errstate(all="ignore"):
             grouping = regroup(x, labels, seed=seed, **how)
     except ValueError as error:
-        huge = not np.isfinite(np.square(x.astype(np.float64)).sum().astype(np.float32))
-        small = clustering == "balanced" and (expected * min_size > sizes).any()
-        assert huge or small, error
+        with np.errstate(all="ignore"):
+            huge = not np.isfinite(np.square(x.astype(np.float64)).sum().astype(np.float32))
+        assert huge, error
         return
     parent, pseudo = grouping.parent, grouping.pseudo_labels
     assert (pseudo.dtype, parent.dtype) == (np.int32, np.int32)
@@ -188,7 +236,9 @@ def test_any_features_are_split_by_class(sizes, clustering, rule, threshold, min
         ]
         for counts in within:
             evenly = clustering == "random" or min_size == 0
-            assert np.ptp(counts) <= 1 if evenly else len(counts) == 1 or counts.min() >= min_size
+            assert not evenly or np.ptp(counts) <= 1
+    small = grouping.counts < min_size
+    assert not small[groups[parent] > 1].any()
     again = regroup(x, labels, seed=seed, **how)
     np.testing.assert_array_equal(again.pseudo_labels, pseudo)
 
@@ -200,7 +250,7 @@ def test_any_features_are_split_by_class(sizes, clustering, rule, threshold, min
 )
 def test_cluster_counts_are_rounded_half_up_and_at_most_the_examples(counts, rule, threshold):
     unit = int(counts.min()) if rule == "ratio" else threshold
-    expected = [min(n, max(1, (2 * n + unit) // (2 * unit))) for n in counts.tolist()]
+    expected = [min(n, 1000, max(1, (2 * n + unit) // (2 * unit))) for n in counts.tolist()]
     if rule == "ratio":
         expected = [k if n > threshold else 1 for k, n in zip(expected, counts, strict=True)]
     assert cluster_counts(counts, rule, threshold).tolist() == expected
