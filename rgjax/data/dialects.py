@@ -15,7 +15,10 @@ from rgjax.data.notes import Note, note
 
 _MAX_FIELD = 2**31 - 1  # characters; Python's default is 131,072
 _RULE = "a field that begins with a quote must end with one, and quotes inside it must be doubled"
-_SWALLOWED = f"a quoted field begins here and holds the lines after it, which look like rows; {_RULE}"
+_SWALLOWED = (
+    f"a quoted field begins here and holds the lines after it, which look like rows; {_RULE}; if it is right as it is, "
+    "save the table as .jsonl"
+)
 _INSIDE = f"it may belong to a quoted field that begins in a line before; {_RULE}"
 
 

@@ -61,9 +61,11 @@ class ParquetTable(NamedTuple):
             raise _unreadable(self.path, error) from error
 
     def _texts(self, name: str, values: pa.Array) -> list[str]:
-        if isinstance(values, pa.DictionaryArray):  # each text is decoded once and then shared
-            decoded = self._texts(name, values.dictionary)
-            return ["" if index is None else decoded[index] for index in values.indices.to_pylist()]
+        if isinstance(values, pa.DictionaryArray):  # each text is decoded once, and then shared
+            used = values.indices.unique().drop_null()
+            texts = self._texts(name, values.dictionary.take(used))
+            text_of = {None: "", **dict(zip(used.to_pylist(), texts, strict=True))}
+            return [text_of[index] for index in values.indices.to_pylist()]
         names = self.class_names.get(name)
         if names is not None:
             return [_class_name(value.as_py(), names) for value in values]
