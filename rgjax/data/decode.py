@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ MAX_PIXELS = 2**27  # per image: 134 million, more than cameras have; 0.4 GB as 
 _SIGNED = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF")  # formats that begin with a signature
 # What Pillow and the libraries below it raise for damaged files.
 _DAMAGE = (
-    *(OSError, EOFError, RuntimeError, SyntaxError, ValueError),
+    *(OSError, EOFError, RuntimeError, SyntaxError, ValueError, IndexError, struct.error),
     *(Image.DecompressionBombError, ImageCms.PyCMSError),
 )
 _CONTRAST = 16  # levels of 255; an image with fewer in every color is nearly blank
@@ -122,4 +123,6 @@ def _reason(image: Encoded, error: Exception) -> str:
         return error.strerror
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image format that Pillow knows"
+    if isinstance(error, IndexError | struct.error):
+        return "image file is truncated"
     return one_line(str(error)) or type(error).__name__

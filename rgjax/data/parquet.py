@@ -17,6 +17,7 @@ _MAX_ROWS_PER_BYTE, _MIN_ROWS = 8, 2**20
 _MAX_CHARACTERS_PER_BYTE, _MIN_CHARACTERS = 1000, 2**28
 _MAX_IMAGES_PER_BYTE, _MIN_IMAGES = 100, 2**28  # images are compressed themselves
 _BATCH_OF_IMAGES = 16
+_BUFFER = 2**20  # bytes
 _BATCH = 4096  # rows decoded at once
 
 
@@ -136,6 +137,7 @@ def _open(path: Path, dictionaries: Sequence[str]) -> parquet.ParquetFile:
         path,
         read_dictionary=list(dictionaries),  # a text that repeats takes memory once
         pre_buffer=False,
+        buffer_size=_BUFFER,  # else a column of a whole row group is read at once
         page_checksum_verification=True,
         arrow_extensions_enabled=False,
     )

@@ -167,3 +167,13 @@ def test_a_truncated_file_is_refused(kind):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, kind)
     with pytest.raises(Unreadable):
         decode(buffer.getvalue()[: len(buffer.getvalue()) * 2 // 3], 8)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
+def test_a_file_cut_anywhere_is_refused_or_its_first_frame_is_read(kind):
+    whole = frames(kind)
+    for length in range(1, len(whole), 11):
+        try:
+            decode_with_remarks(whole[:length], 4)
+        except Unreadable as error:
+            assert str(error)
