@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 _DECODER = json.JSONDecoder(
@@ -10,21 +10,28 @@ _DECODER = json.JSONDecoder(
     parse_float=str,
     parse_constant=lambda name: None if name == "NaN" else name,  # pandas writes missing values as NaN
 )
-_SPACE = re.compile(r"\s*")
 
 
 class JsonRow(NamedTuple):
-    """One object with the line on which it begins, or why it is none."""
+    """One object with its line, or its number in an array, or why it is none."""
 
-    line: int
+    number: int
     values: dict[str, Any]
     fault: str = ""
 
 
+def is_array(text: str) -> bool:
+    """Whether a file is one array, and no JSON Lines."""
+    return text.lstrip().startswith("[")
+
+
 def read_json(text: str) -> list[JsonRow]:
-    """The rows of a file; numbers keep their spelling, and NaN is None."""
-    if text.lstrip().startswith("[") and not _is_value(text.lstrip().splitlines()[0]):
-        return list(_array(text))
+    """The rows of a file; numbers keep their spelling, and NaN is None.
+
+    Raises ValueError with a line for a damaged array: nobody knows how many rows follow the damage.
+    """
+    if is_array(text):
+        return [_checked(number, value) for number, value in enumerate(_array(text), start=1)]
     return [_row(line, content) for line, content in enumerate(re.split(r"\r\n|\r|\n", text), 1) if content.strip()]
 
 
@@ -39,15 +46,6 @@ def columns_of(rows: Sequence[JsonRow]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for row in rows for name in row.values))
 
 
-def _is_value(line: str) -> bool:
-    """Whether a first line is complete, as in JSON Lines."""
-    try:
-        _DECODER.decode(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
 def _row(line: int, content: str) -> JsonRow:
     try:
         return _checked(line, _DECODER.decode(content.strip()))
@@ -55,30 +53,16 @@ def _row(line: int, content: str) -> JsonRow:
         return JsonRow(line, {}, f"not JSON ({error}); each line must be one object")
 
 
-def _checked(line: int, value: Any) -> JsonRow:
+def _checked(number: int, value: Any) -> JsonRow:
     if not isinstance(value, dict):
-        return JsonRow(line, {}, 'not a JSON object such as {"text": ...}')
-    return JsonRow(line, value)
+        return JsonRow(number, {}, 'not a JSON object such as {"text": ...}')
+    return JsonRow(number, value)
 
 
-def _array(text: str) -> Iterator[JsonRow]:
-    """The elements of an array; what follows a mistake cannot be read."""
-    position, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
-    counted = text.index("[")
-    while True:
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]  # it matches everywhere
-        line, counted = line + text.count("\n", counted, position), position
-        if text[position : position + 1] == "]":
-            return
-        try:
-            value, position = _DECODER.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            yield JsonRow(line, {}, f"not JSON ({error}); what follows is not read")
-            return
-        yield _checked(line, value)
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-        if text[position : position + 1] == ",":
-            position += 1
-        elif text[position : position + 1] != "]":
-            yield JsonRow(line, {}, "not JSON (no comma or bracket after the object); what follows is not read")
-            return
+def _array(text: str) -> list[Any]:
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}: not one JSON array ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line 1: not a JSON array ({error})") from error

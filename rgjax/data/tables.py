@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rgjax.data.columns import ROLES, Columns, content_role
 from rgjax.data.dialects import Fields, delimiters_in, layout, read_rows
-from rgjax.data.json_rows import as_text, columns_of, read_json
+from rgjax.data.json_rows import as_text, columns_of, is_array, read_json
 from rgjax.data.listing import is_missing
 from rgjax.data.notes import Note, note
 from rgjax.data.parquet import open_parquet
@@ -125,7 +125,7 @@ class Table:
         raise UserError(f"{where}: no column '{missing[0]}'; columns: {columns}{fix}")
 
     def _sample(self) -> list[Mapping[str, str]]:
-        if self.unit == "row":  # a column of a parquet file may be large, such as images
+        if self.file.suffix.lower() == ".parquet":  # a column may be large, such as images
             return []
         return [record.values for record in islice(self.read(self.names), _SAMPLE) if not record.fault]
 
@@ -265,7 +265,10 @@ def _record(row: Fields, names: Sequence[str]) -> Iterator[Record]:
 
 
 def _open_json(file: Path, text: str, columns: Columns) -> Table:
-    rows = read_json(text)
+    try:
+        rows = read_json(text)
+    except ValueError as error:
+        raise UserError(f"{file}, {error}") from error
     if not rows:
         raise UserError(f"{file}: no rows")
     names = columns_of(rows)
@@ -273,12 +276,13 @@ def _open_json(file: Path, text: str, columns: Columns) -> Table:
     used = set(roles.values())
 
     def read(columns: Sequence[str]) -> Iterator[Record]:
-        for line, values, fault in rows:
+        for number, values, fault in rows:
             nested = next((name for name in used if isinstance(values.get(name), dict | list)), None)
             fault = fault or (f"'{nested}' must be text or a number" if nested else "")
-            yield Record(line, {name: as_text(values[name]) if name in columns else "" for name in values}, fault)
+            yield Record(number, {name: as_text(values[name]) if name in columns else "" for name in values}, fault)
 
-    return Table(file, names, roles, columns, read, first=rows[0].line)
+    unit = "row" if is_array(text) else "line"
+    return Table(file, names, roles, columns, read, first=rows[0].number, unit=unit)
 
 
 def _open_parquet(file: Path, columns: Columns) -> Table:

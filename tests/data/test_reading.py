@@ -168,6 +168,8 @@ FORMATS = {
     "plain.tsv": lambda rows: "\n".join("\t".join(row) for row in rows) + "\n",
     "quoted.tsv": lambda rows: written_by_csv(rows, "\t", "\n"),
     "table.parquet": parquet,
+    "one_line.json": lambda rows: json.dumps([dict(zip(rows[0], row, strict=True)) for row in rows[1:]]),
+    "array.json": lambda rows: json.dumps([dict(zip(rows[0], row, strict=True)) for row in rows[1:]], indent=1),
     "lines.jsonl": lambda rows: "\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]),
     "blank.jsonl": lambda rows: "\n\n".join(json.dumps(dict(zip(rows[0], row, strict=True))) for row in rows[1:]),
 }
