@@ -254,7 +254,8 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if self.aggregate == "sum" and not hasattr(inner, "predict_proba"):
             raise ValueError(f"aggregate='sum': {inner!r} has no predict_proba; use aggregate='max'")
         if sample_weight is not None and not weight_parameter(inner):
-            raise TypeError(f"sample_weight: {inner!r} takes no weights; use another inner classifier, or no weights")
+            name = " ".join(repr(inner).split())
+            raise TypeError(f"sample_weight: {name} takes no weights; use another inner classifier, or no weights")
         return inner
 
     def _routed(self, inner, features, sample_weight, fit_params) -> dict[str, Any]:
@@ -276,7 +277,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             clustering=self.clustering,
             seed=check_random_state(self.random_state).randint(2**31),
             n_init=self.n_init,
-            min_size=least if floor < least else self.min_group_size,
+            min_size=least if 0 <= floor < least else self.min_group_size,
             max_groups=min(self.max_groups, most or self.max_groups),
         )
         given = self._features(X, features) if self.clustering in FEATURE_CLUSTERINGS else None
