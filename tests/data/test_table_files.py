@@ -69,8 +69,11 @@ def test_bad_tables_are_named_with_their_line(content, says, tmp_path):
     [
         ('{"text": "a"}\n{"sentence": "b"}', "line 2: no column 'text'; columns: sentence"),
         ('{"text": "a"}\n{"text": ', "line 2: not JSON"),
-        ("[" * 100_000, "line 1: not JSON"),
-        ('["a"]', 'line 1: not a JSON object such as {"text": ...}'),
+        ("[" * 100_000, "line 1: not a JSON array (maximum recursion depth"),
+        ('{"text": ' + "[" * 100_000, "line 1: not JSON"),
+        ('["a"]', 'row 1: not a JSON object such as {"text": ...}'),
+        ('[{"text": "a"}', "line 1: not one JSON array (Expecting ',' delimiter)"),
+        ('[{"text": "a"}]\n[]', "line 2: not one JSON array (Extra data)"),
         ('{"text": ["a"]}', "line 1: 'text' must be text or a number"),
         ('{"text": null}', "line 1: column 'text' is empty"),
         ('{"text": "a"}\n{"text": "\\ud83d"}', "line 2: not text: it has a NUL or half of a surrogate pair"),
