@@ -27,6 +27,7 @@ from rgjax.preflight.program import lowered_program, spec_task
 from rgjax.sharding import make_mesh
 from rgjax.training import trainer
 from rgjax.training.setup import host_data, training_program
+from tests.support.downloads import write_tiny_bert
 
 ROOT = Path(__file__).parents[2]
 
@@ -224,6 +225,20 @@ def test_a_spec_contains_the_synthetic_images_without_their_memory():
     assert task.inputs.strides[0] == 0  # views of one image
     assert task.examples_per_epoch(config) == len(task.dataset.train)
     assert len(host_data(task.inputs)) == task.indices.max() + 1
+
+
+@pytest.mark.parametrize(("max_length", "longest"), [("auto", 192), (64, 64), (128, 128)])
+def test_the_lengths_of_custom_texts_are_estimated_from_their_words(max_length, longest, tmp_path):
+    write_tiny_bert(tmp_path / "bert", 192)
+    rows = [f"a{i} {'profit ' * (199 if i % 2 else 9)},{'ab'[i % 3 // 2]}" for i in range(60)]
+    (tmp_path / "table.csv").write_text("\n".join(["text,label", *rows]))
+    changes = {
+        "data.name": "text", "data.manual_dir": str(tmp_path / "table.csv"), "data.max_length": max_length,
+        "model.name": "bert", "model.checkpoint": str(tmp_path / "bert"), "train.batch_size": 8,
+    }  # fmt: skip
+    tokens = spec_task(method_config("ce", changes)).inputs
+    assert tokens.ids.shape == (60, longest)
+    assert tokens.lengths.tolist()[:2] == [12, longest]
 
 
 def test_a_batch_of_sentences_is_packed_as_densely_as_the_published_lengths_allow():
