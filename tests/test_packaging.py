@@ -1,12 +1,15 @@
 """The built wheel, installed outside of the checkout: its commands, and the configs that come with it."""
 
 import os
+import shlex
 import subprocess
 import sysconfig
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("train", "sweep", "report", "preflight", "predict", "inspect")
@@ -30,6 +33,7 @@ def installed(tmp_path_factory):
 
 def run(*words, cwd):
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment["PATH"] = f"{Path(words[0]).parent}:{environment['PATH']}"
     process = subprocess.run(list(map(str, words)), cwd=cwd, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return process.stdout
@@ -68,3 +72,34 @@ def test_the_studies_of_the_paper_are_found(installed, tmp_path):
     files = run(installed / "python", "-c", code, cwd=tmp_path).split()
     assert {Path(file).name for file in files} >= {"ham10000.py", "phrasebank.py", "cifar100_binary.py"}
     assert all(Path(file).is_relative_to(installed.parent) and Path(file).is_file() for file in files)
+
+
+SMALL = ["--config.data.image_size=16", "--config.model.name=resnet10", "--config.model.width=8"]
+
+
+@pytest.mark.long
+def test_the_commands_that_others_print_run_in_another_folder(installed, tmp_path):
+    """From the data to predictions, with a blank in each path."""
+    for name in ("a cat", "a dog"):
+        for i in range(20):
+            path = tmp_path / "my photos" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 9, 3), np.uint8)).save(path)
+    inspected = run(installed / "rgjax-inspect", "my photos", cwd=tmp_path)
+    program, *words = shlex.split(inspected.splitlines()[-1])
+    assert (program, words[0]) == ("rgjax-train", "--config=images.py")
+    one_step = ["--config.train.steps=1", "--config.encoder.name=projection"]
+    run(installed / program, *words, *SMALL, *one_step, "--workdir=my runs/photos", cwd=tmp_path)
+    assert "report.html" in run(installed / "rgjax-report", "my runs", cwd=tmp_path)
+    predicted = run(installed / "rgjax-predict", "--workdir=my runs/photos", "my photos", cwd=tmp_path)
+    assert len(predicted.splitlines()) == 41
+    python = [installed / "python", "-m", "rgjax.data.inspect"]
+    assert "-m rgjax.main --config=images.py" in run(*python, "my photos", cwd=tmp_path)
+
+
+@pytest.mark.long
+def test_a_sweep_in_another_folder(installed, tmp_path):
+    words = ["--config=digits.py", "--methods=ce", "--seeds=1", "--quick", *SMALL, "--config.train.steps=1"]
+    printed = run(installed / "rgjax-sweep", *words, "--workdir=my sweep", cwd=tmp_path)
+    assert "show them by: rgjax-report 'my sweep'" in printed
+    assert "report.html" in run(installed / "rgjax-report", "my sweep", cwd=tmp_path)

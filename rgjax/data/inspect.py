@@ -8,7 +8,8 @@ text,label, and optionally group, split and id.
 
 Reports, as training would see the data: examples per class and split, pseudo-classes per class under regrouping, image
 sizes and modes, or lengths of texts with a length at which to cut them, unreadable files, and duplicates (in one class,
-with different labels, in different splits). The last line is the command that trains on the data.
+with different labels, in different splits). The last line is the command that trains on the data, or why that is
+impossible yet; the exit code is then 2.
 
 Options:
 

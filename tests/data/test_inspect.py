@@ -124,13 +124,23 @@ def test_too_small_a_class_is_reported_with_all_counts(tmp_path, capsys):
     for i in range(5):
         noise(tmp_path / "cat" / f"{i}.png", i)
     noise(tmp_path / "dog" / "0.png", 9)
-    main([str(tmp_path), "--json"])
+    assert main([str(tmp_path), "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     assert report["classes"] == {"cat": {"all": 5}, "dog": {"all": 1}}
     assert report["problem"].startswith("too few examples: class 'dog' has 1, and each")
     assert report["next"] is None
-    main([str(tmp_path)])
+    assert main([str(tmp_path)]) == 2
     assert "cannot train on this yet: too few examples: class 'dog' has 1" in capsys.readouterr().out
+
+
+def test_a_table_that_cannot_be_trained_on_ends_with_exit_code_2(tmp_path, capsys):
+    table = tmp_path / "few.csv"
+    table.write_text("text,label\n" + "".join(f"sentence {i},good\n" for i in range(9)) + "a sentence,bad\n")
+    assert main([str(table)]) == 2
+    assert "cannot train on this yet: too few examples: class 'bad' has 1" in capsys.readouterr().out
+    with open(table, "a") as file:
+        file.writelines(f"other {i},bad\n" for i in range(5))
+    assert main([str(table)]) == 0
 
 
 @pytest.fixture
