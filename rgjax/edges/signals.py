@@ -3,6 +3,7 @@
 As long as nothing can be lost, a signal writes its line and ends the process at once. Between `raise_from_now` and
 `end_from_now` it raises an exception in the main thread instead, so that files are closed, workers are stopped and
 locks are released. The process ends at once all the same if
+- a module is being imported, as native ones may crash on an exception;
 - something drops the exception, such as `except: pass` or a destructor;
 - the main thread stays in native code, such as a compiler, or cleaning up takes longer than GRACE;
 - the user presses Ctrl-C again.
@@ -123,11 +124,20 @@ def _handle(number, frame) -> None:
         if not first:  # `uv run` and a process group may deliver it twice
             return
     _state.received = number
-    if not (_state.raises and first):
-        end(number)
     if number == SIGTERM and _state.defers_sigterm:
         return
+    if not (_state.raises and first) or _is_importing(frame):
+        end(number)
     raise_error(number)
+
+
+def _is_importing(frame) -> bool:
+    """Whether a module is being imported: native ones may crash if that fails."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def raise_error(number: int):

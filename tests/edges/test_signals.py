@@ -65,6 +65,16 @@ IN_A_CALLBACK = """
     del thing
     time.sleep(60)
 """
+IN_AN_IMPORT = """
+    import pathlib, tempfile
+    folder = tempfile.mkdtemp()
+    pathlib.Path(folder, "slow_module.py").write_text(
+        "import time\\ntry:\\n    print('ready', flush=True); time.sleep(60)\\n"
+        "finally:\\n    print('an exception was raised', flush=True)"
+    )
+    sys.path.append(folder)
+    import slow_module
+"""
 CONVERTED = """
     try:
         ready()
@@ -103,6 +113,7 @@ STATES = {
     "in a destructor": (IN_A_DESTRUCTOR, ""),
     "in a callback": (IN_A_CALLBACK, ""),
     "converted": (CONVERTED, ""),
+    "in an import": (IN_AN_IMPORT, ""),
     "cleaning up": (CLEANING_UP, "closed\n"),
 }
 
