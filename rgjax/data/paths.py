@@ -71,7 +71,7 @@ def _entries(folder: str) -> dict[str, list[str]]:
 
 @cache
 def _images_below(folder: str) -> dict[str, list[str]]:
-    """The images at any depth below a folder by their folded names, with and without suffixes."""
+    """The images below a folder by folded name, with and without suffix."""
     paths = defaultdict(list)
     for path in islice(files_below(Path(folder)), _MOST_FILES):
         if path.suffix.lower() in SUFFIXES:
