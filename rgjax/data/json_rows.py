@@ -5,7 +5,21 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs.
+
+    Raises ValueError for a repeated key, of which only one value would be read.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' occurs twice")
+    return values
+
+
 _DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
     parse_int=str,
     parse_float=str,
     parse_constant=lambda name: None if name == "NaN" else name,  # pandas writes missing values as NaN

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rgjax.console import local_path
-from rgjax.data.folders import entries, visible
+from rgjax.data.folders import entries, is_image_file, visible
 from rgjax.data.listing import SPLIT_NAMES
 from rgjax.data.npz import is_npz
 from rgjax.data.tables import COMPRESSED, READ, is_metadata, is_table, open_table
@@ -91,15 +91,17 @@ def _tables_of(path: Path) -> Place:
 
 
 def _tables_in_splits(folders: Sequence[str]) -> dict[Path, str]:
-    """The tables in split folders: metadata of an imagefolder or parquet files."""
+    """The tables in split folders: an imagefolder's, parquet files, or tables alone."""
     tables: dict[Path, str] = {}
     without = []
     for folder in map(Path, folders):
         if split := SPLIT_NAMES.get(folder.name.lower()):
-            files = [Path(file) for file in entries(folder)[1]]
-            inside = [file for file in files if is_metadata(file)] or [
-                file for file in files if file.suffix.lower() == ".parquet"
-            ]
+            below, names = entries(folder)
+            files = [Path(name) for name in names]
+            inside = [file for file in files if is_metadata(file)]
+            inside = inside or [file for file in files if file.suffix.lower() == ".parquet"]
+            if not visible(below) and not any(map(is_image_file, names)):
+                inside = inside or list(filter(is_table, files))
             tables |= dict.fromkeys(inside, split)
             without += [] if inside else [folder]
     if tables and without:

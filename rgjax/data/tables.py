@@ -25,6 +25,7 @@ DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".parquet")  # of tables; a .json file may also hold settings
 READ = (*SUFFIXES, ".json")
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip"}
+_RECORDS = "; pandas writes a row per object by to_json(orient='records', lines=True)"
 _SAMPLE = 200  # rows from which the meaning of columns is guessed
 
 
@@ -99,17 +100,19 @@ class Table:
 
         Raises UserError if the table lacks a required column or is damaged.
         """
-        if self.names or not any(record.fault for record in islice(self.read(()), 1)):
-            self.require(*required)
+        self.require(*required)
         columns = list(dict.fromkeys(self.roles.values()))
         for record in self.read(columns):
             values = {role: record.values.get(column, "") for role, column in self.roles.items()}
             yield Row(record.number, values, record.fault or self._fault(values, record.values, required))
 
     def require(self, *roles: str) -> None:
-        """Raise UserError, with the way out, unless each role has a column."""
+        """Raise UserError, with the way out, unless each role has a column.
+
+        A table in which no row can be read has no columns, but faults that say more.
+        """
         missing = [role for role in roles if role not in self.roles]
-        if not missing:
+        if not missing or (not self.names and any(record.fault for record in islice(self.read(()), 1))):
             return
         where = f"{self.file}, line {self.first}" if self.unit == "line" else str(self.file)
         columns = first_few(map(repr, self.names) if not all(self.names) else self.names, limit=20) or "none"
@@ -278,7 +281,7 @@ def _open_json(file: Path, text: str, columns: Columns) -> Table:
     def read(columns: Sequence[str]) -> Iterator[Record]:
         for number, values, fault in rows:
             nested = next((name for name in used if isinstance(values.get(name), dict | list)), None)
-            fault = fault or (f"'{nested}' must be text or a number" if nested else "")
+            fault = fault or (f"'{nested}' must be text or a number{_RECORDS}" if nested else "")
             yield Record(number, {name: as_text(values[name]) if name in columns else "" for name in values}, fault)
 
     unit = "row" if is_array(text) else "line"

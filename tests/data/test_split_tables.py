@@ -42,6 +42,8 @@ def refused(folder, listing=list_sentences):
         {"train.jsonl": "train", "validation.tsv": "val", "test.parquet": "test"},
         {"reviews_Training.csv": "train", "reviews-dev.csv": "val", "reviews test.ndjson": "test"},
         {"train.json": "train", "test.json": "test"},
+        {"train/a.csv": "train", "test/b.tsv": "test"},
+        {"train/0000.parquet": "train", "train/0001.parquet": "train", "test/0000.parquet": "test"},
         {
             "data/train-00000-of-00002.parquet": "train", "data/train-00001-of-00002.parquet": "train",
             "data/test-00000-of-00001.parquet": "test",

@@ -76,6 +76,8 @@ def test_bad_tables_are_named_with_their_line(content, says, tmp_path):
         ('[{"text": "a"}]\n[]', "line 2: not one JSON array (Extra data)"),
         ('{"text": ["a"]}', "line 1: 'text' must be text or a number"),
         ('{"text": null}', "line 1: column 'text' is empty"),
+        ('{"text": "a"}\n{"text": "b", "text": "c"}', "line 2: not JSON (the key 'text' occurs twice)"),
+        ('{"text": {"0": "a", "1": "b"}}', "pandas writes a row per object by to_json(orient='records', lines=True)"),
         ('{"text": "a"}\n{"text": "\\ud83d"}', "line 2: not text: it has a NUL or half of a surrogate pair"),
         ('{"text": "a", "label": "x\\u0000"}', "line 1: not text: it has a NUL"),
         ("\n\n", "no rows"),
