@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rgjax.data.columns import Columns
 from rgjax.data.folders import entries, files_below, images_of_folder, is_image_file
+from rgjax.data.foreign import count_kinds
 from rgjax.data.listing import SPLIT_NAMES, Item, Listing, class_notes, counted, is_missing, normal_label
 from rgjax.data.notes import note
 from rgjax.data.npz import is_npz
@@ -55,7 +56,7 @@ def list_images(name: str, columns: Columns | None = None, unreadable: str = "st
             f"{place.where}: {len(missing)} of {len(images)} images do not exist: {first_few(missing)}; paths are "
             "relative to the table's folder"
         )
-    return _require_classes(_of_imagefolder(replace(listing, items=images), place))
+    return _require_classes(_of_imagefolder(replace(listing, items=images), place, columns))
 
 
 def _root_of(place: Place) -> Path:
@@ -74,18 +75,27 @@ def _classes_beside_metadata(place: Place, columns: Columns | None) -> Listing[P
         return None
 
 
-def _of_imagefolder(listing: Listing, place: Place) -> Listing:
+def _of_imagefolder(listing: Listing, place: Place, columns: Columns | None) -> Listing:
     """With the splits of its folders, and a note on images without a row."""
     if not all(map(is_metadata, place.tables)):
         return listing
     splits = [SPLIT_NAMES.get(Path(identity).parts[0].lower(), "") for identity in listing.ids]
     listed = {os.path.normpath(image) for image in listing.items}
-    files = [file for table in place.tables for file in files_below(table.parent) if is_image_file(str(file))]
-    unlisted = [file.relative_to(_root_of(place)) for file in files if os.path.normpath(file) not in listed]
+    if listing.faults:  # these rows have a note of their own
+        rows = ((table, row) for table in place.tables for row in open_table(table, columns).rows("path", "label"))
+        listed |= {os.path.normpath(table.parent / row.values.get("path", "")) for table, row in rows if row.fault}
+    files = {file for table in place.tables for file in files_below(table.parent)}.difference(place.tables)
+    images = sorted(file for file in files if is_image_file(str(file)))
+    unlisted = [file.relative_to(_root_of(place)) for file in images if os.path.normpath(file) not in listed]
+    skipped = [str(file) for file in files.difference(images)]
     return replace(
         listing,
         splits=splits if not listing.splits and all(splits) and {"train", "test"} <= set(splits) else listing.splits,
-        notes=(*listing.notes, *note("unlisted_image", unlisted)),
+        notes=(
+            *listing.notes,
+            *note("unlisted_image", unlisted),
+            *note("other_kind", count_kinds(skipped), len(skipped)),
+        ),
     )
 
 

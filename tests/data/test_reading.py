@@ -256,6 +256,45 @@ def test_tables_of_images(rows, suffix):
         account(lambda: read_images(table), len(named), table)
 
 
+# Hugging Face's forms
+
+ROWS_OF_IMAGES = st.lists(st.sampled_from(["good", "gone", "cut", "no label", "unlisted", "other"]), max_size=6)
+
+
+@given(ROWS_OF_IMAGES, st.sampled_from(["csv", "jsonl"]), st.sampled_from([["."], ["train", "test"]]), st.booleans())
+def test_folders_with_metadata(rows, suffix, splits, stop):
+    with TemporaryDirectory() as place:
+        root, there = Path(place), 0
+        for folder in (root / split for split in splits):
+            named = [(f"{n}.png", ("good", "bad")[n % 2]) for n in range(8) if picture(folder / f"{n}.png", n)]
+            for number, row in enumerate(rows, start=10):
+                if row in ("good", "no label", "unlisted"):
+                    picture(folder / f"{number}.png", number)
+                elif row in ("cut", "other"):
+                    content(folder / f"{number}.{'png' if row == 'cut' else 'txt'}", b"\x89PNG")
+                if row not in ("unlisted", "other"):
+                    named.append((f"{number}.png", "" if row == "no label" else "good"))
+            there += 8 + len(rows)
+            table = FORMATS["comma.csv" if suffix == "csv" else "lines.jsonl"]([("file_name", "label"), *named])
+            (folder / f"metadata.{suffix}").write_text(table)
+        account(lambda: read_images(root, "stop" if stop else "skip"), there, root)
+
+
+@given(st.lists(st.sampled_from(["good", "null", "cut", "empty", "no label"]), max_size=8), st.booleans())
+def test_parquet_with_images(rows, stop):
+    with TemporaryDirectory() as place:
+        file, one = Path(place) / "part.parquet", Path(place) / "one.png"
+        picture(one)
+        contents = {"null": None, "cut": {"bytes": b"\x89PNG", "path": "a.png"}, "empty": {"bytes": b"", "path": None}}
+        good = {"bytes": one.read_bytes(), "path": None}
+        columns = {
+            "image": [good] * 8 + [contents.get(row, good) for row in rows],
+            "label": ["good", "bad"] * 4 + [None if row == "no label" else "good" for row in rows],
+        }
+        pq.write_table(pa.table(columns), file, row_group_size=3)
+        account(lambda: read_images(file, "stop" if stop else "skip"), 8 + len(rows), file)
+
+
 # Arrays
 
 
