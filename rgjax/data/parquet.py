@@ -18,6 +18,7 @@ _MAX_CHARACTERS_PER_BYTE, _MIN_CHARACTERS = 1000, 2**28
 _MAX_IMAGES_PER_BYTE, _MIN_IMAGES = 100, 2**28  # images are compressed themselves
 _BATCH_OF_IMAGES = 16
 _BUFFER = 2**20  # bytes
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
 _BATCH = 4096  # rows decoded at once
 
 
@@ -58,7 +59,7 @@ class ParquetTable(NamedTuple):
                         raise UserError(f"{self.path}: holds over 1,000 times as much text as its {size:,} bytes")
                     for cells in zip(*texts, strict=True):
                         yield dict(zip(columns, cells, strict=True))
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except _DAMAGE as error:
             raise _unreadable(self.path, error) from error
 
     def _texts(self, name: str, values: pa.Array) -> list[str]:
@@ -79,11 +80,11 @@ def open_parquet(path: Path) -> ParquetTable:
         with _open(path, ()) as file:
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
             images = tuple(name for name in schema.names if _holds_images(file, name))
-            size = _uncompressed_size(file, images)
-    except (pa.ArrowException, OSError, ValueError) as error:
+            size = _uncompressed_size(file) if images else 0
+    except _DAMAGE as error:
         raise _unreadable(path, error) from error
     if size > max(_MIN_IMAGES, _MAX_IMAGES_PER_BYTE * path.stat().st_size):
-        raise UserError(f"{path}: claims {size:,} bytes of images, over {_MAX_IMAGES_PER_BYTE} times its size")
+        raise UserError(f"{path}: claims {size:,} bytes, over {_MAX_IMAGES_PER_BYTE} times its size")
     nested = {field.name: str(field.type) for field in schema if not _is_plain(field.type)}
     return ParquetTable(path, tuple(schema.names), nested, _class_names(schema), images, num_rows)
 
@@ -95,7 +96,7 @@ def image_rows(path: Path, column: str) -> Iterator[Encoded | Unreadable]:
             for batch in file.iter_batches(_BATCH_OF_IMAGES, columns=[column], use_threads=False):
                 for value in batch.column(0):
                     yield _image(path.parent, value.as_py())
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except _DAMAGE as error:
         while True:
             yield Unreadable(f"{path.name} is damaged: {first_line(error)}")
 
@@ -126,10 +127,13 @@ def _is_binary(kind: pa.DataType) -> bool:
     return kinds.is_binary(kind) or kinds.is_large_binary(kind)
 
 
-def _uncompressed_size(file: parquet.ParquetFile, columns: Sequence[str]) -> int:
-    groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.partition(".")[0] in columns)
+def _uncompressed_size(file: parquet.ParquetFile) -> int:
+    """The bytes that a file claims.
+
+    Damaged metadata of a single column end the process in pyarrow; those of a row group do not.
+    """
+    groups = range(file.metadata.num_row_groups)
+    return sum(file.metadata.row_group(index).total_byte_size for index in groups)
 
 
 def _open(path: Path, dictionaries: Sequence[str]) -> parquet.ParquetFile:
