@@ -162,7 +162,7 @@ def evaluate(task: Task, config: Config, logits: dict[str, np.ndarray]) -> tuple
     def score(split: str, how: str) -> dict:
         labels = dataset.labels[dataset.splits[split]]
         class_logits = regrouping.class_logits(logits[split], how)
-        return metrics.evaluate(class_logits, labels, dataset.class_names, seed=config.seed)
+        return metrics.evaluate(class_logits, labels, dataset.class_names)
 
     if regrouping.num_pseudo_classes > regrouping.num_classes:
         test: dict[str, dict] = {how: score("test", how) for how in AGGREGATIONS}

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, Num
+from jaxtyping import Bool, Float, Integer, Num
+from scipy.special import ndtri, stdtrit
+
+_MANY, _TINY = 1e6, 1e-300  # degrees of freedom of a known variance; no division by zero
 
 
 def log_odds(logits: Num[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
@@ -37,19 +40,6 @@ def average_precision(scores: Num[np.ndarray, "N C"], labels: Integer[np.ndarray
             hits = len(positive) - np.searchsorted(positive, positive)
             ap[c] = (hits / (len(ranked) - np.searchsorted(ranked, positive))).mean()
     return ap
-
-
-def _weighted_ap(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AP [R] of one class's scores [N] under each row of sample weights [R, N]."""
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # ties share a threshold
-    weights = weights[:, order]
-    hits = np.cumsum(weights * positive[order], axis=1)[:, ends]
-    drawn = np.cumsum(weights, axis=1)[:, ends]
-    gains = np.diff(hits, axis=1, prepend=0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precision = np.where(drawn > 0, hits / drawn, 0.0)
-        return (gains * precision).sum(axis=1) / hits[:, -1]
 
 
 def auroc(scores: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> Float[np.ndarray, " C"]:
@@ -82,51 +72,191 @@ def balanced_accuracy(
     return float((np.diag(confusion)[present] / confusion.sum(axis=1)[present]).mean())
 
 
-def bootstrap_intervals(
+def confidence_intervals(
     logits: Num[np.ndarray, "N C"],
     labels: Integer[np.ndarray, " N"],
     *,
     scores: Float[np.ndarray, "N C"] | None = None,
-    resamples: int = 1000,
     level: float = 0.95,
-    seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Percentile intervals of balanced accuracy and AP, by a stratified bootstrap.
+    """Score intervals of balanced accuracy, AP and macro AP, without resampling.
+
+    They are for the expected scores on more examples of the same classes and prevalences, and contain the estimates.
+    tests/README.md has their coverage.
 
     Args:
         logits: of the classes.
         labels: the true classes.
         scores: `log_odds(logits)`, where the caller has computed them already.
-        resamples: bootstrap samples, in multiples of 100 if more than that.
         level: coverage of the intervals.
-        seed: of the resampling.
 
     Returns:
-        {"ba": [2], "ap": [C, 2], "macro_ap": [2]}.
+        {"ba": [2], "ap": [C, 2], "macro_ap": [2]}; NaN where there is no AP.
     """
-    rng = np.random.default_rng(seed)
     scores = log_odds(logits) if scores is None else scores
-    correct, classes = np.argmax(logits, axis=1) == labels, np.unique(labels)
-    aps, bas = [], []
-    for _ in range(0, resamples, 100):
-        weights = np.zeros((min(100, resamples), len(labels)))
-        for c in classes:
-            members = np.flatnonzero(labels == c)
-            uniform = np.full(len(members), 1 / len(members))
-            weights[:, members] = rng.multinomial(len(members), uniform, len(weights))
-        recalls = [(weights[:, labels == c] @ correct[labels == c]) / (labels == c).sum() for c in classes]
-        bas.append(np.mean(recalls, axis=0))
-        aps.append(np.stack([_weighted_ap(scores[:, c], labels == c, weights) for c in range(scores.shape[1])], axis=1))
-    ap, ends = np.concatenate(aps), [(1 - level) / 2, (1 + level) / 2]
-    return {
-        "ba": np.quantile(np.concatenate(bas), ends),
-        "ap": np.quantile(ap, ends, axis=0).T,
-        "macro_ap": np.quantile(ap[:, classes].mean(axis=1), ends),
-    }
+    counts = np.bincount(labels, minlength=scores.shape[1])
+    classes = np.flatnonzero(counts)
+    sizes = counts[classes]
+    correct = np.bincount(labels[np.argmax(logits, axis=1) == labels], minlength=len(counts))[classes]
+    ap = np.full((len(counts), 2), np.nan)
+    ap[classes], macro_ap = ap_intervals(scores[:, classes], labels[:, None] == classes, level=level)
+    return {"ba": ba_interval(correct, sizes, level=level), "ap": ap, "macro_ap": macro_ap}
+
+
+def ba_interval(
+    correct: Integer[np.ndarray, "*R C"], sizes: Integer[np.ndarray, " C"], *, level: float = 0.95
+) -> Float[np.ndarray, "*R 2"]:
+    """Interval of the mean recall of classes with `correct` of `sizes` examples.
+
+    r (1 - r) of a recall r in n examples is 1 - 1/n times its expectation. The rest is taken from the mean recall,
+    which matters where many classes have few examples each.
+    """
+    spread = (1 - 1 / len(sizes)) / sizes**2
+    return _score_interval(correct / sizes, sizes, ndtri((1 + level) / 2), spread)
+
+
+def ap_intervals(
+    scores: Num[np.ndarray, "N C"], positive: Bool[np.ndarray, "N C"], *, level: float = 0.95
+) -> tuple[Float[np.ndarray, "C 2"], Float[np.ndarray, " 2"]]:
+    """Intervals of each column's AP and of their mean; each has a positive.
+
+    A resampled positive that occurs twice raises its own precision, so that a bootstrap of AP is biased upwards. Here
+    an AP gets Wilson's interval of a proportion: the AP without its bias, in as many trials as give its variance; bias
+    and variance are the jackknife's. The mean gets the interval of a mean of proportions.
+    """
+    sizes, upper = positive.sum(axis=0), (1 + level) / 2
+    if (sizes == len(scores)).all():  # without negatives, AP is 1 for any scores
+        return np.ones((len(sizes), 2)), np.ones(2)
+    columns = zip(np.ascontiguousarray(scores.T), np.ascontiguousarray(positive.T), strict=True)
+    ap, bias, deviations = map(np.array, zip(*(_jackknife(*column) for column in columns), strict=True))
+    bias = np.maximum(bias, 0.0)
+    centers = np.maximum(ap - bias, np.minimum(ap, sizes / len(scores)))
+    variances, df = _variances(ap, centers, sizes, deviations, positive.T)
+
+    # The bias of one AP is known about as well as it is large.
+    trials = _trials(centers, variances + bias**2, sizes)
+    low, high = _score_interval(centers[:, None], trials[:, None], stdtrit(df, upper)[:, None]).T
+    intervals = np.stack([np.minimum(low, ap), np.maximum(high, ap)], axis=1)
+
+    # Over columns, the errors of the bias cancel except for about a third of it, which the jackknife leaves. Columns
+    # share examples, so that their APs are correlated.
+    squares, total = (deviations**2).sum(), variances.sum()
+    excess = (deviations.sum(axis=0) ** 2).sum() / squares if squares else 1.0
+    excess += (bias.sum() / 3) ** 2 / max(total, _TINY)
+    df = min(total**2 / (variances**2 / df).sum(), _MANY) if total else _MANY
+    low, high = _score_interval(centers, _trials(centers, excess * variances, sizes), stdtrit(df, upper))
+    return intervals, np.array([min(low, ap.mean()), max(high, ap.mean())])
+
+
+def _jackknife(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """AP of scores [N], its bias, and the deviation [N] that each example causes.
+
+    The AP without each example in turn (Efron & Stein 1981), in closed form, for positives and negatives apart and at
+    their given prevalence. The squares of the deviations add up to the variance of the AP.
+    """
+    ranked = np.sort(scores[positive])
+    n, m = len(ranked), len(scores) - len(ranked)
+    below = np.searchsorted(ranked, scores, side="right")  # positives whose precision an example enters
+    hits = n - np.searchsorted(ranked, ranked)
+    alarms = m - np.cumsum(np.bincount(below[~positive], minlength=n + 1))[:n]
+    ap, bias, deviations = _precision(hits, alarms).mean(), 0.0, np.zeros(len(scores))
+
+    def without(kept: np.ndarray, removed: np.ndarray) -> np.ndarray:
+        """Sums of precisions without an example that enters the i lowest ones [n + 1]."""
+        return kept.sum() + np.concatenate([[0.0], np.cumsum(removed - kept)])
+
+    groups = []
+    if n > 1:
+        grow = n / (n - 1)
+        removed = _precision((hits - 1) * grow, alarms)
+        sums = without(_precision(hits * grow, alarms), removed)[below[positive]]
+        groups.append((positive, (sums - removed[np.searchsorted(ranked, scores[positive])]) / (n - 1)))
+    if m > 1:
+        grow = m / (m - 1)
+        removed = _precision(hits, np.maximum(alarms - 1, 0) * grow)
+        groups.append((~positive, without(_precision(hits, alarms * grow), removed)[below[~positive]] / n))
+    for members, values in groups:
+        bias += (len(values) - 1) * (values.mean() - ap)
+        deviations[members] = np.sqrt(1 - 1 / len(values)) * (values - values.mean())
+    return ap, bias, deviations
+
+
+def _precision(hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
+    return hits / np.maximum(hits + alarms, 1e-9)
+
+
+def _variances(
+    ap: np.ndarray, centers: np.ndarray, sizes: np.ndarray, deviations: np.ndarray, positive: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Variances of APs [C], and the degrees of freedom of these variances.
+
+    Few examples tell little about the variance of an AP: its degrees of freedom follow from the fourth moments of the
+    deviations (Satterthwaite 1946). So it is averaged with a prior, as in moderated t-statistics (Smyth 2004): the
+    variance of a proportion of all positives (Boyd, Eng & Page 2013), with 3 degrees of freedom. It includes a quarter
+    of a positive at the top of the ranking, which a class may have where the examples have none.
+
+    Args:
+        ap: with its bias.
+        centers: without it.
+        sizes: number of positives.
+        deviations: of each example [C, N], from `_jackknife`.
+        positive: whether each example is a positive [C, N].
+    """
+    squares = deviations**2
+    measured, doubt = squares.sum(axis=1), np.zeros(len(ap))
+    for members in (positive, ~positive):
+        total = (squares * members).sum(axis=1)
+        doubt += ((squares * members) ** 2).sum(axis=1) - total**2 / np.maximum(members.sum(axis=1), 1)
+    known = (sizes > 1) & (measured > 1e-14)
+    df = np.where(known, np.minimum(2 * measured**2 / np.maximum(doubt, _TINY), _MANY), 0.0)
+    weight = df / (df + 3)
+    measured = weight * (measured + 0.25 * (1 - ap) ** 2 / sizes**2)
+    variances = measured + (1 - weight) * centers * (1 - centers) / sizes
+    growth = variances / np.where(known, measured, variances + _TINY)
+    return variances, np.where(known, np.minimum(df * growth**2, _MANY), _MANY)
+
+
+def _trials(shares: np.ndarray, variances: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """In how many trials a proportion has this variance; `sizes` where it is 0."""
+    return np.where(variances > 0, shares * (1 - shares) / np.maximum(variances, _TINY), sizes)
+
+
+def _score_interval(shares: np.ndarray, sizes: np.ndarray, quantile: Any, spread: Any = 0.0) -> np.ndarray:
+    """Score interval [..., 2] of the mean of proportions [..., C], see `_score_bound`."""
+    low = _score_bound(shares, sizes, quantile, spread)
+    return np.stack([low, 1 - _score_bound(1 - shares, sizes, quantile, spread)], axis=-1)
+
+
+def _score_bound(shares: np.ndarray, sizes: np.ndarray, quantile: Any, spread: Any) -> np.ndarray:
+    """Lower score bound of the mean of independent proportions, by bisection.
+
+    The bound is the smallest mean t that is not rejected: (mean of shares - t)^2 <= quantile^2 V(t). The variance
+    V(t) is taken at the most likely proportions p whose mean is t (Miettinen & Nurminen 1985; Martín Andrés et al.
+    2011 for several proportions). For one proportion this is Wilson's bound. With the Lagrange multiplier u,
+    u p^2 - (u + n) p + n share = 0.
+
+    Args:
+        shares: observed proportions [..., C].
+        sizes: numbers of trials n [..., C].
+        quantile: of the normal or Student's distribution [..., 1].
+        spread: times t (1 - t), this is added to the variance p (1 - p) / n of each proportion [..., C].
+    """
+    observed = shares.mean(axis=-1, keepdims=True)
+    low, high, mean = np.full(observed.shape, -30.0), np.full(observed.shape, 35.0), observed  # of log u
+    for _ in range(45):
+        middle = (low + high) / 2
+        u = np.exp(middle)
+        root = np.sqrt(np.maximum((u + sizes) ** 2 - 4 * u * sizes * shares, 0.0))
+        p = np.minimum(2 * sizes * shares / (u + sizes + root), 1.0)
+        mean = p.mean(axis=-1, keepdims=True)
+        variance = (p * (1 - p) / sizes + spread * mean * (1 - mean)).mean(axis=-1, keepdims=True) / shares.shape[-1]
+        accepted = observed - mean <= quantile * np.sqrt(variance) + 1e-12
+        low, high = np.where(accepted, middle, low), np.where(accepted, high, middle)
+    return np.where(observed > 0, mean, 0.0)[..., 0]
 
 
 def evaluate(
-    logits: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"], class_names: Sequence[str], *, seed: int = 0
+    logits: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"], class_names: Sequence[str]
 ) -> dict[str, Any]:
     """All metrics of one split, ready for JSON; undefined ones are None.
 
@@ -134,7 +264,6 @@ def evaluate(
         logits: of the classes.
         labels: the true classes.
         class_names: the keys of the metrics by class.
-        seed: of the bootstrap.
 
     Raises:
         ValueError: for no examples, and for logits that are not finite.
@@ -143,7 +272,7 @@ def evaluate(
         raise ValueError("metrics need at least one example and finite logits")
     scores, predictions = log_odds(logits), np.argmax(logits, axis=1)
     counts = np.bincount(labels, minlength=len(class_names))
-    ap, intervals = average_precision(scores, labels), bootstrap_intervals(logits, labels, scores=scores, seed=seed)
+    ap, intervals = average_precision(scores, labels), confidence_intervals(logits, labels, scores=scores)
 
     def named(values):
         return {name: _plain(value) for name, value in zip(class_names, values, strict=True)}

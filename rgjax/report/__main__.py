@@ -15,8 +15,8 @@ Options:
 
     --verify   write nothing, and check every finished run below DIR, with one line for each
 
-Each figure of result.json is recomputed from predictions.npz by scikit-learn (the bootstrap intervals by the run's own
-code) and must agree within 1e-6; each file must have its checksum in manifest.json. Runs by version 0.1.0, which
+Each figure of result.json is recomputed from predictions.npz by scikit-learn (the intervals by the run's own code) and
+must agree within 1e-6; each file must have its checksum in manifest.json. Runs by version 0.1.0, which
 summed pseudo-classes in float32, may differ by 1e-3 in the figures of "sum" aggregation. Exit code 0: all runs are
 verified; 1: something differs, or a run has no manifest; 2: there is nothing to verify.
 """

@@ -1,11 +1,12 @@
 """Recomputes results with scikit-learn, and checks files against their checksums.
 
-Aggregation to class logits, log-odds and bootstrap intervals come from rgjax itself (`rgjax.regroup.aggregation`,
+Aggregation to class logits, log-odds and intervals come from rgjax itself (`rgjax.regroup.aggregation`,
 `rgjax.metrics`); all other scores are computed independently from these class logits and log-odds.
 """
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as reference
 
-from rgjax.metrics import bootstrap_intervals, log_odds
+from rgjax.metrics import confidence_intervals, log_odds
 from rgjax.regroup.aggregation import AGGREGATIONS, class_logits
 from rgjax.report.reading import flatten, read_object
 from rgjax.storage import manifest
@@ -25,6 +26,9 @@ from rgjax.storage import manifest
 TOLERANCE = 1e-6
 # Version 0.1.0 summed pseudo-classes in float32, which reorders nearly equal scores (differences up to 2e-4 were seen).
 FLOAT32_VERSION, FLOAT32_TOLERANCE = "0.1.0", 1e-3
+# These versions wrote bootstrap intervals, which rgjax no longer computes; the manifest holds them.
+BOOTSTRAP_VERSIONS = ("0.1.0", "0.2.0")
+_INTERVAL = re.compile(r"(val|test|test_by_aggregation\.\w+)\.(ba|ap|macro_ap)_ci(\.|$)")
 _RECOMPUTED = ("train_counts", "val", "test", "test_by_aggregation")  # all entries must be expected ones
 _MAX_SHOWN = 4  # differences printed per run
 
@@ -36,6 +40,7 @@ class Verdict:
     folder: Path
     has_manifest: bool
     differences: list[str] = field(default_factory=list)
+    version: str | None = None  # of rgjax, where the run tells it
 
     @property
     def state(self) -> str:
@@ -45,6 +50,8 @@ class Verdict:
         name, more = self.folder.relative_to(directory).as_posix(), len(self.differences) - _MAX_SHOWN
         reasons = self.differences[:_MAX_SHOWN] + ([f"and {more} more"] if more > 0 else [])
         reasons += [] if self.has_manifest else ["no manifest"]
+        if self.version in BOOTSTRAP_VERSIONS:
+            reasons.append(f"bootstrap intervals of version {self.version} are not recomputed")
         return f"{self.state:<11} {name}" + (f": {'; '.join(reasons)}" if reasons else "")
 
 
@@ -60,21 +67,21 @@ def verify(directory: Path) -> Iterator[Verdict]:
 
 
 def verify_run(folder: Path) -> Verdict:
-    verdict = Verdict(folder, (folder / manifest.NAME).exists())
+    verdict = Verdict(folder, (folder / manifest.NAME).exists(), version=_version(folder))
     if verdict.has_manifest:
         verdict.differences += [f"{name!r}: {damage}" for name, damage in manifest.damages(folder).items()]
     try:
-        verdict.differences += _differences(folder)
+        verdict.differences += _differences(folder, verdict.version)
     except Exception as error:  # damaged files fail in many ways
         verdict.differences.append(f"not verified: {type(error).__name__}: {' '.join(str(error).split())}")
     return verdict
 
 
-def _differences(folder: Path) -> list[str]:
+def _differences(folder: Path, version: str | None) -> list[str]:
     """Entries of result.json that are missing, unexpected, or not as recomputed."""
     result, config = (json.loads((folder / name).read_text("utf-8")) for name in ("result.json", "config.json"))
     recorded, expected = flatten(result), flatten(_expected_result(folder, config))
-    sum_tolerance = FLOAT32_TOLERANCE if _summed_in_float32(folder) else TOLERANCE
+    sum_tolerance = FLOAT32_TOLERANCE if version == FLOAT32_VERSION else TOLERANCE
     summed = ("test_by_aggregation.sum.", *(("val.", "test.") if config["regroup"]["aggregate"] == "sum" else ()))
 
     differences = [f"{name}: no such class" for name in recorded if name not in expected and _is_recomputed(name)]
@@ -82,6 +89,8 @@ def _differences(folder: Path) -> list[str]:
         tolerance = sum_tolerance if name.startswith(summed) else TOLERANCE
         if name not in recorded:
             differences.append(f"{name}: missing")
+        elif version in BOOTSTRAP_VERSIONS and _INTERVAL.match(name):
+            continue
         elif not _agree(recorded[name], value, tolerance):
             differences.append(f"{name}={_format(recorded[name])}: recomputed as {_format(value)}")
     return differences
@@ -91,9 +100,9 @@ def _is_recomputed(name: str) -> bool:
     return name.partition(".")[0] in _RECOMPUTED
 
 
-def _summed_in_float32(folder: Path) -> bool:
+def _version(folder: Path) -> str | None:
     provenance = read_object(folder / "provenance.json", lambda _: None)  # the manifest check reports damage
-    return provenance.get("packages", {}).get("rgjax") == FLOAT32_VERSION
+    return provenance.get("packages", {}).get("rgjax")
 
 
 def _agree(recorded: Any, expected: Any, tolerance: float) -> bool:
@@ -113,7 +122,7 @@ def _expected_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         predictions = dict(file)
     with np.load(folder / "regrouping.npz", allow_pickle=False) as file:
         train_labels = file["parent"][file["pseudo_labels"]]
-    names, parent, seed = predictions["class_names"].tolist(), predictions["parent"], config["seed"]
+    names, parent = predictions["class_names"].tolist(), predictions["parent"]
     if not np.array_equal(np.unique(parent), np.arange(len(names))):
         raise ValueError("predictions.npz: parent does not name every class")
 
@@ -121,13 +130,13 @@ def _expected_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         logits, labels = predictions[f"{split}_logits"], predictions[f"{split}_labels"]
         if len(predictions[f"{split}_ids"]) != len(labels):
             raise ValueError(f"predictions.npz: {split}_ids and {split}_labels differ in length")
-        return _expected_scores(class_logits(logits, parent, how), labels, names, seed)
+        return _expected_scores(class_logits(logits, parent, how), labels, names)
 
     chosen = config["regroup"]["aggregate"]
     test = {how: score("test", how) for how in AGGREGATIONS}
     return {
         "method": config["method"],
-        "seed": seed,
+        "seed": config["seed"],
         "num_classes": len(names),
         "num_pseudo_classes": len(parent),
         "aggregate": chosen,
@@ -138,7 +147,7 @@ def _expected_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _expected_scores(logits: np.ndarray, labels: np.ndarray, names: list[str], seed: int) -> dict[str, Any]:
+def _expected_scores(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
     """All scores of class logits [n, C] and labels [n]; undefined ones are NaN."""
     classes, predictions, scores = np.arange(len(names)), logits.argmax(axis=1), log_odds(logits)
     present = np.isin(classes, labels)
@@ -151,7 +160,7 @@ def _expected_scores(logits: np.ndarray, labels: np.ndarray, names: list[str], s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about predicted classes that no label has
         ba = reference.balanced_accuracy_score(labels, predictions)
-    intervals = bootstrap_intervals(logits, labels, seed=seed)
+    intervals = confidence_intervals(logits, labels)
     counts = np.bincount(labels, minlength=len(names))
 
     def by_class(values: np.ndarray) -> dict[str, Any]:

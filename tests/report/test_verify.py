@@ -2,14 +2,13 @@
 
 import json
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
 
-from rgjax import artifacts, experiment, metrics
-from rgjax.metrics import bootstrap_intervals
-from rgjax.report import __main__, verify
+from rgjax import artifacts, experiment
+from rgjax.metrics import confidence_intervals
+from rgjax.report import __main__
 from rgjax.report.reading import flatten
 from rgjax.report.verify import verify_run
 from rgjax.storage import manifest
@@ -43,7 +42,7 @@ PREDICTIONS = {"parent": np.array([0, 0, 1]), "class_names": np.array(["a", "b"]
 }
 
 
-INTERVALS = bootstrap_intervals(np.stack([0 * ODDS, ODDS], axis=1), LABELS, seed=3)
+INTERVALS = confidence_intervals(np.stack([0 * ODDS, ODDS], axis=1), LABELS)
 
 
 def result():
@@ -101,8 +100,7 @@ def test_correct_runs_at_any_depth_are_verified(tmp_path, capsys):
     assert lines == ["OK          study/one", "OK          two", "2 finished runs: 2 OK"]
 
 
-def test_every_figure_that_differs_by_2e_6_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "bootstrap_intervals", lambda *_, seed: INTERVALS)  # the same, without resampling
+def test_every_figure_that_differs_by_2e_6_is_reported(tmp_path):
     tampered = result()
     figures = {n: v for n, v in flatten(tampered).items() if n != "dataset" and not n.startswith("timing.")}
     assert len(figures) > 60
@@ -126,6 +124,24 @@ def test_sums_of_version_0_1_0_may_differ_by_what_float32_changed(tmp_path):
             write_json(folder / "provenance.json", {"packages": {"rgjax": version}})
             outcomes[version, how] = verify_run(folder).state
     assert [key for key, state in outcomes.items() if state == "OK"] == [("0.1.0", "sum")]
+
+
+@pytest.mark.parametrize("name", ["val.ba_ci", "test.ap_ci.b", "test_by_aggregation.sum.macro_ap_ci"])
+def test_bootstrap_intervals_of_older_versions_are_not_recomputed(name, tmp_path, capsys):
+    for version in ("0.1.0", "0.2.0", "0.3.0"):
+        folder = write_run(tmp_path / version, changed(result(), name, [0.1, 0.9]))
+        write_json(folder / "provenance.json", {"packages": {"rgjax": version}})
+    code, (first, second, third, _) = command("--verify", tmp_path, capsys=capsys)
+    assert code == 1
+    for line, version in ((first, "0.1.0"), (second, "0.2.0")):
+        assert line == f"OK          {version}: bootstrap intervals of version {version} are not recomputed"
+    assert third.startswith(f"DIFFERS     0.3.0: {name}=[0.1, 0.9]: recomputed as ")
+
+
+def test_scores_of_older_versions_are_recomputed(tmp_path):
+    folder = write_run(tmp_path, changed(result(), "test.ap.b", 0.8))
+    write_json(folder / "provenance.json", {"packages": {"rgjax": "0.2.0"}})
+    assert [difference.partition("=")[0] for difference in verify_run(folder).differences] == ["test.ap.b"]
 
 
 def test_values_of_another_type_are_reported(tmp_path):
@@ -201,9 +217,7 @@ def task():
     ("shape", "how"),
     [("trained", "max"), ("trained", "sum"), ("near ties", "sum"), ("constant", "max"), ("saturated", "max")],
 )
-def test_results_written_by_a_run_are_verified(shape, how, task, tmp_path, monkeypatch):
-    for module in (metrics, verify):
-        monkeypatch.setattr(module, "bootstrap_intervals", partial(bootstrap_intervals, resamples=100))
+def test_results_written_by_a_run_are_verified(shape, how, task, tmp_path):
     trial = Trial(config_of("rg", **TEN, **{"regroup.aggregate": how}), tmp_path)
     rng, logits = np.random.default_rng(0), {}
     for split in ("val", "test"):
