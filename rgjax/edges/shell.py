@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from rgjax.edges.start import SCRIPTS
+from rgjax.edges.hold import SCRIPTS
 
 
 def shell_line(command: str, *words: str) -> str:

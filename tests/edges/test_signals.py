@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rgjax.edges.start import SCRIPTS
+from rgjax.edges.hold import SCRIPTS
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -213,11 +213,11 @@ def test_the_library_leaves_signals_and_streams_alone():
     ],
 )
 def test_commands_are_known_by_how_they_were_called(argv, orig_argv, command, monkeypatch):
-    from rgjax.edges import start
+    from rgjax.edges import hold
 
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(sys, "orig_argv", orig_argv)
-    assert start.is_command() == command
+    assert hold.is_command() == command
 
 
 def test_all_installed_scripts_are_known():
