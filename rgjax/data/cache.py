@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rgjax.console import progress
-from rgjax.data.decode import Unreadable, decode_with_remarks
 from rgjax.data.notes import Note, note, notes_on
+from rgjax.data.pictures.decode import Unreadable, decode_with_remarks
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.storage.files import cache_dir, cached_arrays, digest, set_aside
 

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rgjax.data.columns import Columns
 from rgjax.data.folders import entries, files_below, images_of_folder, is_image_file
 from rgjax.data.foreign import count_kinds
 from rgjax.data.listing import SPLIT_NAMES, Item, Listing, class_notes, counted, is_missing, normal_label
 from rgjax.data.notes import note
-from rgjax.data.npz import is_npz
-from rgjax.data.packed import Packed, images_of_npz
-from rgjax.data.paths import find_file
+from rgjax.data.pictures.npz import is_npz
+from rgjax.data.pictures.packed import Packed, images_of_npz
 from rgjax.data.places import Place, locate
-from rgjax.data.tables import Row, Table, is_metadata, open_table
+from rgjax.data.tables.columns import Columns
+from rgjax.data.tables.paths import find_file
+from rgjax.data.tables.reader import Row, Table, is_metadata, open_table
 from rgjax.errors import UserError, first_few
 
 _SKIP = "--config.data.unreadable=skip"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from rgjax.data.decode import SUFFIXES, is_image
 from rgjax.data.foreign import count_kinds, holds, is_system_file, is_system_folder, is_unread_kind
 from rgjax.data.listing import SPLIT_NAMES, Listing, counted, normal_label
 from rgjax.data.notes import KINDS, Note, note
+from rgjax.data.pictures.decode import SUFFIXES, is_image
 from rgjax.errors import UserError, first_few
 
 _MOST_FILES = 100_000  # that a message counts

@@ -11,8 +11,8 @@ from rgjax.config import Config
 from rgjax.console import local_path
 from rgjax.data.cache import decode_and_cache, prepare, quiet_tfds
 from rgjax.data.dataset import Source, blank_image, dataset_spec
-from rgjax.data.isic_files import Files, files_of, photographs
-from rgjax.data.isic_tables import (
+from rgjax.data.isic.files import Files, files_of, photographs
+from rgjax.data.isic.tables import (
     CLASSES,
     COUNTS,
     Labels,

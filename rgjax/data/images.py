@@ -13,14 +13,14 @@ import numpy as np
 
 from rgjax.config import Config
 from rgjax.console import progress
-from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images
 from rgjax.data.dataset import Source, blank_image
-from rgjax.data.decode import Encoded, Unreadable, decode_with_remarks
 from rgjax.data.listing import Listing
 from rgjax.data.notes import note, notes_on
-from rgjax.data.packed import Packed, read_images
+from rgjax.data.pictures.decode import Encoded, Unreadable, decode_with_remarks
+from rgjax.data.pictures.packed import Packed, read_images
 from rgjax.data.splits import split
+from rgjax.data.tables.columns import Columns
 from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
 from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, set_aside

@@ -32,17 +32,17 @@ import numpy as np
 from rgjax.command import Parser, run
 from rgjax.config import AUTO, BERT_FINETUNING, CUSTOM_MIN_SIZE, FIELDS, method_config
 from rgjax.console import progress
-from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images, list_sentences, normal_form
 from rgjax.data.dataset import Source
-from rgjax.data.decode import Encoded, Examined, Unreadable, examine
 from rgjax.data.images import map_in_threads
 from rgjax.data.lengths import BERT_TOKENS, Cuts, text_length, token_lengths
 from rgjax.data.listing import Listing
 from rgjax.data.notes import Note, fewer_groups, notes_on
+from rgjax.data.pictures.decode import Encoded, Examined, Unreadable, examine
 from rgjax.data.places import locate
 from rgjax.data.splits import SPLITS, split, split_strategy
-from rgjax.data.tables import open_table
+from rgjax.data.tables.columns import Columns
+from rgjax.data.tables.reader import open_table
 from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
 

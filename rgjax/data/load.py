@@ -7,9 +7,9 @@ from pathlib import Path
 from rgjax.config import CUSTOM, Config
 from rgjax.console import local_path
 from rgjax.data.dataset import Dataset
-from rgjax.data.npz import is_npz
+from rgjax.data.pictures.npz import is_npz
 from rgjax.data.splits import split
-from rgjax.data.tables import READ
+from rgjax.data.tables.reader import READ
 
 
 def display_name(name: str, manual_dir: str) -> str:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from rgjax.console import local_path
 from rgjax.data.folders import entries, is_image_file, visible
 from rgjax.data.listing import SPLIT_NAMES
-from rgjax.data.npz import is_npz
-from rgjax.data.tables import COMPRESSED, READ, is_metadata, is_table, open_table
+from rgjax.data.pictures.npz import is_npz
+from rgjax.data.tables.reader import COMPRESSED, READ, is_metadata, is_table, open_table
 from rgjax.errors import UserError, first_few
 
 

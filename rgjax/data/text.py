@@ -3,10 +3,10 @@
 import numpy as np
 
 from rgjax.config import Config
-from rgjax.data.columns import Columns
 from rgjax.data.custom import list_sentences
 from rgjax.data.dataset import Source
 from rgjax.data.listing import Listing
+from rgjax.data.tables.columns import Columns
 from rgjax.storage.files import digest
 
 

@@ -143,7 +143,7 @@ def load_neighbors(predictor: "Predictor") -> "Neighbors | None":
 
 
 def read_inputs(predictor: "Predictor", options: argparse.Namespace) -> "Iterator[InputRow]":
-    from rgjax.data.columns import Columns
+    from rgjax.data.tables.columns import Columns
     from rgjax.predict.inputs import images, sentences
 
     data = predictor.run.config.data

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from rgjax.data import pixels
+from rgjax.data.pictures import pixels
 from rgjax.errors import UserError
 from rgjax.models.tokenizer import Tokens
 from rgjax.predict.predictor import Predictor

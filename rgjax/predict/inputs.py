@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from rgjax.console import local_path
-from rgjax.data.columns import Columns
-from rgjax.data.decode import Encoded, Unreadable, decode_with_remarks
 from rgjax.data.folders import files_below, is_image_file
 from rgjax.data.foreign import count_kinds
 from rgjax.data.notes import note
-from rgjax.data.npz import is_npz, npz_images, npz_rows
-from rgjax.data.parquet import image_rows
-from rgjax.data.paths import find_file
-from rgjax.data.tables import READ, Row, is_table, open_table
+from rgjax.data.pictures.decode import Encoded, Unreadable, decode_with_remarks
+from rgjax.data.pictures.npz import is_npz, npz_images, npz_rows
+from rgjax.data.tables.columns import Columns
+from rgjax.data.tables.parquet import image_rows
+from rgjax.data.tables.paths import find_file
+from rgjax.data.tables.reader import READ, Row, is_table, open_table
 from rgjax.errors import UserError
 
 _log = logging.getLogger(__name__)

@@ -44,8 +44,8 @@ class Predictor:
     """The trained network of a run, which predicts class probabilities [n, C].
 
     `Predictor.from_run(workdir)(inputs)` returns them. The inputs are uint8 images [n, S, S, 3] of the run's size, as
-    `data.decode.decode` makes them, or n sentences. The last batch is filled up; sentences are sorted by length and
-    padded to 16, 32, 64, ... tokens.
+    `rgjax.data.pictures.decode` makes them, or n sentences. The last batch is filled up; sentences are sorted by length
+    and padded to 16, 32, 64, ... tokens.
     """
 
     def __init__(self, run: FinishedRun, *, aggregate: str = "", batch_size: int = 0):

@@ -5,8 +5,8 @@ import shlex
 import pytest
 from PIL import Image
 
-from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images, list_sentences
+from rgjax.data.tables.columns import Columns
 from rgjax.errors import UserError
 
 TEXTS = [(f"the team won match number {i}", "sport") for i in range(5)] + [("shares fell", "money"), ("so", "money")]
@@ -107,7 +107,7 @@ def test_a_missing_header_and_a_wrong_suffix_are_named(tmp_path):
 
 
 def test_text_and_paths_in_one_table_are_told_apart_by_the_mapping(tmp_path):
-    from rgjax.data.tables import open_table
+    from rgjax.data.tables.reader import open_table
 
     file = tmp_path / "table.csv"
     write(tmp_path, ("text", "path", "label"), ("a", "b.png", "x"))

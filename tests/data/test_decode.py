@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rgjax.data.decode import Unreadable, decode, examine
+from rgjax.data.pictures.decode import Unreadable, decode, examine
 
 LEVELS = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLORS = np.stack([LEVELS, LEVELS[::-1], np.full_like(LEVELS, 128)], axis=2)
@@ -105,13 +105,13 @@ def test_a_bomb_is_refused_by_the_size_in_its_header():
                 read(png_of(*size))
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # rgjax.data.decode ignores it too
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # rgjax.data.pictures.decode ignores it too
 def test_images_up_to_the_limit_are_read():
     with pytest.raises(Unreadable, match="truncated"):  # the file has little more than a header
         decode(png_of(2**14, 2**13), 8)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # rgjax.data.decode ignores it too
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # rgjax.data.pictures.decode ignores it too
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "ICO", "PPM", "TGA"])
 def test_the_limit_holds_for_every_format(kind, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 128)  # Pillow raises at twice this

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgjax.data.tables import open_table
+from rgjax.data.tables.reader import open_table
 
 BODY = [(f"the team won match {i} with a fine goal", "sport") for i in range(12)]
 BODY += [(f"shares of firm {i} fell after weak sales", "money") for i in range(8)]

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from rgjax.data import images, load_data
-from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images
 from rgjax.data.inspect import inspect
-from rgjax.data.packed import Packed, read_images
+from rgjax.data.pictures.packed import Packed, read_images
+from rgjax.data.tables.columns import Columns
 from rgjax.errors import UserError
 from tests.support.data import data_config
 

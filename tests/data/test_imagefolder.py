@@ -8,9 +8,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images
 from rgjax.data.inspect import inspect
+from rgjax.data.tables.columns import Columns
 from rgjax.errors import UserError
 
 

@@ -126,7 +126,7 @@ parquet.write_table(pa.table({"text": column("a" * characters), "label": column(
 """
 READ = """
 import resource, sys
-from rgjax.data.tables import open_table
+from rgjax.data.tables.reader import open_table
 from rgjax.errors import UserError
 from pathlib import Path
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from rgjax.data.decode import Unreadable, decode, decode_with_remarks, examine
+from rgjax.data.pictures.decode import Unreadable, decode, decode_with_remarks, examine
 from tests.support.pictures import png16, tiff
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rgjax.data import images, text
-from rgjax.data.columns import Columns
 from rgjax.data.custom import list_images
 from rgjax.data.ham10000 import read_download
 from rgjax.data.notes import KINDS, Note
+from rgjax.data.tables.columns import Columns
 from rgjax.errors import UserError
 from rgjax.predict import inputs
 from tests.support import isic

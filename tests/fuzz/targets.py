@@ -19,9 +19,10 @@ from pyarrow import parquet
 from rgjax import config as settings
 from rgjax.command import CONFIG, parse
 from rgjax.config import FIELDS, validate, value_of
-from rgjax.data import isic_tables, phrasebank
+from rgjax.data import phrasebank
 from rgjax.data.custom import list_images, list_sentences
-from rgjax.data.decode import Unreadable, decode
+from rgjax.data.isic.tables import class_names, read_labels
+from rgjax.data.pictures.decode import Unreadable, decode
 from rgjax.errors import UserError
 from rgjax.models.pretrained import Checkpoint, Tensors
 from rgjax.models.tokenizer import WordPieces
@@ -92,12 +93,12 @@ def images(path: Path) -> None:
 
 
 def metadata(path: Path) -> None:
-    rows = isic_tables.read_labels(path).rows
+    rows = read_labels(path).rows
     assert rows
     assert len({row["image_id"] for row in rows}) == len(rows)
     for row in rows:
         assert row.keys() == {"lesion_id", "image_id", "dx"}
-        assert row["dx"] in isic_tables.class_names(rows)
+        assert row["dx"] in class_names(rows)
 
 
 def lines(path: Path) -> None:

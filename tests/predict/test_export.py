@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rgjax.data.decode import decode
+from rgjax.data.pictures.decode import decode
 from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from rgjax.data.columns import Columns
+from rgjax.data.tables.columns import Columns
 from rgjax.predict.inputs import images
 from tests.support.pictures import png16
 

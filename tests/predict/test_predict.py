@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from rgjax.data.decode import decode
+from rgjax.data.pictures.decode import decode
 from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor

@@ -1,7 +1,7 @@
 """Configs and files for tests of data sets."""
 
 from rgjax.config import method_config
-from rgjax.data.tables import open_table
+from rgjax.data.tables.reader import open_table
 from rgjax.errors import UserError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from rgjax.data.isic_tables import CLASSES
+from rgjax.data.isic.tables import CLASSES
 
 PART_1 = "HAM10000_images_part_1"
 TRUTH_2018 = "ISIC2018_Task3_Training_GroundTruth.csv"

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from rgjax.data.decode import MAX_PIXELS, Unreadable
+from rgjax.data.pictures.decode import MAX_PIXELS, Unreadable
 from rgjax.errors import UserError, first_few, first_line
 
 SPLITS = ("train", "val", "test")

@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from rgjax.data.columns import ROLES, Columns, content_role
-from rgjax.data.dialects import Fields, delimiters_in, layout, read_rows
-from rgjax.data.json_rows import as_text, columns_of, is_array, read_json
 from rgjax.data.listing import is_missing
 from rgjax.data.notes import Note, note
-from rgjax.data.parquet import open_parquet
+from rgjax.data.tables.columns import ROLES, Columns, content_role
+from rgjax.data.tables.dialects import Fields, delimiters_in, layout, read_rows
+from rgjax.data.tables.json_rows import as_text, columns_of, is_array, read_json
+from rgjax.data.tables.parquet import open_parquet
 from rgjax.errors import UserError, first_few
 
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}

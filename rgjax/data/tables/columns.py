@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
-from rgjax.data.decode import SUFFIXES
-from rgjax.data.paths import find_file
+from rgjax.data.pictures.decode import SUFFIXES
+from rgjax.data.tables.paths import find_file
 from rgjax.errors import UserError, first_few, unknown
 
 ROLES = ("text", "path", "label", "group", "split", "id")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from rgjax.data.decode import Encoded, Unreadable
 from rgjax.data.listing import Listing
-from rgjax.data.npz import npz_images, npz_labels, npz_rows
-from rgjax.data.parquet import image_rows
+from rgjax.data.pictures.decode import Encoded, Unreadable
+from rgjax.data.pictures.npz import npz_images, npz_labels, npz_rows
+from rgjax.data.tables.parquet import image_rows
 from rgjax.errors import UserError
 
 _READ_AHEAD = 512  # images at once, of at most so many bytes together:

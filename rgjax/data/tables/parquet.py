@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyarrow import types as kinds
 
-from rgjax.data.decode import Encoded, Unreadable, is_image
+from rgjax.data.pictures.decode import Encoded, Unreadable, is_image
 from rgjax.errors import UserError, first_line
 
 # A small file can declare any number of rows and texts of any length. Files that hold real rows are far below these.

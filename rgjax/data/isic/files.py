@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rgjax.data.decode import SUFFIXES, Unreadable, decode
 from rgjax.data.folders import files_below
-from rgjax.data.isic_tables import columns_of
+from rgjax.data.isic.tables import columns_of
 from rgjax.data.listing import counted
 from rgjax.data.notes import Note, note
+from rgjax.data.pictures.decode import SUFFIXES, Unreadable, decode
 from rgjax.errors import UserError, first_few
 
 _TABLES = ("", ".csv", ".tab", ".tsv", ".txt")

@@ -8,8 +8,8 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from rgjax.data.decode import SUFFIXES
 from rgjax.data.folders import files_below
+from rgjax.data.pictures.decode import SUFFIXES
 from rgjax.errors import UserError, first_few
 
 _MOST_FILES = 1_000_000  # that are searched for a name without its folder

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms
 
-from rgjax.data.pixels import read_picture
+from rgjax.data.pictures.pixels import read_picture
 from rgjax.errors import one_line
 
 _SUFFIXES = (
@@ -63,7 +63,7 @@ class Examined(NamedTuple):
 def decode(image: Encoded, size: int) -> np.ndarray:
     """Decode an image to RGB uint8 [size, size, 3].
 
-    Resized bilinearly. `rgjax.data.pixels` has the rules for orientation, transparency and values of more than 8 bits.
+    Resized bilinearly; `pixels` has the rules for orientation, transparency and values of more than 8 bits.
     Raises Unreadable if the file is not an image, is damaged, or has more than MAX_PIXELS.
     """
     return decode_with_remarks(image, size).pixels

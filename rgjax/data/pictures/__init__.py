@@ -1,0 +1,1 @@
+"""Decode images: files, and images inside parquet and .npz files."""

@@ -1,0 +1,1 @@
+"""Read tables: formats, dialects, columns and the paths in them."""
