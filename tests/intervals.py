@@ -1,10 +1,11 @@
 """Simulate how often the intervals of AP, macro AP and balanced accuracy contain the truth.
 
-    uv run python -m tests.intervals --simulations=2000 [--seed=0]
+    uv run python -m tests.intervals --simulations=2000 [--seed=0] [--held-out]
 
 Prints Markdown tables for nominal 95 % intervals. Test sets come from the models of `tests.support.score_models`. For
 comparison: the logit interval of Boyd, Eng & Page (2013), and the stratified percentile bootstrap (200 resamples, at
-most 300 simulations, test sets of at most 1,000 examples).
+most 300 simulations, test sets of at most 1,000 examples). --held-out simulates AP alone, with the models and
+prevalences that played no part in the choice of the method.
 """
 
 import argparse
@@ -14,9 +15,10 @@ import numpy as np
 from scipy.special import expit, logit
 
 from rgjax import metrics
-from tests.support.score_models import MODELS, coverage, draw, precision
+from tests.support.score_models import HELD_OUT, MODELS, Model, coverage, draw, precision
 
 POSITIVES, PREVALENCES, APS = (10, 20, 50, 100, 500), (0.01, 0.1, 0.5), (0.2, 0.5, 0.8, 0.95)
+OTHER_PREVALENCES = (0.02, 0.05, 0.2)
 COMPARED = ((10, 0.1), (20, 0.1), (50, 0.1), (100, 0.1), (500, 0.5))  # with other methods
 BATCH = 50  # test sets drawn at a time
 IMBALANCED = (500, 200, 100, 50, 20, 10, 5)
@@ -87,8 +89,8 @@ def simulate(method: Callable, cell: tuple, simulations: int, rng: np.random.Gen
     return coverage(np.concatenate([method(*draw(*cell, size, rng)) for size in sizes]), cell[1])
 
 
-def cells() -> Iterator[tuple[int, float, float]]:
-    yield from ((n, p, ap) for n in POSITIVES for p in PREVALENCES for ap in APS if ap > 1.5 * p)
+def cells(prevalences: Sequence[float]) -> Iterator[tuple[int, float, float]]:
+    yield from ((n, p, ap) for n in POSITIVES for p in prevalences for ap in APS if ap > 1.5 * p)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -97,11 +99,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(flush=True)
 
 
-def ap_tables(simulations: int, rng: np.random.Generator) -> None:
+def coverage_tables(
+    models: dict[str, Model], prevalences: Sequence[float], simulations: int, rng: np.random.Generator
+) -> None:
     results = {
         (name, *cell): simulate(ours, (model, cell[2], cell[1], cell[0]), simulations, rng)
-        for cell in cells()
-        for name, model in MODELS.items()
+        for cell in cells(prevalences)
+        for name, model in models.items()
     }
 
     def spread(chosen: Sequence[tuple[float, float]]) -> str:
@@ -110,13 +114,13 @@ def ap_tables(simulations: int, rng: np.random.Generator) -> None:
 
     rows = []
     for n in POSITIVES:
-        for p in PREVALENCES:
+        for p in prevalences:
             chosen = [[results[key] for key in results if key[1:] == (n, p, ap)] for ap in APS]
             rows.append([str(n), f"{100 * p:g} %", *map(spread, chosen)])
     print_table(["positives", "prevalence", *(f"AP {ap}" for ap in APS)], rows)
 
     rows = []
-    for name in MODELS:
+    for name in models:
         chosen = [[result for key, result in results.items() if key[:2] == (name, n)] for n in POSITIVES]
         inside = sum(0.93 <= share <= 0.97 for group in chosen for share, _ in group)
         rows.append([name, *map(spread, chosen), f"{inside} of {sum(map(len, chosen))}"])
@@ -126,6 +130,8 @@ def ap_tables(simulations: int, rng: np.random.Generator) -> None:
         print(f"{100 * share:.1f}: {name}, {n} positives, {100 * p:g} %, AP {ap}")
     print()
 
+
+def comparison_table(simulations: int, rng: np.random.Generator) -> None:
     methods = {"ours": ours, "Boyd": boyd, "bootstrap": bootstrap}
     rows = []
     for n, p in COMPARED:
@@ -186,8 +192,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--held-out", action="store_true")
     options = parser.parse_args()
-    ap_tables(options.simulations, np.random.default_rng(options.seed))
+    rng = np.random.default_rng(options.seed)
+    if options.held_out:
+        coverage_tables(HELD_OUT, OTHER_PREVALENCES, options.simulations, rng)
+        return
+    coverage_tables(MODELS, PREVALENCES, options.simulations, rng)
+    comparison_table(options.simulations, rng)
     ba_table(options.simulations, np.random.default_rng(options.seed))
     macro_table(options.simulations // 2, np.random.default_rng(options.seed))
 
