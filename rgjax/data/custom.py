@@ -36,6 +36,8 @@ def list_images(name: str, columns: Columns | None = None, unreadable: str = "st
         UserError: if the data cannot be read.
     """
     place = locate(name)
+    if not place.tables and columns and columns.names:
+        raise UserError(f"{columns.flag}={columns.spec}: {place.where} has no table; leave the option out")
     if is_npz(place.where):
         return _require_classes(images_of_npz(place.where))
     if not place.tables:

@@ -10,6 +10,7 @@ from rgjax.data.dataset import Dataset
 from rgjax.data.pictures.npz import is_npz
 from rgjax.data.splits import split
 from rgjax.data.tables.reader import READ
+from rgjax.errors import UserError
 
 
 def display_name(name: str, manual_dir: str) -> str:
@@ -29,7 +30,12 @@ def load_data(config: Config, *, spec: bool = False) -> Dataset:
         config: the section `data`. `config.name` is a module of this package with the functions `load` and `spec`,
             which map the section to a Source.
         spec: return sizes and classes without content or download. A grouped split may differ by one example.
+
+    Raises:
+        UserError: if the data cannot be read.
     """
+    if config.columns and config.name not in CUSTOM:
+        raise UserError(f"config.data.columns={config.columns}: {config.name} is no custom table; leave the option out")
     module = importlib.import_module(f"rgjax.data.{config.name}")  # on demand: TFDS takes seconds to import
     source = module.spec(config) if spec else module.load(config)
     train, val, test = split(source, config)

@@ -72,6 +72,7 @@ KINDS = {
     "comment_line": Kind("line", "skipped, a comment before the header of a table", skips=True),
     "repeated_header": Kind("row", "skipped, equal to the header of the table", skips=True),
     "literal_quote": Kind("row", "with a field that begins with a quote, taken as text: .tsv tables have no quoting"),
+    "spaced_quotes": Kind("table", "with spaces between a separator and a quoted field, read without them"),
     "backslash_quotes": Kind("table", 'read with \\" as a quote inside a quoted field'),
     "near_path": Kind("path", "spelled otherwise than the file that is read"),
     "joined_class": Kind("class name", "in another spelling of spaces or Unicode, joined with the class"),

@@ -5,6 +5,8 @@ import shlex
 import pytest
 from PIL import Image
 
+from rgjax.config import method_config
+from rgjax.data import load_data
 from rgjax.data.custom import list_images, list_sentences
 from rgjax.data.tables.columns import Columns
 from rgjax.errors import UserError
@@ -116,3 +118,13 @@ def test_text_and_paths_in_one_table_are_told_apart_by_the_mapping(tmp_path):
     assert "both columns, text and path; choose the images by --config.data.columns=path:path" in str(error.value)
     assert open_table(file, Columns.parse("path:path")).content() == "path"
     assert open_table(file, Columns.parse("text:text")).content() == "text"
+
+
+def test_a_mapping_without_a_table_is_refused(tmp_path):
+    for name, place in (("images", tmp_path), ("digits", "")):
+        for label in "ab" if place else "":
+            (tmp_path / label).mkdir()
+            Image.new("RGB", (8, 8)).save(tmp_path / label / "0.png")
+        data = method_config("ce", {"data.name": name, "data.manual_dir": str(place), "data.columns": "path:a"}).data
+        with pytest.raises(UserError, match=r"config.data.columns=path:a: .*; leave the option out"):
+            load_data(data)

@@ -97,6 +97,19 @@ def test_quotes_that_are_escaped_by_backslashes(tmp_path):
     assert read(tmp_path, content) == (rows, {}, ['1 table read with \\" as a quote inside a quoted field: table.csv'])
 
 
+def test_spaces_before_quoted_fields(tmp_path):
+    rows = [*BODY, ("one, or two", "sport"), ("three, four", "money")]
+    content = "text, label\n" + "".join(f'"{text}", "{label}"\n' for text, label in rows)
+    assert read(tmp_path, content) == (
+        rows,
+        {},
+        ["1 table with spaces between a separator and a quoted field, read without them: table.csv"],
+    )
+    quoting = [*BODY, (' "so" he said', "sport")]
+    content = "label,text\n" + "".join(f"{label},{text}\n" for text, label in quoting)
+    assert read(tmp_path, content)[0][-1] == (' "so" he said', "sport")
+
+
 @pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_all_ends_of_lines(end, name, tmp_path):

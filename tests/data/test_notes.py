@@ -172,6 +172,10 @@ def backslash_quotes(folder):
     return texts_in(folder, ['"she said \\"up\\"",a'])
 
 
+def spaced_quotes(folder):
+    return texts_in(folder, ['"one, or two", "a"'])
+
+
 def joined_class(folder):
     return texts_in(folder, ["one, a", "two,b "])
 
@@ -224,7 +228,7 @@ _MAKERS = [
     stray_file, other_file, other_kind, hidden_file, hidden_folder, hidden_class, system_folder, no_suffix,
     unreadable_image, rescaled_image, first_frame, blank_image,
     mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion, cut_text,
-    unreadable_row, comment_line, repeated_header, literal_quote, backslash_quotes,
+    unreadable_row, comment_line, repeated_header, literal_quote, backslash_quotes, spaced_quotes,
     joined_class, near_class, null_class, near_path, fewer_groups, single_example,
 ]  # fmt: skip
 MAKERS = {maker.__name__: maker for maker in _MAKERS}

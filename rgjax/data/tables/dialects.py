@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rgjax.data.notes import Note, note
 
@@ -103,6 +103,11 @@ def read_rows(
         return list(_plain(lines, table.header, delimiter)), ()
 
     quoted = _without_swallowed(list(_quoted(lines, table.header, delimiter)), lines, delimiter, key_of)
+    if f'{delimiter} "' in text:
+        spaced = list(_quoted(lines, table.header, delimiter, spaces=True))
+        spaced = _without_swallowed(spaced, lines, delimiter, key_of)
+        if _faults(spaced) <= _faults(quoted):
+            return spaced, note("spaced_quotes", [file])
     if not quoting:
         plain = list(_plain(lines, table.header, delimiter))
         improper = re.search(rf'(?m)(?:^|{re.escape(delimiter)})[^"{re.escape(delimiter)}\r\n]+"', text)
@@ -128,15 +133,16 @@ def _plain(lines: Sequence[str], start: int, delimiter: str) -> Iterator[Fields]
             yield Fields(index, index + 1, content.split(delimiter))
 
 
-def _quoted(lines: Sequence[str], start: int, delimiter: str) -> Iterator[Fields]:
-    """Rows with quoted fields.
+def _quoted(lines: Sequence[str], start: int, delimiter: str, *, spaces: bool = False) -> Iterator[Fields]:
+    """Rows with quoted fields; with `spaces`, spaces may precede a field.
 
     Each line is read a few times at most, so that a bad file takes little time.
     """
+    dialect: dict[str, Any] = {"delimiter": delimiter, "strict": True, "skipinitialspace": spaces}
     csv.field_size_limit(_MAX_FIELD)
     suspect = -1  # the line in which a bad quoted field seemed to end
     while start < len(lines):
-        reader = csv.reader((lines[i] for i in range(start, len(lines))), delimiter=delimiter, strict=True)
+        reader = csv.reader((lines[i] for i in range(start, len(lines))), **dialect)
         first = start
         try:
             for fields in reader:
