@@ -211,7 +211,7 @@ def _require_valid(word: str) -> None:
     if not is_field:
         return
     if field in settings.FIELDS:
-        _require_type(field, value, settings.FIELDS[field].kind)
+        _require_type(field, value, settings.FIELDS[field])
         return
     leaves = {name.rpartition(".")[2]: name for name in settings.FIELDS}
     near = nearest(field, settings.FIELDS) or leaves.get(nearest(field.rpartition(".")[2], leaves), "")
@@ -219,14 +219,17 @@ def _require_valid(word: str) -> None:
     raise UserError(f"unknown field 'config.{field}'{did_you_mean(near)}; valid: {', '.join(siblings)}")
 
 
-def _require_type(field: str, value: str, kind: type) -> None:
+def _require_type(field: str, value: str, setting: settings.Field) -> None:
+    kind = setting.kind
+    if setting.automatic and value == settings.AUTO:
+        return
     if kind is bool and value.lower() not in ("", *_BOOLEANS):
         raise UserError(f"config.{field}={value}: must be true or false")
     if kind in (int, float):
         try:
             kind(value)
         except ValueError as error:
-            what = "a whole number" if kind is int else "a number"
+            what = ("a whole number" if kind is int else "a number") + (", or auto" if setting.automatic else "")
             raise UserError(f"config.{field}={value}: must be {what}") from error
 
 

@@ -157,11 +157,14 @@ def places(tmp_path, ham_download, phrasebank_download, tiny_bert):
             Image.fromarray((pixels[i].reshape(8, 8) * 15).astype(np.uint8)).save(path)
     lines = (ham_download / "Sentences_50Agree.txt").read_text().splitlines()
     (tmp_path / "REVIEWS.csv").write_text("\n".join(["text,label", *(line.replace("@", ",") for line in lines)]))
+    authored = ["sentence,sentiment,author", *(f"{line.replace('@', ',')},{i % 9}" for i, line in enumerate(lines))]
+    (tmp_path / "COMMENTS.csv").write_text("\n".join(authored))
     finish(tmp_path / "DIR" / "run", "rg")
     return {
         "DOWNLOAD": ham_download, "MINILM": tiny_bert, "METHOD": "ce", "SEED": 0, "DIR": tmp_path / "DIR",
         "NEW_PHOTOS": tmp_path / "PHOTOS" / "the 3", "PHOTOS": tmp_path / "PHOTOS",
         "NEW_REVIEWS.csv": tmp_path / "REVIEWS.csv", "REVIEWS.csv": tmp_path / "REVIEWS.csv",
+        "COMMENTS.csv": tmp_path / "COMMENTS.csv",
         "runs": tmp_path / "runs", "sweeps": tmp_path / "sweeps", "exported": tmp_path / "exported",
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ TEXTS = ("report.html", "table.md", "table.tex", "table.csv", "results.parquet")
 def test_the_command_names_its_files_and_needs_no_jax(sweep_of):
     sweep = sweep_of()
     sweep.run("a", "ce")
-    code = "import sys; from rgjax.report.__main__ import cli; cli(); import rgjax.report.verify; " \
+    code = "import sys, rgjax.report.verify; from rgjax.report.__main__ import main; main(sys.argv[1:]); " \
         "print({'jax', 'flax'} & {*sys.modules})"  # fmt: skip
     process = subprocess.run(
         [sys.executable, "-c", code, sweep.folder],

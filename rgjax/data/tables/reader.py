@@ -299,7 +299,7 @@ def _open_parquet(file: Path, columns: Columns) -> Table:
         if len(table.images) > 1:
             fix = f"choose one by {columns.flag}=path:{next(iter(table.images))}"
             raise UserError(f"{file}: several columns hold images: {first_few(table.images)}; {fix}")
-        roles = {role: column for role, column in roles.items() if role != "text"} | {"path": next(iter(table.images))}
+        roles |= {"path": next(iter(table.images))}
     embedded = roles["path"] if roles.get("path") in table.images else ""
     if len(table.class_names) == 1:
         roles.setdefault("label", next(iter(table.class_names)))
