@@ -157,7 +157,10 @@ def places(tmp_path, ham_download, phrasebank_download, tiny_bert):
             Image.fromarray((pixels[i].reshape(8, 8) * 15).astype(np.uint8)).save(path)
     lines = (ham_download / "Sentences_50Agree.txt").read_text().splitlines()
     (tmp_path / "REVIEWS.csv").write_text("\n".join(["text,label", *(line.replace("@", ",") for line in lines)]))
-    authored = ["sentence,sentiment,author", *(f"{line.replace('@', ',')},{i % 9}" for i, line in enumerate(lines))]
+    authored = [
+        "sentence,sentiment,author",
+        *(f"{line.replace('@', ',')},{line[-3:]} {i % 9}" for i, line in enumerate(lines)),
+    ]
     (tmp_path / "COMMENTS.csv").write_text("\n".join(authored))
     finish(tmp_path / "DIR" / "run", "rg")
     return {
