@@ -41,12 +41,7 @@ def list_images(name: str, columns: Columns | None = None, unreadable: str = "st
     if is_npz(place.where):
         return _require_classes(images_of_npz(place.where))
     if not place.tables:
-        listing = _require_classes(images_of_folder(place.where))
-        written = [
-            next(part for part in Path(identity).parts if normal_label(part) == label)
-            for identity, label in zip(listing.ids, listing.labels, strict=True)
-        ]
-        return replace(listing, notes=(*listing.notes, *class_notes(written, listing.ids)))
+        return _require_classes(images_of_folder(place.where))
     if (by_folder := _classes_beside_metadata(place, columns)) is not None:
         return by_folder
     listing = _read_tables(place, "path", columns, unreadable)

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from rgjax.data.foreign import count_kinds, holds, is_system_file, is_system_folder, is_unread_kind
-from rgjax.data.listing import SPLIT_NAMES, Listing, counted, normal_label
+from rgjax.data.listing import SPLIT_NAMES, Listing, class_notes, counted, normal_label
 from rgjax.data.notes import KINDS, Note, note
 from rgjax.data.pictures.decode import SUFFIXES, is_image
 from rgjax.errors import UserError, first_few
@@ -48,20 +48,20 @@ def images_of_folder(root: Path) -> Listing[Path]:
     if official:
         passed.paths["hidden_folder"] += [folder for folder in folders if folder not in splits]
 
-    examples: list[tuple[str, str, str]] = []  # id, class, split
+    examples: list[tuple[str, str, str]] = []  # id, class as it is written, split
     empty: dict[str, list[str]] = {}
     for folder, split in splits.items() if official else [(str(top), None)]:
         class_folders, files = entries(Path(folder), passed) if official else (folders, [])
         stray_files += files
         for class_folder in class_folders:
-            label = _class_name(class_folder)
+            name = _class_name(class_folder)
             images, non_images = _images_below(class_folder, root, passed)
             hidden = not visible([class_folder])
             if not images and not hidden:
-                empty[label] = non_images
+                empty[normal_label(name)] = non_images
             passed.paths["hidden_class"] += [class_folder] if images and hidden else []
             passed.paths["other_file"] += non_images
-            examples += [(os.path.relpath(image, root), label, split or "") for image in images]
+            examples += [(os.path.relpath(image, root), name, split or "") for image in images]
     examples.sort()
     passed.paths["stray_file"] += stray_files
 
@@ -69,21 +69,23 @@ def images_of_folder(root: Path) -> Listing[Path]:
     without = [folder for folder, split in splits.items() if official and split not in with_images]
     if without or not examples:
         raise _no_images(Path(without[0]) if examples else root)
-    labels = {label for _, label, _ in examples}
-    if empty := {label: files for label, files in empty.items() if label not in labels}:
+    label_of = {name: normal_label(name) for _, name, _ in examples}
+    if empty := {label: files for label, files in empty.items() if label not in label_of.values()}:
         kinds = f" ({holds(files)})" if (files := [file for files in empty.values() for file in files]) else ""
         raise UserError(
             f"{root}: {counted(empty, 'class folder')} without images: {first_few(sorted(empty))}{kinds}; add images "
             "or remove the folder"
         )
+    ids = [Path(identity).as_posix() for identity, _, _ in examples]
+    names = [name for _, name, _ in examples]
     return Listing(
         root,
         [root / identity for identity, _, _ in examples],
-        [Path(identity).as_posix() for identity, _, _ in examples],
-        [label for _, label, _ in examples],
+        ids,
+        [label_of[name] for name in names],
         None,
         [split for _, _, split in examples] if official else None,
-        passed.notes(),
+        (*passed.notes(), *class_notes(names, ids)),
     )
 
 
@@ -222,4 +224,4 @@ def _class_name(folder: str) -> str:
         name.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"class folder {folder!r}: its name is not UTF-8; rename it") from error
-    return normal_label(name)
+    return name

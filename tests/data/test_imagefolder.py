@@ -87,6 +87,11 @@ def test_metadata_without_labels_beside_class_folders(tmp_path):
     assert [note.names for note in listing.notes] == [("metadata.csv",)]
 
 
+def test_class_folders_beside_metadata_have_the_notes_of_class_folders(tmp_path):
+    fill(tmp_path, [f"{name}/{i}.png" for name in ("Cat", "cat") for i in range(2)], caption=lambda i: f"picture {i}")
+    assert "near_class" in {note.kind for note in list_images(str(tmp_path)).notes}
+
+
 def test_images_without_a_row_are_noted_and_rows_without_an_image_refused(tmp_path):
     fill(tmp_path, ["0.png", "1.png"], label=animal)
     Image.new("L", (4, 4)).save(tmp_path / "2.png")
