@@ -21,7 +21,7 @@ from rgjax.data.pictures.npz import is_npz, npz_images, npz_rows
 from rgjax.data.tables.columns import Columns
 from rgjax.data.tables.parquet import image_rows
 from rgjax.data.tables.paths import find_file
-from rgjax.data.tables.reader import READ, Row, is_table, open_table
+from rgjax.data.tables.reader import READ, Row, Table, is_table, open_table
 from rgjax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -91,9 +91,8 @@ def _holds_rows(name: str) -> bool:
     return name != STDIN and path.suffix.lower() in READ and not path.is_dir()
 
 
-def _rows(name: str, content: str, columns: Columns) -> Iterator[tuple[str, Row]]:
+def _rows(table: Table, content: str) -> Iterator[tuple[str, Row]]:
     """Id and row of a table; the fault of a row names its place. Raises UserError."""
-    table = open_table(local_path(name), columns)
     for one in table.notes:
         _log.info(f"note: {one}")
     empty = True
@@ -102,7 +101,7 @@ def _rows(name: str, content: str, columns: Columns) -> Iterator[tuple[str, Row]
         fault = f"{table.place(row.number)}: {row.fault}" if row.fault else ""
         yield row.values.get("id", "").strip() or str(number), row._replace(fault=fault)
     if empty:
-        raise UserError(f"{name}: no rows")
+        raise UserError(f"{table.file}: no rows")
 
 
 def _images_of(name: str, columns: Columns) -> Iterator[InputRow]:
@@ -112,14 +111,15 @@ def _images_of(name: str, columns: Columns) -> Iterator[InputRow]:
     if not _holds_rows(name):
         yield from _paths(name, lambda path: is_image_file(str(path)), "images")
         return
-    file = local_path(name)
     try:
-        if column := open_table(file, columns).embedded:
-            rows = zip(_rows(name, "path", columns), image_rows(file, column), strict=False)
-            yield from (_content_of(identity, content) for (identity, _), content in rows)
+        table = open_table(local_path(name), columns)
+        rows = _rows(table, "path")
+        if table.embedded:
+            images = zip(rows, image_rows(table.file, table.embedded), strict=False)
+            yield from (_content_of(identity, content) for (identity, _), content in images)
             return
-        for identity, row in _rows(name, "path", columns):
-            yield _image_of(identity, row, file.parent)
+        for identity, row in rows:
+            yield _image_of(identity, row, table.file.parent)
     except UserError as error:
         yield InputRow(name, "", str(error))
 
@@ -197,9 +197,8 @@ def _sentences_of(name: str, prefix: str, columns: Columns) -> Iterator[InputRow
     empty = True
     try:
         if _holds_rows(name):
-            for identity, row in _rows(name, "text", columns):
-                identity = f"{prefix}{identity}"
-                yield InputRow(identity, "", row.fault) if row.fault else _sentence(identity, row.values["text"])
+            for identity, row in _rows(open_table(local_path(name), columns), "text"):
+                yield InputRow(f"{prefix}{identity}", "" if row.fault else row.values["text"], row.fault)
             return
         for number, text in _numbered(name):
             empty = False
