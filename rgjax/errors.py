@@ -45,6 +45,11 @@ def did_you_mean(name: str) -> str:
     return f" (did you mean '{name}'?)" if name else ""
 
 
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: "1 file", "2 files"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def first_few(names: Iterable[object], limit: int = 5) -> str:
     """The first few of many names, for a message of one line."""
     names = [str(name) for name in names]

@@ -126,10 +126,10 @@ def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | Non
 
     if features is None or jax.process_count() > 1:  # processes cluster together, so none may read the cache alone
         arrays = compute()
-        return Regrouping(arrays["pseudo_labels"], arrays["parent"])
-    version = "groups-v2" if how["min_size"] else "groups-v1"  # it used to matter to the clustering "balanced" alone
-    key = digest(version, features, labels, json.dumps(how, sort_keys=True))
-    arrays = cached_arrays(cache_dir() / "groups" / f"{key}.npz", compute)
+    else:
+        version = "groups-v2" if how["min_size"] else "groups-v1"  # it once mattered to clustering "balanced" alone
+        key = digest(version, features, labels, json.dumps(how, sort_keys=True))
+        arrays = cached_arrays(cache_dir() / "groups" / f"{key}.npz", compute)
     return Regrouping(arrays["pseudo_labels"], arrays["parent"])
 
 

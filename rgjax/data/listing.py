@@ -12,7 +12,7 @@ import numpy as np
 
 from rgjax.data.dataset import Source
 from rgjax.data.notes import Note, note
-from rgjax.errors import first_few
+from rgjax.errors import first_few, plural
 
 Item = TypeVar("Item", covariant=True)  # an image or a sentence
 
@@ -142,5 +142,4 @@ def _to_indices(values: Sequence[str], names: Iterable[str]) -> np.ndarray:
 
 
 def counted(things: Iterable, noun: str) -> str:
-    number = len(list(things))
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return plural(len(list(things)), noun)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from rgjax.errors import first_few, one_line
+from rgjax.errors import first_few, one_line, plural
 
 _FEW = 5  # names that a note keeps
 
@@ -99,7 +99,7 @@ class Note:
         names = f": {', '.join((*self.names, *more))}" if self.names else ""
         fix = f"; {kind.fix}" if kind.fix else ""
         fact = f"{kind.fact} {self.detail}".strip()
-        return one_line(f"{self.count} {kind.noun}{'' if self.count == 1 else 's'} {fact}{names}{fix}")
+        return one_line(f"{plural(self.count, kind.noun)} {fact}{names}{fix}")
 
     def as_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "count": self.count, "names": list(self.names), "text": str(self)}

@@ -13,9 +13,9 @@ from typing import IO
 import numpy as np
 
 from rgjax.data.pictures.decode import MAX_PIXELS, Unreadable
+from rgjax.data.splits import SPLITS
 from rgjax.errors import UserError, first_few, first_line
 
-SPLITS = ("train", "val", "test")
 # A small file can declare arrays of any size. Zipped images are far below this, even with black margins.
 _MAX_INFLATION = 100
 _CHUNK = 2**20  # bytes
