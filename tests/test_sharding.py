@@ -9,10 +9,10 @@ from flax import nnx
 from rgjax.encoders.bert import encode_tokens
 from rgjax.encoders.clip import clip
 from rgjax.errors import UserError
+from rgjax.models.bert import Bert, bert_config
 from rgjax.models.packing import mean_tokens
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import Tokens
-from rgjax.models.transformer import Bert, bert_config
 from rgjax.sharding import in_batches, over_devices, require_devices
 
 

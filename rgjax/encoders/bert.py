@@ -7,10 +7,10 @@ import numpy as np
 from flax import nnx
 
 from rgjax.encoders.encoder import Encoder
+from rgjax.models.bert import Bert, bert_config
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import FILES, Tokens, tokenize
-from rgjax.models.transformer import Bert, bert_config
 from rgjax.sharding import in_batches, over_devices
 from rgjax.storage.files import digest
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from rgjax.encoders.encoder import Encoder
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.transformer import ClipVision, clip_config
+from rgjax.models.vit import ClipVision, clip_config
 from rgjax.sharding import in_batches, over_devices
 from rgjax.storage.files import digest
 

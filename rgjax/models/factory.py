@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rgjax.errors import UserError
+from rgjax.models.bert import Bert, BertClassifier, bert_config
 from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint, Tensors
 from rgjax.models.resnet import Numerics, ResNet
 from rgjax.models.tokenizer import FILES, WordPieces
-from rgjax.models.transformer import Bert, BertClassifier, bert_config
 from rgjax.sharding import AXIS
 
 Network: TypeAlias = ResNet | BertClassifier

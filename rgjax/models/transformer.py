@@ -1,9 +1,8 @@
-"""BERT (Devlin et al. 2019) and CLIP's vision transformer (Radford et al. 2021).
+"""Encoder layers of transformers, which BERT and vision transformers share.
 
-Both are a stack of encoder layers. Constructors read a checkpoint's tensors by their Hugging Face names. Layers are
-stacked along a first axis and scanned, which halves the compile time of twelve layers; `unroll` compiles them one after
-the other. Parameters are float32; `dtype` is that of activations. Text is packed (packing.py): hidden states are [P,
-D], without padding.
+Layers are stacked along a first axis and scanned, which halves the compile time of twelve layers; `unroll` compiles
+them one after the other. Parameters are float32; activations have the dtype of the input. Constructors read a
+checkpoint's tensors by their Hugging Face names.
 """
 
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ import numpy as np
 from flax import nnx
 
 from rgjax.errors import UserError, unknown
-from rgjax.models.layers import HEADS
-from rgjax.models.packing import Packed, first_tokens, gather_rows
-from rgjax.models.pretrained import Checkpoint, Tensors, settings
+from rgjax.models.packing import Packed, gather_rows
+from rgjax.models.pretrained import Tensors
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x):
         y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + _as_row(self.bias[...].astype(x.dtype), y)
+        return y if self.bias is None else y + as_row(self.bias[...].astype(x.dtype), y)
 
 
 class LayerNorm(nnx.Module):
@@ -78,7 +76,7 @@ class LayerNorm(nnx.Module):
         y = x.astype(jnp.float32)
         y = y - y.mean(axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + self.epsilon)
-        return (y * _as_row(self.scale[...], y) + _as_row(self.bias[...], y)).astype(x.dtype)
+        return (y * as_row(self.scale[...], y) + as_row(self.bias[...], y)).astype(x.dtype)
 
 
 class Layers(nnx.Module):
@@ -171,192 +169,30 @@ def dropout(x, rate: float, key):
     return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), jnp.zeros((), x.dtype))
 
 
-class Bert(nnx.Module):
-    """BERT without its pooler: Packed -> hidden states [P, D] in `dtype`."""
-
-    def __init__(
-        self,
-        tensors: Tensors,
-        config: dict[str, Any],
-        *,
-        dropout: float = 0.0,
-        unroll: bool = False,
-        dtype=jnp.float32,
-    ):
-        shape, width = _shape(config), config["hidden_size"]
-        tensors = tensors.below("embeddings.word_embeddings.weight")
-        table = tensors.at("embeddings")
-        self.words = nnx.Param(jnp.asarray(table.take("word_embeddings.weight", (config["vocab_size"], width))))
-        positions = table.take("position_embeddings.weight", (config["max_position_embeddings"], width))
-        types = table.take("token_type_embeddings.weight", (config["type_vocab_size"], width))
-        # All tokens have type 0, so its embedding is added to the positions' once, and is trained with them.
-        self.positions = nnx.Param(jnp.asarray(positions + types[0]))
-        self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
-        layers = tensors.layers("encoder.layer", shape.layers)
-        self.layers = Layers(layers, shape, pre_norm=False, dropout=dropout, unroll=unroll)
-        self.dropout, self.dtype = dropout, dtype
-
-    def __call__(self, packed: Packed, key=None):
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
-        x = self.norm(self.words[packed.ids] + self.positions[packed.positions])
-        return self.layers(dropout(x.astype(self.dtype), self.dropout, keys[0]), packed, keys[1])
-
-
-class BertClassifier(nnx.Module):
-    """BERT with its pooler and a new head: Packed -> logits [B, classes] in float32.
-
-    A checkpoint without a pooler gets one drawn from N(0, 0.02^2), as in Hugging Face's sequence classifier.
-    """
-
-    def __init__(self, bert: Bert, tensors: Tensors, classes: int, *, head: str = "linear", rng: np.random.Generator):
-        """Put a pooler and a head on `bert`.
-
-        Args:
-            bert: the encoder; dropout before the head has its rate.
-            tensors: of its checkpoint, perhaps with a pooler.
-            classes: outputs of the head.
-            head: a key of `HEADS`.
-            rng: draws the initial weights.
-        """
-        self.bert = bert
-        width, tensors = bert.words.shape[1], tensors.below("embeddings.word_embeddings.weight")
-        if tensors.has("pooler.dense.weight"):
-            kernel = tensors.take("pooler.dense.weight", (width, width)).T
-            bias = tensors.take("pooler.dense.bias", (width,))
-        else:
-            kernel = 0.02 * rng.standard_normal((width, width), np.float32)
-            bias = np.zeros(width, np.float32)
-        self.pooler_kernel, self.pooler_bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.asarray(bias))
-        self.head = HEADS[head](width, classes, rng=rng)
-        self.dropout = bert.dropout
-
-    def features(self, packed: Packed, *, key=None):
-        """The pooled state of [CLS], which the head reads: [B, D] in float32."""
-        first = first_tokens(self.bert(packed, key), packed).astype(jnp.float32)
-        return jnp.tanh(first @ self.pooler_kernel[...] + self.pooler_bias[...][None])
-
-    def __call__(self, packed: Packed, *, train: bool = False, key=None):
-        keys = tuple(jax.random.split(key)) if train and key is not None else (None, None)
-        return self.head(dropout(self.features(packed, key=keys[0]), self.dropout, keys[1]))
-
-
-class ClipVision(nnx.Module):
-    """CLIP's vision transformer: images [B, S, S, 3] -> embeddings in float32.
-
-    Images are normalized; embeddings are [B, projection_dim]. For a checkpoint without a projection, the embedding is
-    the pooled state [B, hidden_size].
-    """
-
-    def __init__(self, tensors: Tensors, config: dict[str, Any], *, dtype=jnp.float32):
-        shape, width, patch = _shape(config), config["hidden_size"], config["patch_size"]
-        tower = tensors.below("embeddings.class_embedding")
-        table = tower.at("embeddings")
-        self.cls = nnx.Param(jnp.asarray(table.take("class_embedding", (width,))))
-        kernel = table.take("patch_embedding.weight", (width, 3, patch, patch)).transpose(2, 3, 1, 0)
-        self.patches = nnx.Param(jnp.asarray(kernel.reshape(-1, width)))
-        count = (config["image_size"] // patch) ** 2 + 1
-        self.positions = nnx.Param(jnp.asarray(table.take("position_embedding.weight", (count, width))))
-        self.norm_before = LayerNorm(tower.at("pre_layrnorm"), width, shape.epsilon)  # sic, in the checkpoints
-        self.layers = Layers(tower.layers("encoder.layers", shape.layers), shape, pre_norm=True)
-        self.norm_after = LayerNorm(tower.at("post_layernorm"), width, shape.epsilon)
-        top = tensors.below("visual_projection.weight")
-        self.projection = (
-            Dense(top, ("visual_projection",), width, config["projection_dim"], bias=False)
-            if top.has("visual_projection.weight")
-            else None
-        )
-        self.patch, self.dtype = patch, dtype
-
-    def hidden(self, images):
-        """Hidden states of the last layer [B, 1 + patches, D], the class token first."""
-        batch, height, width, channels = images.shape
-        grid = images.reshape(batch, height // self.patch, self.patch, width // self.patch, self.patch, channels)
-        patches = grid.swapaxes(2, 3).reshape(batch, -1, self.patches.shape[0]).astype(self.dtype)
-        patches = patches @ self.patches[...].astype(self.dtype)
-        cls = jnp.broadcast_to(self.cls[...].astype(self.dtype), (batch, 1, patches.shape[2]))
-        x = jnp.concatenate([cls, patches], axis=1) + self.positions[...].astype(self.dtype)[None]
-        return self.layers(self.norm_before(x))
-
-    def __call__(self, images):
-        pooled = self.norm_after(self.hidden(images)[:, 0].astype(jnp.float32))
-        return pooled if self.projection is None else self.projection(pooled)
-
-
-def _as_row(values, x):
+def as_row(values, x):
     """`values` [D] with as many axes as `x`, for strict rank promotion."""
     return values.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-_BERT_DEFAULTS = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-}
-_CLIP_DEFAULTS = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "image_size": 224,
-    "patch_size": 32,
-    "projection_dim": 512,
-}
-
-
-def bert_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The settings of a BERT checkpoint.
-
-    Raises UserError for another architecture or impossible values.
-    """
-    values = checkpoint.json("config.json")
-    if values.get("model_type") != "bert" or values.get("position_embedding_type", "absolute") != "absolute":
-        raise _other_architecture(checkpoint, values, "BERT (model_type bert, absolute positions)")
-    return _checked(settings(values, _BERT_DEFAULTS, checkpoint.name), checkpoint)
-
-
-def clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The settings of a CLIP checkpoint's vision transformer.
-
-    Raises UserError for another architecture or impossible values.
-    """
-    values = checkpoint.json("config.json")
-    if values.get("model_type") not in ("clip", "clip_vision_model"):
-        raise _other_architecture(checkpoint, values, "CLIP (model_type clip or clip_vision_model)")
-    vision = values.get("vision_config")
-    if isinstance(vision, dict):
-        values = {**vision, **{k: values[k] for k in ("projection_dim",) if k in values}}
-    config = _checked(settings(values, _CLIP_DEFAULTS, checkpoint.name), checkpoint)
-    _require_multiple(config, "image_size", "patch_size", checkpoint)
-    return config
-
-
-def _other_architecture(checkpoint, values, needed):
+def other_architecture(checkpoint, values, needed):
     return UserError(
         f"checkpoint {checkpoint.name}: its architecture is {values.get('model_type')!r}; needed: {needed}"
     )
 
 
-def _checked(config, checkpoint):
+def checked(config, checkpoint):
     if config["hidden_act"] not in _ACTIVATIONS:
         raise unknown(f"hidden_act of checkpoint {checkpoint.name}", config["hidden_act"], _ACTIVATIONS)
-    _require_multiple(config, "hidden_size", "num_attention_heads", checkpoint)
+    require_multiple(config, "hidden_size", "num_attention_heads", checkpoint)
     return config
 
 
-def _require_multiple(config, name, divisor, checkpoint):
+def require_multiple(config, name, divisor, checkpoint):
     if config[name] % config[divisor]:
         raise UserError(f"checkpoint {checkpoint.name}: config.json has {name} not a multiple of {divisor}")
 
 
-def _shape(config: dict[str, Any]) -> Shape:
+def shape_of(config: dict[str, Any]) -> Shape:
     return Shape(
         width=config["hidden_size"],
         layers=config["num_hidden_layers"],

@@ -13,10 +13,10 @@ from rgjax.data.lengths import estimated_tokens, text_length
 from rgjax.data.phrasebank import TOKEN_QUANTILES
 from rgjax.errors import UserError
 from rgjax.losses import class_stats, loss_of
+from rgjax.models.bert import bert_config
 from rgjax.models.factory import bert_checkpoint, make_model, reads_text
 from rgjax.models.pretrained import BlankCheckpoint, Checkpoint
 from rgjax.models.tokenizer import Tokens
-from rgjax.models.transformer import bert_config
 from rgjax.regroup import regroup
 from rgjax.sampling.deepsmote import Synthetic, missing
 from rgjax.sharding import make_mesh, replicated, sharded_spec, trial_sharded

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rgjax.models.bert import Bert, BertClassifier
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.tokenizer import Tokens
-from rgjax.models.transformer import Bert, BertClassifier
 from rgjax.training.feed import HostData
 from tests.bench.case import Case
 from tests.bench.program import train_program

@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 
 from rgjax.encoders.bert import encode_tokens
+from rgjax.models.bert import Bert, bert_config
 from rgjax.models.packing import mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import Tokens, tokenize
-from rgjax.models.transformer import Bert, bert_config
 
 CUT, BATCH = 64, 32
 

@@ -3,9 +3,9 @@ import pytest
 
 from rgjax.data import load_data, text
 from rgjax.data.custom import normal_form
+from rgjax.models.bert import bert_config
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import tokenize
-from rgjax.models.transformer import bert_config
 from tests.support.data import data_config
 
 

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from rgjax.encoders.bert import bert, encode_tokens
+from rgjax.models.bert import Bert, BertClassifier, bert_config
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import Tokens, tokenize
-from rgjax.models.transformer import Bert, BertClassifier, bert_config
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "bert"
 

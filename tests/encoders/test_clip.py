@@ -9,7 +9,7 @@ import pytest
 from rgjax.encoders import clip as module
 from rgjax.encoders.clip import clip, preprocess
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.transformer import ClipVision, clip_config
+from rgjax.models.vit import ClipVision, clip_config
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "clip"
 

@@ -24,9 +24,10 @@ from rgjax.data.custom import list_images, list_sentences
 from rgjax.data.isic.tables import class_names, read_labels
 from rgjax.data.pictures.decode import Unreadable, decode
 from rgjax.errors import UserError
+from rgjax.models.bert import bert_config
 from rgjax.models.pretrained import Checkpoint, Tensors
 from rgjax.models.tokenizer import WordPieces
-from rgjax.models.transformer import bert_config, clip_config
+from rgjax.models.vit import clip_config
 from rgjax.report.page import render_page
 from rgjax.report.reading import read_history, read_runs, read_sweep, read_test_logits
 from rgjax.report.runs import COLUMNS

@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rgjax.errors import UserError
+from rgjax.models.bert import Bert, bert_config
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.transformer import Bert, ClipVision, bert_config, clip_config
+from rgjax.models.vit import ClipVision, clip_config
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rgjax.models.bert import Bert, BertClassifier, bert_config
 from rgjax.models.packing import mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.transformer import Bert, BertClassifier, ClipVision, bert_config, clip_config
+from rgjax.models.vit import ClipVision, clip_config
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

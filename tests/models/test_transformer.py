@@ -10,9 +10,11 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rgjax.models.bert import Bert, BertClassifier, bert_config
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.transformer import Bert, BertClassifier, ClipVision, attention, bert_config, clip_config, dropout
+from rgjax.models.transformer import attention, dropout
+from rgjax.models.vit import ClipVision, clip_config
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TOLERANCE = 1e-5

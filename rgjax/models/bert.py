@@ -1,0 +1,109 @@
+"""BERT (Devlin et al. 2019) and its classifier, on packed text (packing.py).
+
+Hidden states are [P, D], without padding. Parameters are float32; `dtype` is that of activations.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rgjax.models.layers import HEADS
+from rgjax.models.packing import Packed, first_tokens
+from rgjax.models.pretrained import Checkpoint, Tensors, settings
+from rgjax.models.transformer import LayerNorm, Layers, checked, dropout, other_architecture, shape_of
+
+
+class Bert(nnx.Module):
+    """BERT without its pooler: Packed -> hidden states [P, D] in `dtype`."""
+
+    def __init__(
+        self,
+        tensors: Tensors,
+        config: dict[str, Any],
+        *,
+        dropout: float = 0.0,
+        unroll: bool = False,
+        dtype=jnp.float32,
+    ):
+        shape, width = shape_of(config), config["hidden_size"]
+        tensors = tensors.below("embeddings.word_embeddings.weight")
+        table = tensors.at("embeddings")
+        self.words = nnx.Param(jnp.asarray(table.take("word_embeddings.weight", (config["vocab_size"], width))))
+        positions = table.take("position_embeddings.weight", (config["max_position_embeddings"], width))
+        types = table.take("token_type_embeddings.weight", (config["type_vocab_size"], width))
+        # All tokens have type 0, so its embedding is added to the positions' once, and is trained with them.
+        self.positions = nnx.Param(jnp.asarray(positions + types[0]))
+        self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
+        layers = tensors.layers("encoder.layer", shape.layers)
+        self.layers = Layers(layers, shape, pre_norm=False, dropout=dropout, unroll=unroll)
+        self.dropout, self.dtype = dropout, dtype
+
+    def __call__(self, packed: Packed, key=None):
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        x = self.norm(self.words[packed.ids] + self.positions[packed.positions])
+        return self.layers(dropout(x.astype(self.dtype), self.dropout, keys[0]), packed, keys[1])
+
+
+class BertClassifier(nnx.Module):
+    """BERT with its pooler and a new head: Packed -> logits [B, classes] in float32.
+
+    A checkpoint without a pooler gets one drawn from N(0, 0.02^2), as in Hugging Face's sequence classifier.
+    """
+
+    def __init__(self, bert: Bert, tensors: Tensors, classes: int, *, head: str = "linear", rng: np.random.Generator):
+        """Put a pooler and a head on `bert`.
+
+        Args:
+            bert: the encoder; dropout before the head has its rate.
+            tensors: of its checkpoint, perhaps with a pooler.
+            classes: outputs of the head.
+            head: a key of `HEADS`.
+            rng: draws the initial weights.
+        """
+        self.bert = bert
+        width, tensors = bert.words.shape[1], tensors.below("embeddings.word_embeddings.weight")
+        if tensors.has("pooler.dense.weight"):
+            kernel = tensors.take("pooler.dense.weight", (width, width)).T
+            bias = tensors.take("pooler.dense.bias", (width,))
+        else:
+            kernel = 0.02 * rng.standard_normal((width, width), np.float32)
+            bias = np.zeros(width, np.float32)
+        self.pooler_kernel, self.pooler_bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.asarray(bias))
+        self.head = HEADS[head](width, classes, rng=rng)
+        self.dropout = bert.dropout
+
+    def features(self, packed: Packed, *, key=None):
+        """The pooled state of [CLS], which the head reads: [B, D] in float32."""
+        first = first_tokens(self.bert(packed, key), packed).astype(jnp.float32)
+        return jnp.tanh(first @ self.pooler_kernel[...] + self.pooler_bias[...][None])
+
+    def __call__(self, packed: Packed, *, train: bool = False, key=None):
+        keys = tuple(jax.random.split(key)) if train and key is not None else (None, None)
+        return self.head(dropout(self.features(packed, key=keys[0]), self.dropout, keys[1]))
+
+
+_BERT_DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
+
+
+def bert_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of a BERT checkpoint.
+
+    Raises UserError for another architecture or impossible values.
+    """
+    values = checkpoint.json("config.json")
+    if values.get("model_type") != "bert" or values.get("position_embedding_type", "absolute") != "absolute":
+        raise other_architecture(checkpoint, values, "BERT (model_type bert, absolute positions)")
+    return checked(settings(values, _BERT_DEFAULTS, checkpoint.name), checkpoint)
