@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from rgjax.models.backbone import Family, Options
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
 from rgjax.models.transformer import Dense, LayerNorm, Layers, checked, other_architecture, require_multiple, shape_of
 
@@ -46,6 +47,13 @@ class ClipVision(nnx.Module):
         x = jnp.concatenate([cls, patches], axis=1) + self.positions[...].astype(self.dtype)[None]
         return self.layers(self.norm_before(x))
 
+    @property
+    def width(self) -> int:
+        return (self.norm_after.scale if self.projection is None else self.projection.kernel).shape[-1]
+
+    def features(self, images, *, train: bool = False, key=None):
+        return self(images)
+
     def __call__(self, images):
         pooled = self.norm_after(self.hidden(images)[:, 0].astype(jnp.float32))
         return pooled if self.projection is None else self.projection(pooled)
@@ -78,3 +86,10 @@ def clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checked(settings(values, _CLIP_DEFAULTS, checkpoint.name), checkpoint)
     require_multiple(config, "image_size", "patch_size", checkpoint)
     return config
+
+
+def _clip(tensors: Tensors, settings: dict[str, Any], options: Options) -> ClipVision:
+    return ClipVision(tensors, settings, dtype=options.dtype)
+
+
+CLIP = Family("images", clip_config, _clip)

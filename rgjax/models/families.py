@@ -1,0 +1,47 @@
+"""Families of pretrained networks: which network a checkpoint holds, and how it is read.
+
+A new family is a module with its `Family`, and its entries in `FAMILIES`. Its network, a backbone, is called as
+`features(x, *, train=False, key=None) -> [B, D]`, float32; x is a batch of normalized images [B, H, W, 3] or a Packed
+row of tokens. Its `width` is D.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from rgjax.errors import unknown
+from rgjax.models.backbone import Family, Options
+from rgjax.models.pretrained import Checkpoint
+from rgjax.models.vit import CLIP
+
+# By the `model_type` in config.json.
+FAMILIES: Mapping[str, Family] = {"clip": CLIP, "clip_vision_model": CLIP}
+
+
+class Pretrained(NamedTuple):
+    """A checkpoint, its family and its checked settings; the weights are not read yet."""
+
+    checkpoint: Checkpoint
+    family: Family
+    settings: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return self.family.kind
+
+    def build(self, options: Options = Options()) -> nnx.Module:  # noqa: B008 (frozen)
+        """The backbone. Raises UserError for tensors that are missing or do not fit."""
+        return self.checkpoint.build(lambda tensors: self.family.build(tensors, self.settings, options))
+
+
+def open_pretrained(checkpoint: Checkpoint) -> Pretrained:
+    """Read what network a checkpoint holds.
+
+    Raises UserError for an unknown family or impossible settings.
+    """
+    name = checkpoint.json("config.json").get("model_type")
+    if name not in FAMILIES:
+        raise unknown(f"model_type of checkpoint {checkpoint.name}", str(name), FAMILIES)
+    family = FAMILIES[name]
+    return Pretrained(checkpoint, family, family.settings(checkpoint))
