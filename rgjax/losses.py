@@ -1,7 +1,7 @@
 """Losses for imbalanced classification, with traced hyper-parameters.
 
 A loss maps logits [B, K] and labels [B] to losses [B]. To add one, write its function here and its entry in `LOSSES`,
-and add its name, its fields and its method to `config.py`.
+and add its name, its fields and its method to `config/`.
 """
 
 from collections.abc import Callable

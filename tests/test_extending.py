@@ -37,7 +37,7 @@ def extended(monkeypatch):
     )
     monkeypatch.setitem(SAMPLERS, "sqrt", square_root_sampling)
 
-    # Step two, in config.py: the choice, the field of the hyper-parameter, and the method with its grid.
+    # Step two, in config/: the choice, the field of the hyper-parameter, and the method with its grid.
     for field, name in (("loss.name", "poly1"), ("sampler", "sqrt")):
         monkeypatch.setitem(FIELDS, field, replace(FIELDS[field], choices=(*FIELDS[field].choices, name)))
     epsilon = Field(1.0, "poly1: weight of the first polynomial term", low=-1, high=100, traced=True)

@@ -1,4 +1,4 @@
-"""Families of pretrained networks: which network a checkpoint holds, and how it is read.
+"""Families of pretrained networks: which one a checkpoint holds.
 
 A new family is a module with its `Family`, and its entries in `FAMILIES`. Its network, a backbone, is called as
 `features(x, *, train=False, key=None) -> [B, D]`, float32; x is a batch of normalized images [B, H, W, 3] or a Packed
@@ -40,8 +40,8 @@ def open_pretrained(checkpoint: Checkpoint) -> Pretrained:
 
     Raises UserError for an unknown family or impossible settings.
     """
-    name = checkpoint.json("config.json").get("model_type")
+    name = str(checkpoint.json("config.json").get("model_type"))
     if name not in FAMILIES:
-        raise unknown(f"model_type of checkpoint {checkpoint.name}", str(name), FAMILIES)
+        raise unknown(f"model_type of checkpoint {checkpoint.name}", name, FAMILIES)
     family = FAMILIES[name]
     return Pretrained(checkpoint, family, family.settings(checkpoint))

@@ -2,7 +2,7 @@
 
 Every epoch draws from the pool on the device. A sampler maps the classes and the clusters of the training examples and
 a seed to their indices. To add one, write its function here and its entry in `SAMPLERS`, and add its name and its
-method to `config.py`.
+method to `config/`.
 """
 
 from typing import TypeAlias

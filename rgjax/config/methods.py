@@ -1,0 +1,98 @@
+"""The methods, their grids, and the ablations."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, TypeAlias
+
+Point: TypeAlias = dict[str, Any]  # of a grid: the `method`, optionally its `variant`, and the fields that it sets
+
+
+@dataclass(frozen=True)
+class Method:
+    """A composition of regrouping, sampler and loss, with a label and a grid."""
+
+    label: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Sequence] = field(default_factory=dict)
+    images_only: bool = False
+
+    @property
+    def regroups(self) -> bool:
+        return "regroup.clustering" in self.settings
+
+
+_RG = {"regroup.clustering": "kmeans"}
+
+# Grids of the paper's appendix A. Methods that regroup search the number of groups instead, with the default loss.
+METHODS: dict[str, Method] = {
+    "ce": Method("CE"),
+    "wce": Method("WCE", {"loss.name": "wce"}),
+    "focal": Method("Focal", {"loss.name": "focal"}, {"loss.gamma": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)}),
+    "ldam": Method("LDAM", {"loss.name": "ldam"}, {"loss.max_m": (0.0, 0.5, 1.0), "loss.s": (10.0, 20.0, 30.0)}),
+    "la": Method("LA", {"loss.name": "la"}, {"loss.tau": (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)}),
+    "ros": Method("ROS", {"sampler": "ros"}),
+    "rus": Method("RUS", {"sampler": "rus"}),
+    "rusc": Method("RUSC", {"sampler": "rusc"}),
+    "dsmt": Method("DSMT", {"sampler": "deepsmote"}, images_only=True),
+    "rg": Method("RG", _RG),
+    "rg_wce": Method("RG+WCE", {**_RG, "loss.name": "wce"}),
+    "rg_focal": Method("RG+Focal", {**_RG, "loss.name": "focal"}),
+    "rg_ldam": Method("RG+LDAM", {**_RG, "loss.name": "ldam"}),
+    "rg_la": Method("RG+LA", {**_RG, "loss.name": "la"}),
+}
+# Encoders by the kind of their inputs. config.encoder.name=auto means the first.
+ENCODERS = {"images": ("clip", "projection"), "sentences": ("bert",)}
+TEXT_METHODS = tuple(name for name, method in METHODS.items() if not method.images_only)
+
+# Fields that a variant of a method sets, which the command line cannot override. Tables and folders show its name.
+VARIANTS: dict[str, Point] = {
+    "random groups": {"regroup.clustering": "random"},
+    "balanced K-means": {"regroup.clustering": "balanced"},
+    "normalised cut": {"regroup.clustering": "spectral"},  # British spelling, as in the folders of earlier sweeps
+    "random projection": {"encoder.name": "projection"},
+}
+
+# The paper does not say how it fine-tunes. Learning rate, batch size, epochs and warm-up are those usual for BERT
+# (Devlin et al. 2019). Unlike there, the learning rate decays by a cosine, all parameters have weight decay, and
+# gradients are not clipped.
+BERT_FINETUNING: Mapping[str, Any] = {
+    "model.name": "bert",
+    "train.optimizer": "adamw",
+    "train.lr": 2e-5,
+    "train.weight_decay": 0.01,
+    "train.batch_size": 32,
+    "train.epochs": 4,
+    "train.warmup_percent": 10.0,
+}
+
+
+# Grids for `sweep()` of a config file
+
+
+def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple(METHODS)) -> Iterator[Point]:
+    """The points of each method's own grid, or of `regrouping` if it regroups."""
+    for name in methods:
+        for fields in combinations(regrouping if METHODS[name].regroups else METHODS[name].grid):
+            yield {"method": name} | fields
+
+
+def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
+    """Variants of RG with other groups or features (the paper's figures 8 a and b)."""
+    for variant in variants:
+        for fields in combinations(regrouping):
+            yield {"method": "rg", "variant": variant} | fields
+
+
+def binary_sweep(thresholds: Sequence[int], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
+    """All methods and ablations for two classes, with rule "target"."""
+    # With two classes, rule "ratio" makes the same groups at every threshold.
+    grid = {"regroup.rule": ("target",), "regroup.threshold": thresholds}
+    yield from points(grid)
+    yield from ablations(grid, variants=variants)
+
+
+def combinations(grid: Mapping[str, Sequence]) -> Iterator[Point]:
+    """All combinations of one value for each field."""
+    for values in product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))

@@ -1,0 +1,102 @@
+"""Configs: how they are made and validated, and which settings tell runs apart."""
+
+import os
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any, TypeAlias
+
+from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import placeholder
+
+from rgjax.config.fields import AUTO, CUSTOM, FIELDS, Field
+from rgjax.config.methods import METHODS
+from rgjax.console import local_path
+from rgjax.errors import UserError, unknown
+
+Config: TypeAlias = Any  # a ConfigDict, whose fields are known only at run time
+
+
+def method_config(method: str, changes: Mapping[str, Any]) -> Config:
+    """Make a locked config: defaults, then `changes`, then the method's settings."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    values = {name: setting.default for name, setting in FIELDS.items()}
+    values |= {"method": method, "regroup.clustering": "none", **changes, **METHODS[method].settings}
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise unknown("field", name, FIELDS)
+        *sections, leaf = name.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        if FIELDS[name].automatic:
+            value = FieldReference(value, field_type=object)  # a number or a word
+        section[leaf] = placeholder(FIELDS[name].kind) if value is None else value
+    return ConfigDict(tree).lock()
+
+
+def recorded_config(values: Mapping[str, Any]) -> Config:
+    """The config in a config.json; fields that it lacks get their defaults."""
+    config = method_config("ce", {})
+    with config.unlocked(), config.ignore_type():
+        config.update(values)
+    return config
+
+
+def value_of(config: Config, name: str) -> Any:
+    return reduce(lambda tree, part: tree[part], name.split("."), config)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The fields that identify a run: all but paths, trackers and failure policy.
+
+    Custom data add their path. `config` may also be the content of an older config.json: fields that it lacks are None.
+    """
+
+    def recorded(name: str) -> Any:
+        return reduce(lambda tree, part: (tree or {}).get(part), name.split("."), config)
+
+    values = {name: recorded(name) for name in FIELDS if FIELDS[name].identity}
+    if values["data.name"] in CUSTOM and (place := recorded("data.manual_dir")):
+        values["data.manual_dir"] = os.path.abspath(local_path(place))
+    late = {name for name, setting in FIELDS.items() if setting.late and values.get(name) in (None, setting.default)}
+    return {name: value for name, value in values.items() if name not in late}
+
+
+def validate(config: Config) -> None:
+    """Raise UserError for the first field whose value is invalid."""
+    for name, setting in FIELDS.items():
+        try:
+            value = value_of(config, name)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"config.{name}: missing; make the config by rgjax.config.method_config") from error
+        _validate_field(name, setting, value)
+    if config.regroup.rule == "target" and config.regroup.threshold < 1:
+        raise UserError(
+            f"config.regroup.threshold={config.regroup.threshold}: config.regroup.rule=target needs a group size of at "
+            "least 1"
+        )
+
+
+def _validate_field(name: str, setting: Field, value: Any) -> None:
+    if not setting.accepts(value):
+        word = f", or '{AUTO}'" if setting.automatic else ""
+        raise UserError(f"config.{name}={value!r}: must be of type {setting.kind.__name__}{word}")
+    if value is None or (setting.automatic and isinstance(value, str)):  # a string is AUTO, as it was accepted
+        return
+    if setting.choices is not None:
+        for choice in comma_list(value) if setting.several else [value]:
+            if choice not in setting.choices:
+                raise unknown(f"value of config.{name}", str(choice), setting.choices)
+    below = setting.low is not None and not value >= setting.low
+    above = setting.high is not None and not value <= setting.high
+    if below or above:
+        low = "" if setting.low is None else f"at least {setting.low:.12g}"
+        high = "" if setting.high is None else f"at most {setting.high:.12g}"
+        raise UserError(f"config.{name}={value}: out of range; must be {' and '.join(filter(None, (low, high)))}")
+
+
+def comma_list(names: str) -> list[str]:
+    """The names in a comma-separated list, without duplicates."""
+    return list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
