@@ -158,7 +158,7 @@ def test_of_data_of_ones_own_the_place_counts(tmp_path, monkeypatch):
     assert of("", "text")["data.name"] == "text"
 
 
-@pytest.mark.parametrize("name", ["images", "text"])
+@pytest.mark.parametrize("name", ["images", "text", "images_finetune", "text_finetune", "images_scratch"])
 def test_custom_data_have_a_least_size_of_groups_and_the_papers_have_none(name):
     assert load(Path(f"configs/{name}.py")).get_config().regroup.min_size == CUSTOM_MIN_SIZE == MIN_SIZE
     assert method_config("rg", {}).regroup.min_size == 0

@@ -10,7 +10,9 @@ from rgjax.config.fields import TRACED as TRACED
 from rgjax.config.fields import Field as Field
 from rgjax.config.methods import BERT_FINETUNING as BERT_FINETUNING
 from rgjax.config.methods import ENCODERS as ENCODERS
+from rgjax.config.methods import IMAGE_FINETUNING as IMAGE_FINETUNING
 from rgjax.config.methods import METHODS as METHODS
+from rgjax.config.methods import TEXT_FINETUNING as TEXT_FINETUNING
 from rgjax.config.methods import TEXT_METHODS as TEXT_METHODS
 from rgjax.config.methods import VARIANTS as VARIANTS
 from rgjax.config.methods import Method as Method

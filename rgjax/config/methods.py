@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, TypeAlias
 
+from rgjax.config.fields import AUTO
+
 Point: TypeAlias = dict[str, Any]  # of a grid: the `method`, optionally its `variant`, and the fields that it sets
 
 
@@ -54,15 +56,36 @@ VARIANTS: dict[str, Point] = {
 }
 
 # The paper does not say how it fine-tunes. Learning rate, batch size, epochs and warm-up are those usual for BERT
-# (Devlin et al. 2019). Unlike there, the learning rate decays by a cosine, all parameters have weight decay, and
-# gradients are not clipped.
+# (Devlin et al. 2019); weight decay without biases and norms, and the clipped gradient, are those of Hugging Face's
+# trainer. Unlike there, the learning rate decays by a cosine.
+_TRAINER: Mapping[str, Any] = {"train.optimizer": "adamw", "train.decay_all": False, "train.clip_norm": 1.0}
 BERT_FINETUNING: Mapping[str, Any] = {
+    **_TRAINER,
     "model.name": "bert",
-    "train.optimizer": "adamw",
     "train.lr": 2e-5,
     "train.weight_decay": 0.01,
     "train.batch_size": 32,
     "train.epochs": 4,
+    "train.warmup_percent": 10.0,
+}
+TEXT_FINETUNING: Mapping[str, Any] = {
+    **BERT_FINETUNING,
+    "model.name": "pretrained",
+    "model.checkpoint": "bert-base-uncased",
+}
+# AdamW with layer decay 0.75 and weight decay 0.05 is how vision transformers are fine-tuned (BEiT, Bao et al. 2022;
+# MAE, He et al. 2022, with 5e-4 for a batch of 256).
+IMAGE_FINETUNING: Mapping[str, Any] = {
+    **_TRAINER,
+    "model.name": "pretrained",
+    "model.checkpoint": "efficientnet-lite0",
+    "model.dropout": 0.0,
+    "data.image_size": AUTO,
+    "train.lr": 5e-4,
+    "train.weight_decay": 0.05,
+    "train.layer_decay": 0.75,
+    "train.batch_size": 64,
+    "train.epochs": 10,
     "train.warmup_percent": 10.0,
 }
 
