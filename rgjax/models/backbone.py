@@ -1,6 +1,6 @@
 """What every family of pretrained networks has in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,8 +37,11 @@ class Family(NamedTuple):
         kind: of its inputs, "images" or "sentences".
         settings: the checked settings of a checkpoint; raises UserError for impossible ones.
         build: the backbone of its tensors and settings.
+        preprocessing: of pictures, where a checkpoint has no settings for it, in the terms of
+            preprocessor_config.json.
     """
 
     kind: str
     settings: Callable[[Checkpoint], dict[str, Any]]
     build: Callable[[Tensors, dict[str, Any], Options], nnx.Module]
+    preprocessing: Mapping[str, Any] = {}

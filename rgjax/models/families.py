@@ -12,6 +12,7 @@ from flax import nnx
 
 from rgjax.errors import unknown
 from rgjax.models.backbone import Family, Options
+from rgjax.models.preprocessing import Preprocessing, read_preprocessing
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.vit import CLIP
 
@@ -29,6 +30,11 @@ class Pretrained(NamedTuple):
     @property
     def kind(self) -> str:
         return self.family.kind
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How it sees pictures. Raises UserError for impossible settings."""
+        return read_preprocessing(self.checkpoint, self.family.preprocessing, self.settings.get("image_size"))
 
     def build(self, options: Options = Options()) -> nnx.Module:  # noqa: B008 (frozen)
         """The backbone. Raises UserError for tensors that are missing or do not fit."""

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rgjax.models.backbone import Family, Options
+from rgjax.models.preprocessing import PROCESSORS
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
 from rgjax.models.transformer import Dense, LayerNorm, Layers, checked, other_architecture, require_multiple, shape_of
 
@@ -92,4 +93,4 @@ def _clip(tensors: Tensors, settings: dict[str, Any], options: Options) -> ClipV
     return ClipVision(tensors, settings, dtype=options.dtype)
 
 
-CLIP = Family("images", clip_config, _clip)
+CLIP = Family("images", clip_config, _clip, PROCESSORS["CLIP"])
