@@ -7,6 +7,7 @@ docstring, hyphens and underscores are equal, `--no-NAME` negates a switch, and 
 
 import argparse
 import importlib.util
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,8 @@ from ml_collections import config_flags
 from rgjax import config as settings
 from rgjax.console import configure_logging, exit_codes, table
 from rgjax.errors import UserError, did_you_mean, first_line, nearest
+
+_log = logging.getLogger(__name__)
 
 _words: list[str] = []  # the command line that ml_collections searches for fields of the config
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py, optionally with :METHOD", sys_argv=_words)
@@ -97,6 +100,20 @@ def parse(argv: list[str], doc: str | None = None) -> list[str]:
     if rest[1:]:
         raise _surplus(rest[1])
     return rest
+
+
+def read_config() -> settings.Config:
+    """The config of the command line, validated. Raises UserError."""
+    flag: Any = flags.FLAGS["config"]
+    config, fields = CONFIG.value, dict(config_flags.get_override_values(flag))
+    if fields.get("model.name") in settings.FROZEN:
+        file, _, method = config_flags.get_config_filename(flag).partition(":")
+        network = load_file(file).get_config(*filter(None, [method])).model.name
+        if changes := settings.prepare_head(config, network, fields):
+            chosen = ", ".join(f"{name}={value}" for name, value in settings.HEAD_TRAINING.items() if name in changes)
+            _log.info(f"config.model.name={config.model.name}: is trained as heads are: {chosen}")
+    settings.validate(config)
+    return config
 
 
 def print_help_if_asked(argv: Sequence[str], doc: str | None, more: Callable[[], str] | None = None) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rgjax import artifacts
-from rgjax.config import TRACED, Config, identity
+from rgjax.config import FROZEN, TRACED, Config, identity
 from rgjax.data import Dataset, load_data
 from rgjax.encoders import encode_cached, make_encoder
 from rgjax.errors import UserError
@@ -63,10 +63,11 @@ def complete(trials: Sequence[Trial]) -> None:
     mesh = make_mesh(jax.devices(), trials=len(trials), batch_size=config.train.batch_size)
     task = prepare(config, artifacts.recorded_length(trials[0].workdir))
 
-    outputs, head, errors = task.regrouping.num_pseudo_classes, loss_of(config.loss).head, []
+    network = {"head": loss_of(config.loss).head, "standardization": task.standardization}
+    outputs, errors = task.regrouping.num_pseudo_classes, []
     for _, group in groupby(sorted(trials, key=_step), _step):  # trials that resume from one step share a program
         group = list(group)
-        models = [make_model(trial.config.model, outputs, head=head, seed=trial.config.seed) for trial in group]
+        models = [make_model(trial.config.model, outputs, seed=trial.config.seed, **network) for trial in group]
         for trial in group:  # all input is valid by now, so the workdirs can become those of these runs
             artifacts.write_start(task, trial)
         outcomes, timing = train(task, group, models, mesh)
@@ -91,24 +92,27 @@ def prepare(config: Config, recorded_length: int | None = None) -> Task:
     config, dataset, inputs = network_inputs(config, dataset, recorded_length)
     _log.info(dataset.summary)
     features = encode(config, dataset)
-    clusters = make_regrouping(config, dataset, features)
+    clustered = None
+    if features is not None:
+        inputs = features if config.model.name in FROZEN else inputs
+        clustered = features[dataset.train] if clustering_of(config) in FEATURE_CLUSTERINGS else None
+    clusters = make_regrouping(config, dataset, clustered)
     notes = artifacts.notes_on_groups(clusters, dataset, config.regroup, clustering_of(config))
     for note in notes:
         _log.info(note)
     dataset = replace(dataset, notes=(*dataset.notes, *notes))
-    task = resample(config, dataset, inputs, features, clusters)
+    task = resample(config, dataset, inputs, clustered, clusters)
     _log.info(artifacts.describe_groups(task.regrouping, dataset))
     return task
 
 
 def encode(config: Config, dataset: Dataset) -> np.ndarray | None:
-    """Features [N_train, D] that are clustered; None if the clustering needs none."""
-    if clustering_of(config) not in FEATURE_CLUSTERINGS:
+    """Features [N, D] of all examples; None if nothing reads features."""
+    if clustering_of(config) not in FEATURE_CLUSTERINGS and config.model.name not in FROZEN:
         return None
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
     encoder = make_encoder(config.encoder, dataset.kind, **options)
-    # All examples are encoded, so that every split of the data set uses the same cached features.
-    return encode_cached(encoder, dataset.inputs, dataset.fingerprint)[dataset.train]
+    return encode_cached(encoder, dataset.inputs, dataset.fingerprint)
 
 
 def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | None) -> Regrouping:

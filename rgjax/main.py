@@ -28,7 +28,7 @@ from absl import flags, logging
 
 from rgjax import artifacts, experiment
 from rgjax import config as settings
-from rgjax.command import CONFIG, run_with_config
+from rgjax.command import read_config, run_with_config
 from rgjax.config import Config
 from rgjax.console import local_path
 from rgjax.data import display_name
@@ -54,8 +54,7 @@ _HEARTBEAT_TIMEOUT = 30  # seconds without a sign of life from another process, 
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax logs its settings, and logs errors that it raises as well
-    config = CONFIG.value
-    settings.validate(config)
+    config = read_config()
     connect_processes()
     workdir = local_path(_WORKDIR.value) if _WORKDIR.value else default_workdir(config)
     require_devices()

@@ -5,7 +5,19 @@ from pathlib import Path
 import pytest
 
 from rgjax.command import describe
-from rgjax.config import CUSTOM_MIN_SIZE, ENCODERS, FIELDS, METHODS, identity, method_config, validate, value_of
+from rgjax.config import (
+    CUSTOM_MIN_SIZE,
+    ENCODERS,
+    FIELDS,
+    FROZEN,
+    HEAD_TRAINING,
+    METHODS,
+    identity,
+    method_config,
+    prepare_head,
+    validate,
+    value_of,
+)
 from rgjax.data.phrasebank import AGREEMENTS
 from rgjax.encoders.bert import POOLINGS
 from rgjax.errors import UserError
@@ -47,7 +59,7 @@ REGISTRIES = {
     "regroup.aggregate": AGGREGATIONS,
     "sampler": SAMPLERS,
     "loss.name": LOSSES,
-    "model.name": (*STAGES, "bert"),
+    "model.name": (*STAGES, "bert", "pretrained", *FROZEN),
     "model.stem": STEMS,
     "model.head": ("auto", *HEADS),
     "train.optimizer": OPTIMIZERS,
@@ -168,3 +180,31 @@ def test_help_lists_every_field_and_method():
     text = describe()
     assert all(name in text for name in (*FIELDS, *METHODS))
     assert value_of(method_config("ce", {}), "loss.s") == 30.0
+
+
+def overridden(file, **fields):
+    """The config of a file and the command line, as `read_config` makes it."""
+    config = load(file).get_config("ce")
+    network = config.model.name
+    config.update_from_flattened_dict(fields)
+    prepare_head(config, network, fields)
+    validate(config)
+    return config
+
+
+def test_a_head_in_the_place_of_another_network_is_trained_as_a_head():
+    scratch = Path(__file__).parents[1] / "configs" / "ham10000.py"
+    head = overridden(scratch, **{"model.name": "linear", "train.lr": 0.5, "train.steps": 3})
+    assert head.train.optimizer == HEAD_TRAINING["train.optimizer"]
+    assert head.train.epochs == HEAD_TRAINING["train.epochs"]
+    assert (head.train.lr, head.train.steps) == (0.5, 3)  # the command line's
+
+    bert = overridden(Path(__file__).parents[1] / "configs" / "text_finetune.py", **{"model.name": "mlp"})
+    assert (bert.train.warmup_percent, bert.train.clip_norm) == (None, 0.0)
+
+
+def test_other_networks_and_the_file_of_a_head_keep_the_settings_of_the_file():
+    config = method_config("ce", {"model.name": "mlp", "train.lr": 0.3})
+    assert prepare_head(config, "linear", {"model.name": "mlp"}) == {}
+    assert prepare_head(method_config("ce", {}), "resnet18", {"model.name": "resnet34"}) == {}
+    assert config.train.lr == 0.3

@@ -10,6 +10,8 @@ from rgjax.config.fields import TRACED as TRACED
 from rgjax.config.fields import Field as Field
 from rgjax.config.methods import BERT_FINETUNING as BERT_FINETUNING
 from rgjax.config.methods import ENCODERS as ENCODERS
+from rgjax.config.methods import FROZEN as FROZEN
+from rgjax.config.methods import HEAD_TRAINING as HEAD_TRAINING
 from rgjax.config.methods import IMAGE_FINETUNING as IMAGE_FINETUNING
 from rgjax.config.methods import METHODS as METHODS
 from rgjax.config.methods import TEXT_FINETUNING as TEXT_FINETUNING
@@ -25,6 +27,7 @@ from rgjax.config.settings import Config as Config
 from rgjax.config.settings import comma_list as comma_list
 from rgjax.config.settings import identity as identity
 from rgjax.config.settings import method_config as method_config
+from rgjax.config.settings import prepare_head as prepare_head
 from rgjax.config.settings import recorded_config as recorded_config
 from rgjax.config.settings import validate as validate
 from rgjax.config.settings import value_of as value_of

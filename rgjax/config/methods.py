@@ -90,6 +90,18 @@ IMAGE_FINETUNING: Mapping[str, Any] = {
 }
 
 
+# Values of model.name that read the features of an encoder.
+FROZEN = ("linear", "mlp")
+HEAD_TRAINING: Mapping[str, Any] = {
+    "model.name": "mlp",
+    "train.optimizer": "adamw",
+    "train.lr": 1e-3,
+    "train.weight_decay": 0.01,
+    "train.batch_size": 128,
+    "train.epochs": 50,
+}
+
+
 # Grids for `sweep()` of a config file
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from rgjax.config.fields import AUTO, CUSTOM, FIELDS, Field
-from rgjax.config.methods import METHODS
+from rgjax.config.methods import FROZEN, HEAD_TRAINING, METHODS, Point
 from rgjax.console import local_path
 from rgjax.errors import UserError, unknown
 
@@ -34,6 +34,29 @@ def method_config(method: str, changes: Mapping[str, Any]) -> Config:
             value = FieldReference(value, field_type=object)  # a number or a word
         section[leaf] = placeholder(FIELDS[name].kind) if value is None else value
     return ConfigDict(tree).lock()
+
+
+def prepare_head(config: Config, network: str, fields: Mapping[str, Any]) -> Point:
+    """Train a head as heads are, where it replaces the network of a file.
+
+    The file's settings are those of its network, such as 400 epochs of SGD.
+
+    Args:
+        config: with `fields` set.
+        network: the file's model.name.
+        fields: set by the command line or a grid; they stay.
+
+    Returns:
+        The fields that were set: all of `train`, to their defaults or HEAD_TRAINING; none if no network was replaced.
+    """
+    if network in FROZEN or config.model.name not in FROZEN:
+        return {}
+    defaults = {name: setting.default for name, setting in FIELDS.items() if setting.identity}
+    training = {**defaults, **HEAD_TRAINING}
+    changes = {name: value for name, value in training.items() if name.startswith("train.") and name not in fields}
+    with config.ignore_type():  # None unsets a number
+        config.update_from_flattened_dict(changes)
+    return changes
 
 
 def recorded_config(values: Mapping[str, Any]) -> Config:

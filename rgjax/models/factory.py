@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rgjax.config import FROZEN
 from rgjax.errors import UserError
 from rgjax.models.bert import Bert, BertClassifier, bert_config
+from rgjax.models.frozen import FeatureClassifier, Standardization
 from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint, Tensors
@@ -17,7 +19,7 @@ from rgjax.models.resnet import Numerics, ResNet
 from rgjax.models.tokenizer import FILES, WordPieces
 from rgjax.sharding import AXIS
 
-Network: TypeAlias = ResNet | BertClassifier
+Network: TypeAlias = ResNet | BertClassifier | FeatureClassifier
 
 # What a run keeps of a BERT checkpoint, in a folder of this name: all but the weights, which its own state replaces.
 PRETRAINED, PRETRAINED_FILES = "pretrained", ("config.json", *FILES)
@@ -31,6 +33,7 @@ def make_model(
     seed: int,
     platform: str | None = None,
     checkpoint: Checkpoint | None = None,
+    standardization: Standardization | None = None,
 ) -> Network:
     """The network before training.
 
@@ -41,6 +44,7 @@ def make_model(
         seed: seed of the initial weights.
         platform: where it will run; JAX's default backend if None.
         checkpoint: pretrained weights of BERT; those that the config names if None.
+        standardization: of the features that "linear" and "mlp" read.
 
     Raises:
         UserError: for a checkpoint that is unavailable, corrupted or of another architecture.
@@ -57,6 +61,12 @@ def make_model(
             return BertClassifier(bert, tensors, outputs, head=head, rng=rng)
 
         network = checkpoint.build(classifier)
+    elif config.name in FROZEN:
+        if standardization is None:
+            raise ValueError(f"model.name={config.name} needs the standardization of its features")
+        hidden = config.hidden if config.name == "mlp" else 0
+        how = {"hidden": hidden, "head": head, "dropout": config.dropout, "dtype": dtype, "rng": rng}
+        network = FeatureClassifier(standardization, outputs, **how)
     else:
         numerics = Numerics(
             norm=partial(BatchNorm, axis=AXIS, local=config.batch_norm == "local"),
@@ -93,6 +103,8 @@ def word_pieces(checkpoint: Checkpoint, max_length: int | None) -> WordPieces:
 def reads_text(config: Any, inputs: np.ndarray) -> bool:
     """Whether the network reads sentences. Raises UserError for other inputs."""
     text, name = inputs.ndim == 1, config.name
+    if name in FROZEN:
+        return False  # but features, of any inputs
     if text != (name == "bert"):
         kind, name_for_kind = ("sentences", "bert") if text else ("images", "resnet34")
         raise UserError(f"config.model.name={name}: cannot read {kind}; use --config.model.name={name_for_kind}")
@@ -100,7 +112,12 @@ def reads_text(config: Any, inputs: np.ndarray) -> bool:
 
 
 def input_kind(config: Any) -> str:
-    """The kind of inputs that the network reads: "images" or "sentences"."""
+    """The kind of inputs that the network reads.
+
+    "images", "sentences" or "features".
+    """
+    if config.name in FROZEN:
+        return "features"
     return "sentences" if config.name == "bert" else "images"
 
 

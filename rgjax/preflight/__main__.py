@@ -17,8 +17,7 @@ from typing import Any
 import jax
 from absl import flags, logging
 
-from rgjax import config as settings
-from rgjax.command import CONFIG, run_with_config
+from rgjax.command import read_config, run_with_config
 from rgjax.config import Config
 from rgjax.errors import UserError
 from rgjax.preflight import targets
@@ -35,8 +34,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_platforms", "cpu")  # nothing runs here but the drawing of a few examples
     jax.config.update("jax_enable_compilation_cache", False)
-    config = CONFIG.value
-    settings.validate(config)
+    config = read_config()
     if not _TARGET.value:
         raise UserError(f"--target=CARD is missing; valid: {', '.join(targets.CARDS)}, or CARD-4 for four of them")
     reports = []

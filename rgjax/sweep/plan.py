@@ -138,13 +138,15 @@ def resolve(variant: Variant, overrides: Mapping[str, Any]) -> Config:
     module = load_file(variant.file)
     with _running(f"get_config() of {variant.file}"):
         config = module.get_config(variant.method)
-    for name, value in variant.settings(overrides).items():
+    network, fields = config.model.name, variant.settings(overrides)
+    for name, value in fields.items():
         if name not in settings.FIELDS:
             raise unknown(f"field in sweep() of {variant.file}:", name, settings.FIELDS)
         try:
             config.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:
             raise UserError(f"sweep() of {variant.file}: {name}={value!r}: {error}") from error
+    settings.prepare_head(config, network, fields)
     settings.validate(config)
     return config
 

@@ -15,7 +15,7 @@ from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.errors import UserError
 from rgjax.losses import ClassStats, loss_of
-from rgjax.models.factory import packing, padded
+from rgjax.models.factory import input_kind, packing, padded
 from rgjax.models.tokenizer import Tokens
 from rgjax.sharding import AXIS
 from rgjax.training.feed import HostData
@@ -68,15 +68,21 @@ def training_program(
 
 def host_data(inputs: np.ndarray | Tokens) -> HostData:
     """Inputs on the host, with the form in which the devices keep them."""
-    return HostData(inputs) if isinstance(inputs, Tokens) else HostData(inputs, to_lanes)
+    return HostData(inputs) if isinstance(inputs, Tokens) or inputs.ndim == 2 else HostData(inputs, to_lanes)
 
 
 def make_prepare(inputs: np.ndarray | Tokens, tokens: int) -> Callable:
     """The preparation of a batch of `inputs` in the devices' form.
 
-    A batch of sentences has up to `tokens` tokens.
+    A batch of sentences has up to `tokens` tokens; features are read as they are.
     """
-    return packing(tokens) if isinstance(inputs, Tokens) else in_lanes(inputs[:1])[1]
+    if isinstance(inputs, Tokens):
+        return packing(tokens)
+    return _unchanged if inputs.ndim == 2 else in_lanes(inputs[:1])[1]
+
+
+def _unchanged(features: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    return features
 
 
 def max_batch_tokens(
@@ -155,7 +161,7 @@ def make_hyper(config: Config, schedule: TrainSchedule, stats: ClassStats) -> Hy
         return np.pad(values, (0, padded(outputs) - outputs)) if np.ndim(values) else values
 
     augmentation = {}
-    if config.model.name != "bert":
+    if input_kind(config.model) == "images":
         flip, rotation = 0.5 if config.data.flip else 0.0, config.data.rotation
         augmentation = {"flip": np.float32(flip), "rotation": np.float32(rotation)}
     return HyperParams(

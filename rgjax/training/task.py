@@ -6,6 +6,7 @@ import numpy as np
 
 from rgjax.config import Config
 from rgjax.data import Dataset
+from rgjax.models.frozen import Standardization
 from rgjax.models.tokenizer import Tokens
 from rgjax.regroup import Regrouping
 from rgjax.sampling.deepsmote import Synthetic
@@ -18,7 +19,7 @@ class Task:
 
     Attributes:
         dataset: for evaluation.
-        inputs: its inputs as the network reads them; synthetic images are appended after the real ones.
+        inputs: its inputs as the network reads them: images, tokens or features [M, D]; synthetic ones are appended.
         indices: the training examples [N] in `inputs`.
         labels: their (pseudo-)labels [N].
         pool: what the sampler draws from [P], positions in 0..N-1.
@@ -43,6 +44,13 @@ class Task:
     @property
     def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.indices, self.labels, self.pool
+
+    @property
+    def standardization(self) -> Standardization | None:
+        """Of the training split's features, if the network reads features."""
+        if isinstance(self.inputs, Tokens) or self.inputs.ndim != 2:
+            return None
+        return Standardization.of(self.inputs[self.dataset.train])
 
     def ids(self, indices: np.ndarray) -> list[str]:
         """The names of examples of `inputs`."""
