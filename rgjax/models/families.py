@@ -12,8 +12,10 @@ from flax import nnx
 
 from rgjax.errors import unknown
 from rgjax.models.backbone import Family, Options
+from rgjax.models.efficientnet import EFFICIENTNET_LITE
 from rgjax.models.preprocessing import Preprocessing, read_preprocessing
 from rgjax.models.pretrained import Checkpoint
+from rgjax.models.torch_file import PACKAGED
 from rgjax.models.vit import CLIP
 
 # By the `model_type` in config.json.
@@ -46,8 +48,14 @@ def open_pretrained(checkpoint: Checkpoint) -> Pretrained:
 
     Raises UserError for an unknown family or impossible settings.
     """
+    family = _family(checkpoint)
+    return Pretrained(checkpoint, family, family.settings(checkpoint))
+
+
+def _family(checkpoint: Checkpoint) -> Family:
+    if any(checkpoint.file(known.file) for known in PACKAGED.values()):
+        return EFFICIENTNET_LITE
     name = str(checkpoint.json("config.json").get("model_type"))
     if name not in FAMILIES:
         raise unknown(f"model_type of checkpoint {checkpoint.name}", name, FAMILIES)
-    family = FAMILIES[name]
-    return Pretrained(checkpoint, family, family.settings(checkpoint))
+    return FAMILIES[name]

@@ -1,7 +1,8 @@
 """Layers with parameters: convolution, batch normalization, classifier heads.
 
-Parameters are float32; a layer computes in the dtype of its input. NumPy draws initial values on the host: they are
-the same on every platform, and no shape needs a compilation (11 s of a ResNet34's start on a CPU).
+Parameters are float32; a layer computes in the dtype of its input; `load` takes the weights of a torch checkpoint.
+NumPy draws initial values on the host: they are the same on every platform, and with `device_put`, unlike `asarray`, no
+shape needs a compilation (11 s of a ResNet34's start on a CPU).
 """
 
 from typing import Any
@@ -14,6 +15,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rgjax.models.kernels.batch_norm import batch_norm, normalize, values_per_channel
 from rgjax.models.kernels.conv import conv
+from rgjax.models.kernels.depthwise import depthwise
+from rgjax.models.pretrained import Tensors
 
 # Rematerialization policy: keep convolutions and batch statistics, recompute normalizations and ReLUs.
 KEEP_SUMS = jax.checkpoint_policies.save_only_these_names("convolution", "sums")
@@ -27,11 +30,34 @@ class Conv(nnx.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, *, rng: np.random.Generator):
         drawn = rng.standard_normal((kernel, kernel, c_in, c_out), np.float32)
-        self.kernel = nnx.Param(jnp.asarray(drawn * np.float32((2 / (kernel * kernel * c_out)) ** 0.5)))
+        self.kernel = nnx.Param(jax.device_put(drawn * np.float32((2 / (kernel * kernel * c_out)) ** 0.5)))
         self.stride = stride
 
     def __call__(self, x):
         return checkpoint_name(conv(x, self.kernel[...].astype(x.dtype), self.stride), "convolution")
+
+    def load(self, tensors: Tensors) -> None:
+        kh, kw, c_in, c_out = self.kernel.shape
+        self.kernel[...] = jax.device_put(tensors.take("weight", (c_out, c_in, kh, kw)).transpose(2, 3, 1, 0))
+
+
+class Depthwise(nnx.Module):
+    """Convolution of each channel by its own kernel, padded as by TensorFlow's 'SAME'.
+
+    [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C].
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int, *, rng: np.random.Generator):
+        drawn = rng.standard_normal((kernel, kernel, channels), np.float32)
+        self.kernel = nnx.Param(jax.device_put(drawn * np.float32(2**0.5 / kernel)))
+        self.stride = stride
+
+    def __call__(self, x):
+        return checkpoint_name(depthwise(x, self.kernel[...].astype(x.dtype), self.stride), "convolution")
+
+    def load(self, tensors: Tensors) -> None:
+        k, _, channels = self.kernel.shape
+        self.kernel[...] = jax.device_put(tensors.take("weight", (channels, 1, k, k))[:, 0].transpose(1, 2, 0))
 
 
 class BatchNorm(nnx.Module):
@@ -54,9 +80,8 @@ class BatchNorm(nnx.Module):
         momentum: float = 0.1,
         epsilon: float = 1e-5,
     ):
-        ones, zeros = np.ones(features, np.float32), np.zeros(features, np.float32)
-        self.scale, self.bias = nnx.Param(jnp.array(ones)), nnx.Param(jnp.array(zeros))
-        self.mean, self.var = nnx.BatchStat(jnp.array(zeros)), nnx.BatchStat(jnp.array(ones))
+        self.scale, self.bias = nnx.Param(_constant(1, features)), nnx.Param(_constant(0, features))
+        self.mean, self.var = nnx.BatchStat(_constant(0, features)), nnx.BatchStat(_constant(1, features))
         self.axis, self.local = axis, local
         self.momentum, self.epsilon = momentum, epsilon
 
@@ -74,6 +99,11 @@ class BatchNorm(nnx.Module):
         self.mean[...] = keep * self.mean[...] + self.momentum * new[0]
         self.var[...] = keep * self.var[...] + self.momentum * new[1]
         return y
+
+    def load(self, tensors: Tensors) -> None:
+        values = {"weight": self.scale, "bias": self.bias, "running_mean": self.mean, "running_var": self.var}
+        for name, value in values.items():
+            value[...] = jax.device_put(tensors.take(name, value.shape))
 
 
 class LinearHead(nnx.Module):
@@ -114,7 +144,11 @@ def widen(head: nnx.Module, outputs: int) -> None:
 
 
 def _uniform(rng: np.random.Generator, bound: float, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.asarray(rng.uniform(-bound, bound, shape).astype(np.float32))
+    return jax.device_put(rng.uniform(-bound, bound, shape).astype(np.float32))
+
+
+def _constant(value: float, size: int) -> jax.Array:
+    return jax.device_put(np.full(size, value, np.float32))
 
 
 def _unit(x, axis):

