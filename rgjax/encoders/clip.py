@@ -1,5 +1,7 @@
 """Image embeddings by CLIP (Radford et al. 2021), with its own preprocessing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ from flax import nnx
 from PIL import Image
 
 from rgjax.encoders.encoder import Encoder
+from rgjax.models.backbone import Options
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.vit import ClipVision, clip_config
+from rgjax.models.vit_families import CLIP
 from rgjax.sharding import in_batches, over_devices
 from rgjax.storage.files import digest
 
@@ -23,14 +26,15 @@ def clip(checkpoint: Checkpoint, *, unit_length: bool) -> Encoder:
 
     Features are float32, L2-normalized if `unit_length`.
     """
-    config = clip_config(checkpoint)
+    config = CLIP.settings(checkpoint)
 
     def encode(images: np.ndarray) -> np.ndarray:
-        graph, params = nnx.split(checkpoint.build(lambda tensors: ClipVision(tensors, config)))
+        graph, params = nnx.split(checkpoint.build(lambda tensors: CLIP.build(tensors, config, Options())))
 
         def forward(params, batch):
             mean, std = (jnp.array(v, jnp.float32).reshape(1, 1, 1, 3) for v in (_MEAN, _STD))
-            embeddings = nnx.merge(graph, params)((batch.astype(jnp.float32) / 255 - mean) / std)
+            network: Any = nnx.merge(graph, params)
+            embeddings = network.features((batch.astype(jnp.float32) / 255 - mean) / std)
             return embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True) if unit_length else embeddings
 
         order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rgjax.models.pretrained import Checkpoint, Tensors
@@ -45,3 +47,28 @@ class Family(NamedTuple):
     settings: Callable[[Checkpoint], dict[str, Any]]
     build: Callable[[Tensors, dict[str, Any], Options], nnx.Module]
     preprocessing: Mapping[str, Any] = {}
+
+
+def parameter_depths(backbone: Any) -> nnx.State:
+    """Depth of each parameter, by which its learning rate may decay.
+
+    0 below the layers, 1 to L in them, L + 1 above. The layers are the backbone's attribute `layers` or `blocks`: a
+    list of modules, or one module whose parameters are stacked, [L, ...]. Its attribute `above`, if it has one, names
+    the attributes that come after the layers.
+
+    Returns:
+        Like `nnx.state(backbone, nnx.Param)`, float32 arrays that broadcast to the parameters: [L, 1, ...] or [].
+    """
+    state = nnx.state(backbone, nnx.Param)
+    parts = backbone.layers if hasattr(backbone, "layers") else backbone.blocks
+    listed = isinstance(parts, nnx.List)
+    count = len(parts) if listed else len(jax.tree.leaves(nnx.state(parts, nnx.Param))[0])
+
+    def depth(path, parameter):
+        if path[0].key not in ("layers", "blocks"):
+            return np.float32(count + 1 if path[0].key in getattr(backbone, "above", ()) else 0)
+        if listed:
+            return np.float32(path[1].key + 1)
+        return np.arange(1, count + 1, dtype=np.float32).reshape(-1, *[1] * (parameter.ndim - 1))
+
+    return jax.tree.map_with_path(depth, state)

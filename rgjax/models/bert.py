@@ -13,7 +13,7 @@ from flax import nnx
 from rgjax.models.layers import HEADS
 from rgjax.models.packing import Packed, first_tokens
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
-from rgjax.models.transformer import LayerNorm, Layers, checked, dropout, other_architecture, shape_of
+from rgjax.models.transformer import BERT_LAYER, LayerNorm, Layers, checked, dropout, other_architecture, shape_of
 
 
 class Bert(nnx.Module):
@@ -38,7 +38,7 @@ class Bert(nnx.Module):
         self.positions = nnx.Param(jnp.asarray(positions + types[0]))
         self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
         layers = tensors.layers("encoder.layer", shape.layers)
-        self.layers = Layers(layers, shape, pre_norm=False, dropout=dropout, unroll=unroll)
+        self.layers = Layers(layers, shape, BERT_LAYER, pre_norm=False, dropout=dropout, unroll=unroll)
         self.dropout, self.dtype = dropout, dtype
 
     def __call__(self, packed: Packed, key=None):

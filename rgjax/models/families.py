@@ -16,10 +16,10 @@ from rgjax.models.efficientnet import EFFICIENTNET_LITE
 from rgjax.models.preprocessing import Preprocessing, read_preprocessing
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.torch_file import PACKAGED
-from rgjax.models.vit import CLIP
+from rgjax.models.vit_families import VISION
 
 # By the `model_type` in config.json.
-FAMILIES: Mapping[str, Family] = {"clip": CLIP, "clip_vision_model": CLIP}
+FAMILIES: Mapping[str, Family] = {**VISION}
 
 
 class Pretrained(NamedTuple):

@@ -238,7 +238,7 @@ def settings(values: dict[str, Any], defaults: dict[str, Any], source: str) -> d
     for name, value in config.items():
         kind = (int, float) if isinstance(defaults[name], float) else type(defaults[name])
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _LARGEST
-        if not isinstance(value, kind) or not (number or isinstance(value, str)):
+        if not isinstance(value, kind) or not (number or isinstance(value, str) or kind is bool):
             raise UserError(f"checkpoint {source}: config.json has {name}={value!r}")
     return config
 

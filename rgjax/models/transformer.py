@@ -5,9 +5,10 @@ them one after the other. Parameters are float32; activations have the dtype of 
 checkpoint's tensors by their Hugging Face names.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,42 @@ class Shape:
     inner: int
     activation: str
     epsilon: float
+    qkv_bias: bool = True
 
+
+class LayerNames(NamedTuple):
+    """Names of the tensors within an encoder layer.
+
+    Attributes:
+        query, key, value, output: the products of attention.
+        norm1: normalization of attention: before it with `pre_norm`, else after it.
+        mlp1, mlp2: the products of the MLP.
+        norm2: normalization of the MLP.
+        scale1, scale2: LayerScale (Touvron et al. 2021) of attention and of the MLP; None if the family has none.
+    """
+
+    query: str
+    key: str
+    value: str
+    output: str
+    norm1: str
+    mlp1: str
+    mlp2: str
+    norm2: str
+    scale1: str | None = None
+    scale2: str | None = None
+
+
+BERT_LAYER = LayerNames(
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    norm1="attention.output.LayerNorm",
+    mlp1="intermediate.dense",
+    mlp2="output.dense",
+    norm2="output.LayerNorm",
+)
 
 _ACTIVATIONS = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -38,16 +74,8 @@ _ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
 }
-
-# Names within a layer: query, key, value, output; attention's norm, the two products of the MLP, its norm.
-_BERT_LAYER = (
-    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
-    ("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
-)
-_CLIP_LAYER = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
-    ("layer_norm1", "mlp.fc1", "mlp.fc2", "layer_norm2"),
-)
+# Of two products: the gate and what it scales (Shazeer 2020). mlp1 has twice as many outputs.
+_GATED = {"swiglu": lambda x: jax.nn.silu(x[..., : x.shape[-1] // 2]) * x[..., x.shape[-1] // 2 :]}
 
 
 class Dense(nnx.Module):
@@ -80,16 +108,30 @@ class LayerNorm(nnx.Module):
 
 
 class Layers(nnx.Module):
-    """A stack of encoder layers: BERT's, or with normalization first, CLIP's."""
+    """A stack of encoder layers.
 
-    def __init__(self, tensors: Tensors, shape: Shape, *, pre_norm: bool, dropout: float = 0.0, unroll: bool = False):
-        (query, key, value, output), (norm1, mlp1, mlp2, norm2) = _CLIP_LAYER if pre_norm else _BERT_LAYER
-        self.qkv = Dense(tensors, (query, key, value), shape.width, shape.width)
-        self.output = Dense(tensors, (output,), shape.width, shape.width)
-        self.norm1 = LayerNorm(tensors.at(norm1), shape.width, shape.epsilon)
-        self.mlp1 = Dense(tensors, (mlp1,), shape.width, shape.inner)
-        self.mlp2 = Dense(tensors, (mlp2,), shape.inner, shape.width)
-        self.norm2 = LayerNorm(tensors.at(norm2), shape.width, shape.epsilon)
+    They normalize after attention and the MLP, as BERT's, or before them (`pre_norm`), as CLIP's.
+    """
+
+    def __init__(
+        self,
+        tensors: Tensors,
+        shape: Shape,
+        names: LayerNames,
+        *,
+        pre_norm: bool,
+        dropout: float = 0.0,
+        unroll: bool = False,
+    ):
+        width, gated = shape.width, shape.activation in _GATED
+        self.qkv = Dense(tensors, (names.query, names.key, names.value), width, width, bias=shape.qkv_bias)
+        self.output = Dense(tensors, (names.output,), width, width)
+        self.norm1 = LayerNorm(tensors.at(names.norm1), width, shape.epsilon)
+        self.mlp1 = Dense(tensors, (names.mlp1,), width, shape.inner * (2 if gated else 1))
+        self.mlp2 = Dense(tensors, (names.mlp2,), shape.inner, width)
+        self.norm2 = LayerNorm(tensors.at(names.norm2), width, shape.epsilon)
+        scales = [name and nnx.Param(jnp.asarray(tensors.take(name, (width,)))) for name in names[-2:]]
+        self.scale1, self.scale2 = scales
         self.shape, self.pre_norm, self.dropout, self.unroll = shape, pre_norm, dropout, unroll
 
     def __call__(self, x, packed: Packed | None = None, key=None):
@@ -108,13 +150,20 @@ class Layers(nnx.Module):
 
     def _layer(self, x, packed, key):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-        # Recomputed in the backward pass, which would else keep four times the size of its input.
-        activation = jax.checkpoint(_ACTIVATIONS[self.shape.activation])
         if self.pre_norm:
-            x = x + self._attend(self.norm1(x), packed, keys[0])
-            return x + self.mlp2(activation(self.mlp1(self.norm2(x))))
-        x = self.norm1(x + dropout(self._attend(x, packed, keys[0]), self.dropout, keys[1]))
-        return self.norm2(x + dropout(self.mlp2(activation(self.mlp1(x))), self.dropout, keys[2]))
+            x = x + self._part(self._attend(self.norm1(x), packed, keys[0]), self.scale1, keys[1])
+            return x + self._part(self._mlp(self.norm2(x)), self.scale2, keys[2])
+        x = self.norm1(x + self._part(self._attend(x, packed, keys[0]), self.scale1, keys[1]))
+        return self.norm2(x + self._part(self._mlp(x), self.scale2, keys[2]))
+
+    def _part(self, y, scale, key):
+        """What a part of the layer adds to the hidden states."""
+        y = y if scale is None else y * as_row(scale[...].astype(y.dtype), y)
+        return dropout(y, self.dropout, key)
+
+    def _mlp(self, x):
+        # Recomputed in the backward pass, which would else keep four times the size of its input.
+        return self.mlp2(jax.checkpoint(activation(self.shape.activation))(self.mlp1(x)))
 
     def _attend(self, x, packed, key):
         qkv = self.qkv(x)
@@ -127,6 +176,10 @@ class Layers(nnx.Module):
         if packed is not None:
             y = gather_rows(y.reshape(batch * longest, -1), packed.padded_indices)
         return self.output(y)
+
+
+def activation(name: str) -> Callable:
+    return (_ACTIVATIONS | _GATED)[name]
 
 
 def attention(query, key, value, lengths, rate: float, dropout_key):
@@ -200,4 +253,5 @@ def shape_of(config: dict[str, Any]) -> Shape:
         inner=config["intermediate_size"],
         activation=config["hidden_act"],
         epsilon=config["layer_norm_eps"],
+        qkv_bias=config.get("qkv_bias", True),
     )

@@ -1,96 +1,250 @@
-"""CLIP's vision transformer (Radford et al. 2021)."""
+"""The vision transformer (Dosovitskiy et al. 2021), with what its families need.
 
+vit_families.py has the table of the families.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from rgjax.models.backbone import Family, Options
-from rgjax.models.preprocessing import PROCESSORS
-from rgjax.models.pretrained import Checkpoint, Tensors, settings
-from rgjax.models.transformer import Dense, LayerNorm, Layers, checked, other_architecture, require_multiple, shape_of
+from rgjax.errors import UserError
+from rgjax.models.backbone import Options
+from rgjax.models.pretrained import Tensors
+from rgjax.models.transformer import (
+    Dense,
+    LayerNames,
+    LayerNorm,
+    Layers,
+    Shape,
+    activation,
+    as_row,
+    attention,
+    dropout,
+    shape_of,
+)
 
 
-class ClipVision(nnx.Module):
-    """CLIP's vision transformer: images [B, S, S, 3] -> embeddings in float32.
+@dataclass(frozen=True)
+class Style:
+    """What distinguishes a family: names of tensors, and switches.
 
-    Images are normalized; embeddings are [B, projection_dim]. For a checkpoint without a projection, the embedding is
-    the pooled state [B, hidden_size].
+    Attributes:
+        name: of the family, in messages.
+        model_types: its `model_type`s in config.json.
+        defaults: of the settings that it reads from config.json; a setting without default is not read.
+        layers, layer: names of the stack of layers, and within a layer.
+        patches, positions: names of the embeddings.
+        tokens: names of the tokens before the patches that have positions, the class token first.
+        registers: name of the tokens without positions.
+        norm_before, norm_after: names of the normalizations before and after the layers.
+        batched: tokens and positions are stored with a first axis of length 1.
+        patch_bias: the patch embedding has a bias.
+        resize: how positions are interpolated, a key of `_RESIZES`.
+        pool: "token": the first token; "attention": a head with a learned query, or the mean where there is none.
+        linear_patches: the patch embedding is stored as a matrix, not as a convolution.
+        preprocessing: of pictures, as in Family.
     """
 
-    def __init__(self, tensors: Tensors, config: dict[str, Any], *, dtype=jnp.float32):
-        shape, width, patch = shape_of(config), config["hidden_size"], config["patch_size"]
-        tower = tensors.below("embeddings.class_embedding")
-        table = tower.at("embeddings")
-        self.cls = nnx.Param(jnp.asarray(table.take("class_embedding", (width,))))
-        kernel = table.take("patch_embedding.weight", (width, 3, patch, patch)).transpose(2, 3, 1, 0)
-        self.patches = nnx.Param(jnp.asarray(kernel.reshape(-1, width)))
-        count = (config["image_size"] // patch) ** 2 + 1
-        self.positions = nnx.Param(jnp.asarray(table.take("position_embedding.weight", (count, width))))
-        self.norm_before = LayerNorm(tower.at("pre_layrnorm"), width, shape.epsilon)  # sic, in the checkpoints
-        self.layers = Layers(tower.layers("encoder.layers", shape.layers), shape, pre_norm=True)
-        self.norm_after = LayerNorm(tower.at("post_layernorm"), width, shape.epsilon)
-        top = tensors.below("visual_projection.weight")
-        self.projection = (
-            Dense(top, ("visual_projection",), width, config["projection_dim"], bias=False)
-            if top.has("visual_projection.weight")
-            else None
-        )
-        self.patch, self.dtype = patch, dtype
+    name: str
+    model_types: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    layers: str
+    layer: LayerNames
+    patches: str
+    positions: str
+    norm_after: str
+    tokens: tuple[str, ...] = ()
+    registers: str | None = None
+    batched: bool = True
+    norm_before: str | None = None
+    patch_bias: bool = True
+    resize: str = "bicubic"
+    pool: str = "token"
+    linear_patches: bool = False
 
-    def hidden(self, images):
-        """Hidden states of the last layer [B, 1 + patches, D], the class token first."""
-        batch, height, width, channels = images.shape
-        grid = images.reshape(batch, height // self.patch, self.patch, width // self.patch, self.patch, channels)
-        patches = grid.swapaxes(2, 3).reshape(batch, -1, self.patches.shape[0]).astype(self.dtype)
-        patches = patches @ self.patches[...].astype(self.dtype)
-        cls = jnp.broadcast_to(self.cls[...].astype(self.dtype), (batch, 1, patches.shape[2]))
-        x = jnp.concatenate([cls, patches], axis=1) + self.positions[...].astype(self.dtype)[None]
-        return self.layers(self.norm_before(x))
+
+class VisionTransformer(nnx.Module):
+    """Images [B, H, W, 3], normalized -> features [B, width] in float32.
+
+    H and W are the checkpoint's image size or any multiples of its patch size.
+    """
+
+    above = ("norm_after", "head", "projection")
+
+    def __init__(self, tensors: Tensors, config: dict[str, Any], style: Style, options: Options):
+        shape, width, patch = shape_of(config), config["hidden_size"], config["patch_size"]
+        tower = tensors.below(f"{style.patches}.weight")
+        self.size, self.patch, self.source = config["image_size"], patch, str(tensors.weights.source)
+        self.resize, self.pool = style.resize, style.pool
+        self.dropout, self.dtype = options.dropout, options.dtype
+        if options.image_size is not None:
+            self.grid(options.image_size)
+
+        if style.linear_patches:
+            kernel = tower.take(f"{style.patches}.weight", (width, patch * patch * 3)).T
+        else:
+            kernel = tower.take(f"{style.patches}.weight", (width, 3, patch, patch)).transpose(2, 3, 1, 0)
+        self.patches = nnx.Param(jnp.asarray(kernel.reshape(-1, width)))
+        self.patch_bias = (
+            nnx.Param(jnp.asarray(tower.take(f"{style.patches}.bias", (width,)))) if style.patch_bias else None
+        )
+
+        def rows(name: str, *shape: int) -> nnx.Param:
+            return nnx.Param(jnp.asarray(tower.take(name, (*shape, width)).reshape(-1, width)))
+
+        one = (1,) if style.batched else ()
+        self.tokens = nnx.List([rows(name, *one, *one) for name in style.tokens])
+        self.registers = rows(style.registers, 1, config["num_register_tokens"]) if style.registers else None
+        self.positions = rows(style.positions, *one, len(self.tokens) + self.grid(self.size) ** 2)
+
+        self.norm_before = LayerNorm(tower.at(style.norm_before), width, shape.epsilon) if style.norm_before else None
+        how = {"pre_norm": True, "dropout": options.dropout, "unroll": options.unroll}
+        self.layers = Layers(tower.layers(style.layers, shape.layers), shape, style.layer, **how)
+        self.norm_after = LayerNorm(tower.at(style.norm_after), width, shape.epsilon)
+        self.head = AttentionPool(tower.at("head"), shape) if config.get("vision_use_head") else None
+        self.projection = _projection(tensors, config) if "projection_dim" in config else None
 
     @property
     def width(self) -> int:
         return (self.norm_after.scale if self.projection is None else self.projection.kernel).shape[-1]
 
     def features(self, images, *, train: bool = False, key=None):
-        return self(images)
+        """What users of the family take from it; dropout in training with a key."""
+        x = self.hidden(images, key if train else None)
+        if self.pool == "token":
+            x = self.norm_after(x[:, 0].astype(jnp.float32))
+        else:
+            x = self.norm_after(x)
+            x = self.head(x) if self.head is not None else x.astype(jnp.float32).mean(axis=1)
+        x = x.astype(jnp.float32)
+        return x if self.projection is None else self.projection(x)
 
-    def __call__(self, images):
-        pooled = self.norm_after(self.hidden(images)[:, 0].astype(jnp.float32))
-        return pooled if self.projection is None else self.projection(pooled)
+    def hidden(self, images, key=None):
+        """Hidden states before the last norm [B, tokens + registers + patches, D]."""
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        x = self._embed(images.astype(self.dtype))
+        x = x if self.norm_before is None else self.norm_before(x)
+        return self.layers(dropout(x, self.dropout, keys[0]), key=keys[1])
+
+    def _embed(self, images):
+        batch, height, width, channels = images.shape
+        rows, columns, patch = self.grid(height), self.grid(width), self.patch
+        images = images[:, : rows * patch, : columns * patch]
+        patches = images.reshape(batch, rows, patch, columns, patch, channels).swapaxes(2, 3)
+        x = patches.reshape(batch, rows * columns, -1) @ self.patches[...].astype(self.dtype)
+        if self.patch_bias is not None:
+            x = x + as_row(self.patch_bias[...].astype(self.dtype), x)
+
+        def tokens(rows):
+            return jnp.broadcast_to(rows.astype(self.dtype)[None], (batch, *rows.shape))
+
+        x = jnp.concatenate([*(tokens(token[...]) for token in self.tokens), x], axis=1)
+        x = x + self._positions(rows, columns).astype(self.dtype)[None]
+        if self.registers is not None:
+            x = jnp.concatenate([x[:, :1], tokens(self.registers[...]), x[:, 1:]], axis=1)
+        return x
+
+    def _positions(self, rows: int, columns: int):
+        """Positions of tokens and patches [tokens + rows * columns, D]."""
+        positions, first, side = self.positions[...], len(self.tokens), self.grid(self.size)
+        if (rows, columns) == (side, side):
+            return positions
+        down, across = (jnp.asarray(resize_matrix(side, new, self.resize)) for new in (rows, columns))
+        grid = positions[first:].reshape(side, side, -1)
+        grid = jnp.einsum("ra,cb,abd->rcd", down, across, grid, precision="highest")
+        return jnp.concatenate([positions[:first], grid.reshape(rows * columns, -1)])
+
+    def grid(self, size: int) -> int:
+        """Patches along a side of `size` pixels.
+
+        Raises UserError for another size than the checkpoint's that is no multiple of the patch size.
+        """
+        if size != self.size and size % self.patch:
+            near = max(size // self.patch, 1) * self.patch
+            raise UserError(
+                f"{self.source}: image size {size} is not a multiple of the patch size {self.patch}; "
+                f"use {near} or {near + self.patch}"
+            )
+        return size // self.patch
 
 
-_CLIP_DEFAULTS = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "image_size": 224,
-    "patch_size": 32,
-    "projection_dim": 512,
+class AttentionPool(nnx.Module):
+    """Pooling by the attention of a learned query, and an MLP: [B, T, D] -> [B, D]."""
+
+    def __init__(self, tensors: Tensors, shape: Shape):
+        width = shape.width
+        self.query = nnx.Param(jnp.asarray(tensors.take("probe", (1, 1, width))[0, 0]))
+        self.kernel = nnx.Param(jnp.asarray(tensors.take("attention.in_proj_weight", (3 * width, width)).T))
+        self.bias = nnx.Param(jnp.asarray(tensors.take("attention.in_proj_bias", (3 * width,))))
+        self.output = Dense(tensors, ("attention.out_proj",), width, width)
+        self.norm = LayerNorm(tensors.at("layernorm"), width, shape.epsilon)
+        self.mlp1 = Dense(tensors, ("mlp.fc1",), width, shape.inner)
+        self.mlp2 = Dense(tensors, ("mlp.fc2",), shape.inner, width)
+        self.shape = shape
+
+    def __call__(self, x):
+        (batch, tokens, width), heads = x.shape, self.shape.heads
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        query = self.query[...].astype(x.dtype) @ kernel[:, :width] + bias[:width]
+        query = jnp.broadcast_to(
+            query.reshape(1, 1, self.shape.heads, -1), (batch, 1, self.shape.heads, width // self.shape.heads)
+        )
+        pairs = x @ kernel[:, width:] + as_row(bias[width:], x)
+        keys, values = jnp.moveaxis(pairs.reshape(batch, tokens, 2, heads, -1), 2, 0)
+        y = self.output(attention(query, keys, values, None, 0.0, None).reshape(batch, width))
+        return y + self.mlp2(activation(self.shape.activation)(self.mlp1(self.norm(y))))
+
+
+def _cubic(a: float):
+    """The cubic convolution kernel of Keys (1981)."""
+
+    def kernel(x):
+        x = np.abs(x)
+        near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+    return kernel
+
+
+def _triangle(x):
+    return np.maximum(1 - np.abs(x), 0)
+
+
+# Kernels of torch's `interpolate(align_corners=False)`, and whether they widen in order to reduce (`antialias=True`).
+_RESIZES = {
+    "bicubic": (_cubic(-0.75), False),
+    "bicubic, antialiased": (_cubic(-0.5), True),
+    "bilinear, antialiased": (_triangle, True),
 }
 
 
-def clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The settings of a CLIP checkpoint's vision transformer.
+def resize_matrix(old: int, new: int, resize: str) -> np.ndarray:
+    """The matrix [new, old] that resizes an axis as torch's `interpolate` does.
 
-    Raises UserError for another architecture or impossible values.
+    `resize` is a key of `_RESIZES`.
     """
-    values = checkpoint.json("config.json")
-    if values.get("model_type") not in ("clip", "clip_vision_model"):
-        raise other_architecture(checkpoint, values, "CLIP (model_type clip or clip_vision_model)")
-    vision = values.get("vision_config")
-    if isinstance(vision, dict):
-        values = {**vision, **{k: values[k] for k in ("projection_dim",) if k in values}}
-    config = checked(settings(values, _CLIP_DEFAULTS, checkpoint.name), checkpoint)
-    require_multiple(config, "image_size", "patch_size", checkpoint)
-    return config
+    kernel, antialias = _RESIZES[resize]
+    scale = old / new
+    taps, centers = np.arange(-2, old + 2), (np.arange(new) + 0.5) * scale - 0.5
+    weights = kernel((taps[None] - centers[:, None]) / (max(scale, 1) if antialias else 1))
+    inside = weights[:, 2:-2]
+    if antialias:  # outside is nothing
+        inside = inside / inside.sum(axis=1, keepdims=True)
+    else:  # outside is like the border
+        inside[:, 0] += weights[:, :2].sum(axis=1)
+        inside[:, -1] += weights[:, -2:].sum(axis=1)
+    return inside.astype(np.float32)
 
 
-def _clip(tensors: Tensors, settings: dict[str, Any], options: Options) -> ClipVision:
-    return ClipVision(tensors, settings, dtype=options.dtype)
-
-
-CLIP = Family("images", clip_config, _clip, PROCESSORS["CLIP"])
+def _projection(tensors: Tensors, config: dict[str, Any]) -> Dense | None:
+    top, name = tensors.below("visual_projection.weight"), "visual_projection"
+    known = {"CLIPModel": True, "CLIPVisionModelWithProjection": True, "CLIPVisionModel": False}
+    if not known.get(config["architecture"], top.has(f"{name}.weight")):
+        return None
+    return Dense(top, (name,), config["hidden_size"], config["projection_dim"], bias=False)

@@ -8,8 +8,8 @@ import pytest
 
 from rgjax.encoders import clip as module
 from rgjax.encoders.clip import clip, preprocess
+from rgjax.models.families import open_pretrained
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.vit import ClipVision, clip_config
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "checkpoints" / "clip"
 
@@ -31,7 +31,7 @@ def test_features_equal_the_networks_for_any_batch_size(checkpoint, monkeypatch,
     images = np.random.default_rng(0).integers(0, 256, (7, 40, 48, 3), np.uint8)
     mean, std = np.array(module._MEAN), np.array(module._STD)
     pixels = ((preprocess(images, 32) / 255 - mean) / std).astype(np.float32)
-    expected = np.asarray(ClipVision(checkpoint.tensors(), clip_config(checkpoint))(jnp.asarray(pixels)))
+    expected = np.asarray(open_pretrained(checkpoint).build().features(jnp.asarray(pixels)))
     raw, unit = (clip(checkpoint, unit_length=unit_length) for unit_length in (False, True))
     np.testing.assert_allclose(raw.encode(images), expected, atol=1e-5)
     monkeypatch.setattr(module, "_BATCH", 3)

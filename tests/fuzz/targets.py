@@ -27,7 +27,7 @@ from rgjax.errors import UserError
 from rgjax.models.bert import bert_config
 from rgjax.models.pretrained import Checkpoint, Tensors
 from rgjax.models.tokenizer import WordPieces
-from rgjax.models.vit import clip_config
+from rgjax.models.vit_families import CLIP
 from rgjax.report.page import render_page
 from rgjax.report.reading import read_history, read_runs, read_sweep, read_test_logits
 from rgjax.report.runs import COLUMNS
@@ -159,7 +159,7 @@ def bert(path: Path) -> None:
 
 
 def clip(path: Path) -> None:
-    values = clip_config(Checkpoint(str(path.parent), ways_out="a folder")).values()
+    values = CLIP.settings(Checkpoint(str(path.parent), ways_out="a folder")).values()
     assert all(isinstance(value, str) or 0 < value < np.inf for value in values)
 
 

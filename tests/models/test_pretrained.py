@@ -9,9 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rgjax.errors import UserError
+from rgjax.models.backbone import Options
 from rgjax.models.bert import Bert, bert_config
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.vit import ClipVision, clip_config
+from rgjax.models.vit_families import CLIP
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
@@ -21,6 +22,10 @@ def load(folder, network=Bert, config=bert_config):
     tensors = checkpoint.tensors()
     network(tensors, config(checkpoint))
     return tensors
+
+
+def clip_vision(tensors, config):
+    return CLIP.build(tensors, config, Options())
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def test_unused_tensors_are_listed():
     unused = load(CHECKPOINTS / "bert_mlm").weights.unused()
     assert unused
     assert all(name.startswith("cls.predictions.") for name in unused)
-    unused = load(CHECKPOINTS / "clip", ClipVision, clip_config).weights.unused()
+    unused = load(CHECKPOINTS / "clip", clip_vision, CLIP.settings).weights.unused()
     assert "logit_scale" in unused
     assert not any(name.startswith("vision_model.") for name in unused)
 
@@ -120,7 +125,7 @@ def test_folder_without_weights_is_told_the_formats(copy):
 
 
 def test_other_architecture_is_refused(copy):
-    assert "its architecture is 'bert'; needed: CLIP" in says(copy, ClipVision, clip_config)
+    assert "its architecture is 'bert'; needed: CLIP" in says(copy, clip_vision, CLIP.settings)
     assert "its architecture is 'clip'; needed: BERT" in says(CHECKPOINTS / "clip")
     configure(copy, model_type="roberta")
     assert "its architecture is 'roberta'" in says(copy)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rgjax.models.bert import Bert, BertClassifier, bert_config
+from rgjax.models.families import open_pretrained
 from rgjax.models.packing import mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
-from rgjax.models.vit import ClipVision, clip_config
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -71,5 +71,5 @@ def test_clip(changes, tmp_path):
     pixels = np.random.default_rng(0).standard_normal((2, 224, 224, 3)).astype(np.float32)
     with torch.no_grad():
         theirs = model(torch.tensor(pixels.transpose(0, 3, 1, 2).copy())).image_embeds.numpy()
-    ours = ClipVision(checkpoint.tensors(), clip_config(checkpoint))(jnp.asarray(pixels))
+    ours = open_pretrained(checkpoint).build().features(jnp.asarray(pixels))
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgjax.models.bert import Bert, BertClassifier, bert_config
+from rgjax.models.families import open_pretrained
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.transformer import attention, dropout
-from rgjax.models.vit import ClipVision, clip_config
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TOLERANCE = 1e-5
@@ -71,11 +71,11 @@ def test_pooler_and_gradients_equal_torch(unroll, golden):
 @pytest.mark.parametrize("name", ["clip", "clip_projection", "clip_vision", "clip_flax"])
 def test_clip_equals_torch(name, golden):
     checkpoint, case = open_checkpoint(name), name.replace("_flax", "")
-    model = ClipVision(checkpoint.tensors(), clip_config(checkpoint))
+    model = open_pretrained(checkpoint).build()
     pixels = jnp.asarray(golden["clip_pixels"])
     np.testing.assert_allclose(model.hidden(pixels), golden[f"{case}_hidden"], atol=TOLERANCE)
     embeds = golden[f"{case}_embeds" if f"{case}_embeds" in golden else f"{case}_pooled"]
-    np.testing.assert_allclose(model(pixels), embeds, atol=TOLERANCE)
+    np.testing.assert_allclose(model.features(pixels), embeds, atol=TOLERANCE)
 
 
 def test_bfloat16_is_close_to_float32(golden):
