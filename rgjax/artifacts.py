@@ -105,6 +105,7 @@ def write_start(task: Task, trial: Trial) -> None:
         pseudo_labels=regrouping.pseudo_labels,
         parent=regrouping.parent,
         class_names=np.array(dataset.class_names),
+        **({"group_names": np.array(regrouping.names)} if regrouping.names else {}),
     )
     manifest.write(workdir, START_FILES)
     if regrouping.num_pseudo_classes > regrouping.num_classes and not (workdir / "groups" / "sizes.png").exists():
@@ -195,10 +196,13 @@ def notes_on_groups(regrouping: Regrouping, dataset: Dataset, config: Config, cl
     bounded = cluster_counts(counts, config.rule, config.threshold, config.min_size)
     if config.min_size < 2 and (bounded == asked).all():
         asked = groups
-    singles = ((regrouping.counts == 1) & (groups[regrouping.parent] > 1)).sum()
+    names = np.array(regrouping.names or [""] * len(regrouping.parent))
+    asked = np.where(np.isin(np.arange(len(groups)), regrouping.parent[names != ""]), groups, asked)
+    single = (regrouping.counts == 1) & (groups[regrouping.parent] > 1)
     return (
         *fewer_groups(dataset.class_names, asked, groups, config.min_size),
-        *note("single_example", (), int(singles)),
+        *note("single_example", (), int((single & (names == "")).sum())),
+        *note("single_subclass", names[single & (names != "")]),
     )
 
 

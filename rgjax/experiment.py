@@ -1,9 +1,10 @@
 """Run the method: data, features, pseudo-classes, sampling, training, result."""
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -19,14 +20,14 @@ from rgjax.errors import UserError
 from rgjax.losses import loss_of
 from rgjax.models.factory import compute_dtype, make_model
 from rgjax.predict.run import encoder_of_run
-from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, regroup
+from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, needs_features, regroup
 from rgjax.sampling import DeepSmoteSettings, Synthetic, deepsmote
 from rgjax.sharding import make_mesh, wait_for_all
 from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
 from rgjax.training.inputs import network_inputs
 from rgjax.training.setup import require_trainable
-from rgjax.training.task import Task, clustering_of, make_task
+from rgjax.training.task import Task, clustering_of, how_to_regroup, make_task
 from rgjax.training.trackers import require_trackers
 from rgjax.training.trainer import Trial, train
 
@@ -95,7 +96,7 @@ def prepare(config: Config, recorded_length: int | None = None) -> Task:
     clustered = None
     if features is not None:
         inputs = features if config.model.name in FROZEN else inputs
-        clustered = features[dataset.train] if clustering_of(config) in FEATURE_CLUSTERINGS else None
+        clustered = features[dataset.train] if clustering_of(config) in (*FEATURE_CLUSTERINGS, "given") else None
     clusters = make_regrouping(config, dataset, clustered)
     notes = artifacts.notes_on_groups(clusters, dataset, config.regroup, clustering_of(config))
     for note in notes:
@@ -108,33 +109,46 @@ def prepare(config: Config, recorded_length: int | None = None) -> Task:
 
 def encode(config: Config, dataset: Dataset) -> np.ndarray | None:
     """Features [N, D] of all examples; None if nothing reads features."""
-    if clustering_of(config) not in FEATURE_CLUSTERINGS and config.model.name not in FROZEN:
+    labels, how = dataset.labels[dataset.train], how_to_regroup(config, dataset)
+    with settings_to_blame():
+        clustered = needs_features(labels, len(dataset.class_names), **how)
+    if not clustered and config.model.name not in FROZEN:
         return None
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
     encoder = make_encoder(config.encoder, dataset.kind, **options)
     return encode_cached(encoder, dataset.inputs, dataset.fingerprint)
 
 
+@contextlib.contextmanager
+def settings_to_blame() -> Iterator[None]:
+    """Raise what `regroup` refuses as a UserError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"config.regroup: {error}") from error
+
+
 def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | None) -> Regrouping:
     """Split classes into pseudo-classes; clusterings of features are cached."""
     labels = dataset.labels[dataset.train]
-    how = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init", "min_size")}
-    how["clustering"] = clustering_of(config)
+    how = how_to_regroup(config, dataset)
 
     def compute() -> dict[str, np.ndarray]:
-        try:
+        with settings_to_blame():
             regrouping = regroup(features, labels, len(dataset.class_names), **how)
-        except ValueError as error:
-            raise UserError(f"config.regroup: {error}") from error
-        return {"pseudo_labels": regrouping.pseudo_labels, "parent": regrouping.parent}
+        arrays = {"pseudo_labels": regrouping.pseudo_labels, "parent": regrouping.parent}
+        return arrays | ({"names": np.array(regrouping.names)} if regrouping.names else {})
 
     if features is None or jax.process_count() > 1:  # processes cluster together, so none may read the cache alone
         arrays = compute()
     else:
         version = "groups-v2" if how["min_size"] else "groups-v1"  # it once mattered to clustering "balanced" alone
-        key = digest(version, features, labels, json.dumps(how, sort_keys=True))
+        settings = {name: value for name, value in how.items() if name != "subclasses"}
+        subclasses = map(str, how.get("subclasses", ()))
+        key = digest(version, features, labels, json.dumps(settings, sort_keys=True), *subclasses)
         arrays = cached_arrays(cache_dir() / "groups" / f"{key}.npz", compute)
-    return Regrouping(arrays["pseudo_labels"], arrays["parent"])
+    names = tuple(arrays["names"].tolist()) if "names" in arrays else ()
+    return Regrouping(arrays["pseudo_labels"], arrays["parent"], names=names)
 
 
 def resample(config: Config, dataset: Dataset, inputs, features: np.ndarray | None, clusters: Regrouping) -> Task:

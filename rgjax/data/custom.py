@@ -7,7 +7,16 @@ from pathlib import Path
 
 from rgjax.data.folders import entries, files_below, images_of_folder, is_image_file
 from rgjax.data.foreign import count_kinds
-from rgjax.data.listing import SPLIT_NAMES, Item, Listing, class_notes, counted, is_missing, normal_label
+from rgjax.data.listing import (
+    SPLIT_NAMES,
+    Item,
+    Listing,
+    class_notes,
+    counted,
+    is_missing,
+    normal_label,
+    normal_subclasses,
+)
 from rgjax.data.notes import note
 from rgjax.data.pictures.npz import is_npz
 from rgjax.data.pictures.packed import Packed, images_of_npz
@@ -24,8 +33,8 @@ def list_images(name: str, columns: Columns | None = None, unreadable: str = "st
     """List the images of a folder or of tables.
 
     A folder holds CLASS/**, or train/CLASS/**, test/CLASS/** and optionally val/CLASS/**. A table has the columns path
-    (relative to the table's folder), label and optionally group and split. Hidden files and folders below the class
-    folders are ignored. Links are followed, but each folder is read once.
+    (relative to the table's folder), label and optionally group, split and subclass. Hidden files and folders below
+    the class folders are ignored. Links are followed, but each folder is read once.
 
     Args:
         name: the folder or table, or a folder with tables.
@@ -99,8 +108,8 @@ def _of_imagefolder(listing: Listing, place: Place, columns: Columns | None) -> 
 def list_sentences(name: str, columns: Columns | None = None, unreadable: str = "stop") -> Listing[str]:
     """List the sentences of tables.
 
-    A table has the columns text, label and optionally group, split and id. Without the column group, equal sentences
-    form a group. The arguments are those of `list_images`. Raises UserError.
+    A table has the columns text, label and optionally group, split, id and subclass. Without the column group, equal
+    sentences form a group. The arguments are those of `list_images`. Raises UserError.
     """
     place = locate(name)
     if not place.tables:
@@ -131,6 +140,7 @@ class _Examples:
     labels: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    subclasses: list[str] = field(default_factory=list)
     near_paths: list[str] = field(default_factory=list)  # those spelled otherwise than their files
     faults: dict[str, str] = field(default_factory=dict)
     faulty_labels: set[str] = field(default_factory=set)
@@ -174,6 +184,7 @@ def _read_tables(place: Place, content: str, columns: Columns | None, unreadable
         _official(place, examples.splits),
         notes,
         examples.faults,
+        normal_subclasses(examples.subclasses),
     )
 
 
@@ -226,6 +237,7 @@ def _add(examples: _Examples, table: Table, rows: Sequence[Row], *, name: str, s
         examples.places.append(where)
         examples.labels.append(values["label"])
         examples.groups.append(values.get("group", "").strip() or f"{prefix}row {number}")
+        examples.subclasses.append(values.get("subclass", ""))
         examples.splits.append(_split(table, line, values.get("split", "").strip(), split))
 
 

@@ -23,6 +23,7 @@ class Source:
         fingerprint: a hash of the content.
         official_val: bool [N]; None if the data set has no official validation set.
         notes: what was skipped or changed while the data were read.
+        subclasses: the name of each example's subclass [N], "" where it has none; None if no example has one.
     """
 
     inputs: np.ndarray
@@ -34,6 +35,7 @@ class Source:
     fingerprint: str
     official_val: np.ndarray | None = None
     notes: tuple[Note, ...] = ()
+    subclasses: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Dataset:
     test: np.ndarray
     fingerprint: str
     notes: tuple[Note, ...] = ()
+    subclasses: np.ndarray | None = None
 
     @property
     def kind(self) -> str:
@@ -68,11 +71,19 @@ class Dataset:
         return "\n".join([f"{self.name}: {sizes} {self.kind}", *(f"note: {note}" for note in self.notes)])
 
     def one_vs_rest(self, positive: str) -> "Dataset":
-        """The binary view: label 1 for the class `positive`, 0 for all other classes."""
+        """The binary view: label 1 for the class `positive`, 0 for all other classes.
+
+        The original classes become subclasses, `CLASS/SUBCLASS` where an example has a subclass already.
+        """
         if positive not in self.class_names:
             raise unknown("class in config.data.positive", positive, self.class_names)
         labels = (self.labels == self.class_names.index(positive)).astype(np.int32)
-        return replace(self, name=f"{self.name}_{positive}", labels=labels, class_names=("rest", positive))
+        subclasses = np.array(self.class_names)[self.labels]
+        if self.subclasses is not None:
+            names = zip(subclasses.tolist(), self.subclasses.tolist(), strict=True)
+            subclasses = np.array([f"{name}/{subclass}" if subclass else name for name, subclass in names])
+        name = f"{self.name}_{positive}"
+        return replace(self, name=name, labels=labels, class_names=("rest", positive), subclasses=subclasses)
 
 
 def dataset_spec(

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from rgjax.data.foreign import count_kinds, holds, is_system_file, is_system_folder, is_unread_kind
-from rgjax.data.listing import SPLIT_NAMES, Listing, class_notes, counted, normal_label
+from rgjax.data.listing import SPLIT_NAMES, Listing, class_notes, counted, normal_label, normal_subclasses
 from rgjax.data.notes import KINDS, Note, note
 from rgjax.data.pictures.decode import SUFFIXES, is_image
 from rgjax.errors import UserError, first_few
@@ -48,7 +48,7 @@ def images_of_folder(root: Path) -> Listing[Path]:
     if official:
         passed.paths["hidden_folder"] += [folder for folder in folders if folder not in splits]
 
-    examples: list[tuple[str, str, str]] = []  # id, class as it is written, split
+    examples: list[tuple[str, str, str, str]] = []  # id, class as it is written, split, folder in the class or ""
     empty: dict[str, list[str]] = {}
     for folder, split in splits.items() if official else [(str(top), None)]:
         class_folders, files = entries(Path(folder), passed) if official else (folders, [])
@@ -61,31 +61,34 @@ def images_of_folder(root: Path) -> Listing[Path]:
                 empty[normal_label(name)] = non_images
             passed.paths["hidden_class"] += [class_folder] if images and hidden else []
             passed.paths["other_file"] += non_images
-            examples += [(os.path.relpath(image, root), name, split or "") for image in images]
+            for image in images:
+                subclass = Path(image).relative_to(class_folder).parts[:-1]
+                examples.append((os.path.relpath(image, root), name, split or "", "".join(subclass[:1])))
     examples.sort()
     passed.paths["stray_file"] += stray_files
 
-    with_images = {split for _, _, split in examples}
+    with_images = {split for _, _, split, _ in examples}
     without = [folder for folder, split in splits.items() if official and split not in with_images]
     if without or not examples:
         raise _no_images(Path(without[0]) if examples else root)
-    label_of = {name: normal_label(name) for _, name, _ in examples}
+    label_of = {name: normal_label(name) for _, name, *_ in examples}
     if empty := {label: files for label, files in empty.items() if label not in label_of.values()}:
         kinds = f" ({holds(files)})" if (files := [file for files in empty.values() for file in files]) else ""
         raise UserError(
             f"{root}: {counted(empty, 'class folder')} without images: {first_few(sorted(empty))}{kinds}; add images "
             "or remove the folder"
         )
-    ids = [Path(identity).as_posix() for identity, _, _ in examples]
-    names = [name for _, name, _ in examples]
+    paths, names, in_splits, subclasses = zip(*examples, strict=True)
+    ids = [Path(path).as_posix() for path in paths]
     return Listing(
         root,
-        [root / identity for identity, _, _ in examples],
+        [root / path for path in paths],
         ids,
         [label_of[name] for name in names],
         None,
-        [split for _, _, split in examples] if official else None,
+        list(in_splits) if official else None,
         (*passed.notes(), *class_notes(names, ids)),
+        subclasses=normal_subclasses(subclasses),
     )
 
 

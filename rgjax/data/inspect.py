@@ -205,6 +205,10 @@ def _class_counts(listing: Listing, splits: list[str] | None, rule: str, thresho
         threshold: config.regroup.threshold.
     """
     report = {name: {"all": number} for name, number in sorted(Counter(listing.labels).items())}
+    if listing.subclasses:
+        pairs = {pair for pair in zip(listing.labels, listing.subclasses, strict=True) if pair[1]}
+        numbers = Counter(name for name, _ in pairs)
+        report = {name: counts | {"subclasses": numbers[name]} for name, counts in report.items()}
     if splits is None:
         return report
     # Imported here: JAX takes seconds, and most mistakes are reported before.
@@ -276,6 +280,9 @@ def readable(report: dict[str, Any]) -> str:
     if "groups" in columns:
         # K-means may make smaller groups, which are merged: how many is known after the clustering.
         lines.append(f"  pseudo-classes under RG: at most {sum(counts['groups'] for counts in classes.values())}")
+    if subclasses := [f"{name} {counts['subclasses']}" for name, counts in classes.items() if counts.get("subclasses")]:
+        fix = "--config.regroup.clustering=given takes them as pseudo-classes"
+        lines.append(f"  subclasses: {first_few(subclasses)}; {fix}")
     if "modes" in report:
         lines.append("  modes: " + ", ".join(f"{mode} {number}" for mode, number in report["modes"].items()))
     for name in ("widths", "heights", "words", "tokens", "estimated tokens", "characters"):

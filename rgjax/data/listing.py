@@ -36,6 +36,7 @@ class Listing(Generic[Item]):
         splits: "train", "val" or "test" for each example, or None if the user defined no split.
         notes: what was skipped or changed.
         faults: the rows that were skipped: place -> reason.
+        subclasses: a subclass for each example, "" where it has none, or None if no example has one.
     """
 
     where: Path
@@ -46,6 +47,7 @@ class Listing(Generic[Item]):
     splits: list[str] | None
     notes: tuple[Note, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
+    subclasses: list[str] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -65,6 +67,7 @@ class Listing(Generic[Item]):
             official_val=None if splits is None or "val" not in splits else splits == "val",
             fingerprint=fingerprint,
             notes=self.notes,
+            subclasses=None if self.subclasses is None else np.array(self.subclasses),
         )
 
     def select(self, mask: np.ndarray, *notes: Note) -> "Listing[Item]":
@@ -80,6 +83,7 @@ class Listing(Generic[Item]):
             labels=selected(self.labels),
             group_ids=self.group_ids and selected(self.group_ids),
             splits=self.splits and selected(self.splits),
+            subclasses=self.subclasses and selected(self.subclasses),
             notes=(*self.notes, *notes),
         )
 
@@ -133,6 +137,12 @@ def _near_form(name: str) -> str:
 def normal_label(name: str) -> str:
     """The class name in Unicode's NFC form, because file systems and editors differ."""
     return unicodedata.normalize("NFC", name.strip())
+
+
+def normal_subclasses(names: Iterable[str]) -> list[str] | None:
+    """The subclasses as classes are written, "" for a missing one; None if all are."""
+    subclasses = ["" if is_missing(name) else normal_label(name) for name in names]
+    return subclasses if any(subclasses) else None
 
 
 def _to_indices(values: Sequence[str], names: Iterable[str]) -> np.ndarray:

@@ -50,5 +50,6 @@ def load_data(config: Config, *, spec: bool = False) -> Dataset:
         test=test,
         fingerprint=source.fingerprint,
         notes=source.notes,
+        subclasses=source.subclasses,
     )
     return dataset.one_vs_rest(config.positive) if config.positive else dataset

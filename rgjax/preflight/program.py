@@ -23,7 +23,7 @@ from rgjax.sharding import make_mesh, replicated, sharded_spec, trial_sharded
 from rgjax.training.feed import steps_per_chunk, streams
 from rgjax.training.program import TrainData, init_state, make_run_steps
 from rgjax.training.setup import host_data, make_hyper, make_schedule, require_trainable, training_program
-from rgjax.training.task import Task, clustering_of, make_task
+from rgjax.training.task import Task, how_to_regroup, make_task
 
 _log = logging.getLogger(__name__)
 
@@ -36,17 +36,12 @@ def spec_task(config: Config) -> Task:
     """
     dataset = load_data(config.data, spec=True)
     require_trainable(config, dataset)
-    labels = dataset.labels[dataset.train]
-    clusters = regroup(
-        None,
-        labels,
-        len(dataset.class_names),
-        rule=config.regroup.rule,
-        threshold=config.regroup.threshold,
-        clustering="none" if clustering_of(config) == "none" else "random",
-        seed=config.regroup.seed,
-        min_size=config.regroup.min_size,
-    )
+    labels, how, features = dataset.labels[dataset.train], how_to_regroup(config, dataset), None
+    if how["clustering"] == "given":  # what has no subclass is clustered by something
+        features, how["n_init"] = np.random.default_rng(0).normal(size=(len(labels), 2)), 1
+    elif how["clustering"] != "none":
+        how["clustering"] = "random"
+    clusters = regroup(features, labels, len(dataset.class_names), **how)
     inputs, synthetic = blank_inputs(config, dataset), None
     if config.sampler == "deepsmote":
         added, none = missing(clusters.pseudo_labels), np.empty(0, np.int32)

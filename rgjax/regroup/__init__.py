@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from rgjax.regroup.regrouping import Regrouping as Regrouping
     from rgjax.regroup.regrouping import RegroupSettings as RegroupSettings
     from rgjax.regroup.regrouping import cluster_counts as cluster_counts
+    from rgjax.regroup.regrouping import needs_features as needs_features
     from rgjax.regroup.regrouping import regroup as regroup
 
 # Imported on first use: a report aggregates without JAX, and a run needs no scikit-learn. Both take a second or more.
 _MODULES = {
     "RegroupClassifier": "classifier",
     **dict.fromkeys(
-        ("CLUSTERINGS", "FEATURE_CLUSTERINGS", "RULES", "RegroupSettings", "Regrouping", "cluster_counts", "regroup"),
+        (
+            *("CLUSTERINGS", "FEATURE_CLUSTERINGS", "RULES", "RegroupSettings", "Regrouping"),
+            *("cluster_counts", "needs_features", "regroup"),
+        ),
         "regrouping",
     ),
 }

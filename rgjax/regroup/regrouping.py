@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int, Integer, Shaped
 
+from rgjax.errors import first_few
 from rgjax.regroup.aggregation import class_logits
 from rgjax.regroup.balanced import balanced_kmeans
 from rgjax.regroup.kmeans import KMeansSettings, kmeans
@@ -21,7 +22,7 @@ FEATURE_CLUSTERINGS: dict[str, Callable[..., np.ndarray]] = {
     "balanced": lambda x, k, settings, min_size: balanced_kmeans(x, k, settings, min_size=min_size).labels,
     "spectral": lambda x, k, settings, min_size: normalized_cut(x, k, settings),
 }
-CLUSTERINGS = ("none", *FEATURE_CLUSTERINGS, "random")
+CLUSTERINGS = ("none", *FEATURE_CLUSTERINGS, "random", "given")
 MIN_SIZE = 8  # examples; README.md has the measurements
 MAX_GROUPS = 1000  # of a class; K-means and networks take time and memory in proportion
 
@@ -30,12 +31,14 @@ MAX_GROUPS = 1000  # of a class; K-means and networks take time and memory in pr
 class Regrouping:
     """Pseudo-labels of N training examples, and the class of each pseudo-class.
 
-    `merged` counts the groups that were too small and became part of another.
+    `merged` counts the groups that were too small and became part of another. `names` has the subclass that each
+    pseudo-class is, "" for one that a clustering made; it is empty if all are.
     """
 
     pseudo_labels: Int[np.ndarray, " N"]
     parent: Int[np.ndarray, " K"]
     merged: int = 0
+    names: tuple[str, ...] = ()
 
     @classmethod
     def identity(cls, labels: Integer[np.ndarray, " N"], num_classes: int) -> "Regrouping":
@@ -74,13 +77,14 @@ class RegroupSettings:
             with n_min examples in the smallest class. "target": n_c / `threshold`. Rounded half up, at least 1.
         threshold: in examples.
         clustering: how a class is split: "kmeans", "balanced" (K-means with clusters of equal size), "spectral"
-            (normalized cut), "random", or "none" for classes as they are.
+            (normalized cut), "random", "given" (each subclass is a group; examples without one are split by K-means,
+            into as many groups as the rule gives to a class of their number), or "none" for classes as they are.
         seed: of the clustering.
         n_init: restarts of K-means.
         min_size: least size of a group. A class of n_c examples gets at most n_c / `min_size` groups, and those that
             are smaller are merged into the nearest one. 0: no limit, as in the paper; None: `MIN_SIZE`. In both cases,
-            "balanced" has groups of equal size.
-        max_groups: the most groups of a class.
+            "balanced" has groups of equal size. Given groups keep their size.
+        max_groups: the most groups of a class. More subclasses are an error.
 
     Raises:
         ValueError: for a value that is not valid.
@@ -99,9 +103,9 @@ class RegroupSettings:
         """The least size of a group."""
         return MIN_SIZE if self.min_size is None else self.min_size
 
-    def cluster_counts(self, counts: Integer[np.ndarray, " C"]) -> Int[np.ndarray, " C"]:
+    def cluster_counts(self, counts: Integer[np.ndarray, " C"], smallest: int | None = None) -> Int[np.ndarray, " C"]:
         """Pseudo-classes of each class before small ones are merged."""
-        return cluster_counts(counts, self.rule, self.threshold, self.floor, self.max_groups)
+        return cluster_counts(counts, self.rule, self.threshold, self.floor, self.max_groups, smallest)
 
     def __post_init__(self):
         if self.rule not in RULES or self.clustering not in CLUSTERINGS:
@@ -114,7 +118,9 @@ class RegroupSettings:
                 raise ValueError(f"{name}={value}: must be at least {low}")
 
 
-def regroup(features: Any, labels: Any, num_classes: int | None = None, **settings: Any) -> Regrouping:
+def regroup(
+    features: Any, labels: Any, num_classes: int | None = None, *, subclasses: Any = None, **settings: Any
+) -> Regrouping:
     """Split each class into pseudo-classes by a clustering of its features.
 
     The number of clusters depends on the size of the class. Clusters that stay empty are dropped, and those of fewer
@@ -134,9 +140,10 @@ def regroup(features: Any, labels: Any, num_classes: int | None = None, **settin
     (5, 2)
 
     Args:
-        features: finite numbers [N, D]; None for the clusterings "random" and "none".
+        features: finite numbers [N, D]; None for the clusterings "random" and "none", and for "given" if it needs none.
         labels: classes [N], integers from 0 to C-1.
         num_classes: C; None: one more than the largest label.
+        subclasses: for "given", the name of each example's subclass [N], "" or None where it has none.
         **settings: the fields of `RegroupSettings`.
 
     Raises:
@@ -147,16 +154,16 @@ def regroup(features: Any, labels: Any, num_classes: int | None = None, **settin
     labels, num_classes = _checked_labels(labels, num_classes)
     if options.clustering == "none":
         return Regrouping.identity(labels, num_classes)
-    if options.clustering in FEATURE_CLUSTERINGS:
+    given = _checked_subclasses(subclasses, labels, options)
+    counts, groups = _to_cluster(labels, given, options)
+    if options.clustering in FEATURE_CLUSTERINGS or (options.clustering == "given" and (groups > 1).any()):
         features = _checked_features(features, labels)
-    counts = np.bincount(labels, minlength=num_classes)
-    groups = options.cluster_counts(counts)
     kmeans_settings = KMeansSettings(options.seed, options.n_init, pad_to=_shared_shape(counts, groups))
 
-    pseudo_labels, parent, merged = np.empty(len(labels), np.int32), [], 0
+    pseudo_labels, parent, names, merged = np.empty(len(labels), np.int32), [], [], 0
     for c, k in enumerate(groups):
-        indices = np.flatnonzero(labels == c)
-        if k == 1:
+        subclassed, indices = (np.flatnonzero((labels == c) & mask) for mask in (given != "", given == ""))
+        if k <= 1:
             clusters = np.zeros(len(indices), int)
         elif options.clustering == "random":
             clusters = np.random.default_rng((options.seed, c)).permutation(np.arange(len(indices)) % k)
@@ -164,14 +171,34 @@ def regroup(features: Any, labels: Any, num_classes: int | None = None, **settin
             clusters = _cluster(features[indices], int(k), options, kmeans_settings)
             clusters, fewer = merge_small(features[indices], clusters, options.floor)
             merged += fewer
-        used, numbers = np.unique(clusters, return_inverse=True)
-        pseudo_labels[indices] = len(parent) + numbers
-        parent += [c] * len(used)
-    return Regrouping(pseudo_labels, np.array(parent, np.int32), merged)
+        for members, groups_of in ((subclassed, given[subclassed]), (indices, clusters)):
+            used, numbers = np.unique(groups_of, return_inverse=True)
+            pseudo_labels[members] = len(parent) + numbers
+            parent += [c] * len(used)
+            names += used.tolist() if members is subclassed else [""] * len(used)
+    return Regrouping(pseudo_labels, np.array(parent, np.int32), merged, tuple(names) if any(names) else ())
+
+
+def needs_features(labels: Any, num_classes: int, *, subclasses: Any = None, **settings: Any) -> bool:
+    """Whether `regroup` would read features with these arguments.
+
+    With given subclasses, it does where enough examples of a class have none.
+    """
+    options = RegroupSettings(**settings)
+    if options.clustering != "given":
+        return options.clustering in FEATURE_CLUSTERINGS
+    labels, _ = _checked_labels(labels, num_classes)
+    _, groups = _to_cluster(labels, _checked_subclasses(subclasses, labels, options), options)
+    return bool((groups > 1).any())
 
 
 def cluster_counts(
-    counts: Integer[np.ndarray, " C"], rule: str, threshold: int, min_size: int = 0, max_groups: int = MAX_GROUPS
+    counts: Integer[np.ndarray, " C"],
+    rule: str,
+    threshold: int,
+    min_size: int = 0,
+    max_groups: int = MAX_GROUPS,
+    smallest: int | None = None,
 ) -> Int[np.ndarray, " C"]:
     """Pseudo-classes of each class, before small ones are merged; rounded half up.
 
@@ -183,8 +210,10 @@ def cluster_counts(
         threshold: in examples.
         min_size: a class of n_c examples gets at most n_c / min_size pseudo-classes.
         max_groups: the most pseudo-classes of a class.
+        smallest: n_min, if it is not the least of `counts`.
     """
-    groups = np.floor(counts / (counts.min() if rule == "ratio" else threshold) + 0.5).astype(int)
+    smallest = counts.min() if smallest is None else smallest
+    groups = np.floor(counts / (smallest if rule == "ratio" else threshold) + 0.5).astype(int)
     if rule == "ratio":
         groups = np.where(counts > threshold, groups, 1)
     return np.clip(groups, 1, np.clip(counts // max(min_size, 1), 1, max_groups))
@@ -220,7 +249,8 @@ def merge_small(
 def _cluster(features: np.ndarray, k: int, options: RegroupSettings, settings: KMeansSettings) -> np.ndarray:
     """Cluster the examples of one class; all processes get the same clusters."""
     least = options.min_size or 0
-    clusters = FEATURE_CLUSTERINGS[options.clustering](features, k, settings=settings, min_size=least)
+    name = "kmeans" if options.clustering == "given" else options.clustering
+    clusters = FEATURE_CLUSTERINGS[name](features, k, settings=settings, min_size=least)
     # Processes that computed for themselves may have rounded differently.
     return clusters if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(clusters))
 
@@ -236,6 +266,37 @@ def _checked_labels(labels: Any, num_classes: int | None) -> tuple[np.ndarray, i
     if len(empty):
         raise ValueError(f"class {empty[0]} of {num_classes} has no examples; number the classes 0 to C-1")
     return labels, num_classes
+
+
+def _checked_subclasses(subclasses: Any, labels: np.ndarray, options: RegroupSettings) -> np.ndarray:
+    """The subclass of each example [N], "" where it has none."""
+    if options.clustering != "given":
+        if subclasses is not None:
+            raise ValueError(f"subclasses with clustering={options.clustering!r}: use clustering='given'")
+        return np.zeros(len(labels), "U1")
+    if subclasses is None:
+        raise ValueError("clustering='given': no subclasses; call regroup(..., subclasses=names of the N examples)")
+    names = np.asarray(subclasses)
+    if names.shape != labels.shape:
+        raise ValueError(f"subclasses must be [{len(labels)}], one per label, not {list(names.shape)}")
+    # None and NaN stand for a missing value.
+    names = np.array(["" if name is None or name != name else str(name) for name in names.tolist()])
+    for c in np.unique(labels):
+        if len(used := np.setdiff1d(names[labels == c], [""])) > options.max_groups:
+            raise ValueError(
+                f"a class has {len(used)} subclasses ({first_few(used, limit=3)}), more than {options.max_groups}; "
+                "join some"
+            )
+    return names
+
+
+def _to_cluster(
+    labels: np.ndarray, given: np.ndarray, options: RegroupSettings
+) -> tuple[Int[np.ndarray, " C"], Int[np.ndarray, " C"]]:
+    """How many examples of each class have no subclass, and their groups."""
+    sizes = np.bincount(labels)
+    counts = np.bincount(labels[given == ""], minlength=len(sizes))
+    return counts, options.cluster_counts(counts, int(sizes.min()))
 
 
 def _checked_features(features: Any, labels: np.ndarray) -> np.ndarray:

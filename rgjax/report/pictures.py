@@ -14,13 +14,15 @@ from rgjax.storage.files import atomic_path
 
 _NEAREST, _RANDOM = 8, 4  # members shown for each group
 _TILE, _GAP, _MARGIN = 64, 4, 72  # pixels
+_SHORT_NAME = 11  # characters that fit the margin
 _MAX_CHARACTERS = 2000  # of a sentence
 
 
 class _Group(NamedTuple):
-    """A group and the dataset indices of the members to show."""
+    """A group, its subclass if it is one, and indices of members to show."""
 
     number: int
+    name: str
     size: int
     nearest: np.ndarray
     random: np.ndarray
@@ -50,7 +52,7 @@ def draw_groups(
         numbers = np.flatnonzero(regrouping.parent == c)
         if len(numbers) < 2:
             continue
-        groups = [_group(int(number), regrouping.pseudo_labels == number, indices, features) for number in numbers]
+        groups = [_group(regrouping, int(number), indices, features) for number in numbers]
         path = folder / f"{c}-{file_name(name)}"
         if inputs.ndim == 1:
             with atomic_path(path.with_name(f"{path.name}.md")) as temporary:
@@ -87,15 +89,15 @@ def draw_synthetic(
             _labeled_sheet(rows, columns).save(temporary)
 
 
-def _group(number: int, members: np.ndarray, indices: np.ndarray, features: np.ndarray | None) -> _Group:
-    """The group of the training examples for which `members` [N] is true."""
-    rows = np.flatnonzero(members)
+def _group(regrouping: Regrouping, number: int, indices: np.ndarray, features: np.ndarray | None) -> _Group:
+    rows = np.flatnonzero(regrouping.pseudo_labels == number)
     nearest = rows[:0]
     if features is not None:
         distances = np.linalg.norm(features[rows] - features[rows].mean(axis=0), axis=1)
         nearest = rows[np.argsort(distances, kind="stable")[:_NEAREST]]
     random = np.random.default_rng(0).permutation(np.setdiff1d(rows, nearest))[:_RANDOM]
-    return _Group(number, len(rows), indices[nearest], indices[random])
+    name = regrouping.names[number] if regrouping.names else ""
+    return _Group(number, name, len(rows), indices[nearest], indices[random])
 
 
 def _group_sheet(images: np.ndarray, groups: Sequence[_Group]) -> Image.Image:
@@ -106,7 +108,7 @@ def _group_sheet(images: np.ndarray, groups: Sequence[_Group]) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for line, group in enumerate(groups):
         top = _GAP + line * step
-        text = f"group {group.number}\n{group.size} images"
+        text = f"group {group.number}\n{group.size} images\n{group.name[:_SHORT_NAME]}"
         pen.text((_GAP, top + _TILE // 2 - 12), text, fill="black", font_size=11)
         for column, index in (*enumerate(group.nearest), *enumerate(group.random, start=_NEAREST)):
             left = _MARGIN + column * step + (4 * _GAP if column >= _NEAREST else 0)
@@ -134,7 +136,8 @@ def _group_table(name: str, sentences: np.ndarray, groups: Sequence[_Group]) -> 
     def lines() -> Iterator[str]:
         yield f"# {escape_markdown(name)}: {len(groups)} groups"
         for group in groups:
-            yield f"\n## Group {group.number}: {group.size} sentences\n\n| | |\n|---|---|"
+            subclass = f" ({escape_markdown(group.name)})" if group.name else ""
+            yield f"\n## Group {group.number}{subclass}: {group.size} sentences\n\n| | |\n|---|---|"
             yield from (f"| central | {sentence(index)} |" for index in group.nearest)
             yield from (f"| random | {sentence(index)} |" for index in group.random)
 

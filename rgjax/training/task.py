@@ -1,11 +1,13 @@
 """What trials are trained on: examples, labels and the sampler's pool."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rgjax.config import Config
 from rgjax.data import Dataset
+from rgjax.errors import UserError
 from rgjax.models.frozen import Standardization
 from rgjax.models.tokenizer import Tokens
 from rgjax.regroup import Regrouping
@@ -64,6 +66,24 @@ class Task:
 def clustering_of(config: Config) -> str:
     """The clustering of the regrouping, or of a sampler that draws from clusters."""
     return "kmeans" if config.sampler == "rusc" else config.regroup.clustering
+
+
+def how_to_regroup(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The arguments of `regroup` besides features and labels.
+
+    Raises UserError if the clustering is "given" and the data have no subclasses.
+    """
+    how = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init", "min_size")}
+    how["clustering"] = clustering_of(config)
+    if how["clustering"] != "given":
+        return how
+    if dataset.subclasses is None:
+        raise UserError(
+            "config.regroup.clustering=given: the data have no subclasses; add a column 'subclass' (or map one by "
+            "--config.data.columns=subclass:COLUMN), put images into CLASS/SUBCLASS/, or take one class against the "
+            "rest by --config.data.positive=CLASS"
+        )
+    return how | {"subclasses": dataset.subclasses[dataset.train]}
 
 
 def make_task(

@@ -145,3 +145,28 @@ def test_a_folder_around_the_classes_or_splits_is_entered(wrapper, tmp_path):
     assert (notes["stray_file"].names, notes["system_folder"].names) == (("readme.txt",), ("__MACOSX",))
     listing, _ = noted(tmp_path / "official")
     assert set(listing.labels) == {"cat", "dog"} and listing.splits == ["test"] * 6 + ["train"] * 6
+
+
+def test_the_second_level_of_folders_has_the_subclasses(folder):
+    assert list_images(str(folder)).subclasses is None
+    fill(folder / "cat" / "black" / "deep", 2)
+    fill(folder / "cat" / "white", 1)
+    listing = list_images(str(folder))
+    expected = {"0.png": "", "1.png": "", "2.png": "", "black/deep/0.png": "black", "black/deep/1.png": "black"}
+    of_cats = {identity.removeprefix("cat/"): listing.subclasses[i] for i, identity in enumerate(listing.ids[:6])}
+    assert of_cats == expected | {"white/0.png": "white"} and not any(listing.subclasses[6:])
+    assert listing.labels == ["cat"] * 6 + ["dog"] * 3  # deeper folders are no classes
+
+
+def test_subclasses_below_the_folders_of_splits(folder):
+    fill(folder / "train" / "cat" / "black")
+    fill(folder / "train" / "dog")
+    fill(folder / "test" / "cat")
+    fill(folder / "test" / "dog")
+    for name in ("cat", "dog"):
+        for image in (folder / name).iterdir():
+            image.unlink()
+        (folder / name).rmdir()
+    listing = list_images(str(folder))
+    black = [identity for identity, name in zip(listing.ids, listing.subclasses, strict=True) if name]
+    assert black == [f"train/cat/black/{i}.png" for i in range(3)] and set(listing.subclasses) == {"", "black"}

@@ -9,9 +9,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.special import logsumexp
 
-from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, Regrouping, aggregate, cluster_counts, regroup
+from rgjax.regroup import (
+    AGGREGATIONS,
+    CLUSTERINGS,
+    Regrouping,
+    aggregate,
+    cluster_counts,
+    needs_features,
+    regroup,
+)
 from rgjax.regroup.regrouping import merge_small
 
+BY_RULE = [name for name in CLUSTERINGS if name not in ("none", "given")]
 HAM = np.array([4291, 712, 703, 328, 208, 90, 73])
 
 
@@ -29,7 +38,7 @@ def test_cluster_counts(rule, threshold, expected):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("clustering", [name for name in CLUSTERINGS if name != "none"])
+@pytest.mark.parametrize("clustering", BY_RULE)
 def test_pseudo_classes_split_their_class(clustering):
     rng = np.random.default_rng(0)
     labels, features = np.repeat([0, 1], [90, 10]), rng.normal(size=(100, 4)).astype(np.float32)
@@ -98,7 +107,7 @@ def test_extreme_ratios_are_bounded(rule):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("clustering", [name for name in CLUSTERINGS if name != "none"])
+@pytest.mark.parametrize("clustering", BY_RULE)
 @pytest.mark.parametrize("kind", ["equal", "zero", "twins", "constant column"])
 def test_degenerate_features_are_clustered(clustering, kind):
     rng = np.random.default_rng(0)
@@ -200,7 +209,7 @@ def features(rows, dtype, seed):
 @pytest.mark.long
 @given(
     sizes,
-    st.sampled_from([name for name in CLUSTERINGS if name != "none"]),
+    st.sampled_from(BY_RULE),
     st.sampled_from(["ratio", "target"]),
     st.integers(1, 50),
     st.integers(0, 4),
@@ -281,3 +290,45 @@ def test_class_logits_of_extreme_logits(logits, seed):
     np.testing.assert_array_equal(grouping.class_logits(logits[:, order], "max"), top)
     half = grouping.class_logits(logits.astype(jnp.bfloat16), "max")
     np.testing.assert_allclose(half.astype(np.float32), top, rtol=2**-8, atol=subnormal)
+
+
+def test_given_subclasses_are_groups_and_the_rest_is_clustered():
+    rng = np.random.default_rng(0)
+    labels, features = np.repeat([0, 1, 2], [90, 40, 10]), rng.normal(size=(140, 4)).astype(np.float32)
+    subclasses = np.array(["b", "a", "c", "", ""], "U5")[np.minimum(np.arange(140) // 10, 4)]
+    subclasses[labels == 1] = ["c"] * 39 + ["alone"]
+    order = rng.permutation(140)
+    grouping = regroup(features[order], labels[order], clustering="given", subclasses=subclasses[order], min_size=8)
+    # Subclasses keep their sizes. The 60 examples without one are split as a class of 60 is.
+    rest = (labels[order] == 0) & (subclasses[order] == "")
+    alone = regroup(features[order][rest], np.zeros(60, int), rule="target", threshold=10, min_size=8)
+    np.testing.assert_array_equal(grouping.pseudo_labels[rest] - 3, alone.pseudo_labels)
+    assert grouping.names == ("a", "b", "c", *[""] * alone.num_pseudo_classes, "alone", "c", "")
+    assert np.bincount(grouping.parent).tolist() == [3 + alone.num_pseudo_classes, 2, 1]
+    for k, name in enumerate(grouping.names):
+        of_group = order[grouping.pseudo_labels == k]
+        assert set(subclasses[of_group]) == {name} and set(labels[of_group]) == {grouping.parent[k]}
+        assert not name or len(of_group) == ((subclasses == name) & (labels == grouping.parent[k])).sum()
+
+
+def test_given_groups_need_features_only_for_the_rest():
+    labels = np.repeat([0, 1], [30, 10])
+    how = {"clustering": "given", "min_size": 2}
+    whole = np.where(labels == 0, np.array(["x", "y"])[np.arange(40) % 2], None)
+    assert not needs_features(labels, 2, subclasses=whole, **how)
+    assert regroup(None, labels, subclasses=whole, **how).counts.tolist() == [15, 15, 10]
+    part = np.where(np.arange(40) < 5, "x", "")
+    assert needs_features(labels, 2, subclasses=part, **how)
+    with pytest.raises(ValueError, match="features are missing"):
+        regroup(None, labels, subclasses=part, **how)
+    wrong = {
+        "no subclasses; call": {"clustering": "given"},
+        r"subclasses must be \[40\]": {"clustering": "given", "subclasses": ["x"]},
+        "use clustering='given'": {"clustering": "random", "subclasses": part},
+        r"a class has 30 subclasses \(0, 1, 10, \.\.\.\), more than 20; join": {
+            "clustering": "given", "subclasses": np.arange(40), "max_groups": 20
+        },
+    }  # fmt: skip
+    for says, arguments in wrong.items():
+        with pytest.raises(ValueError, match=says):
+            regroup(None, labels, **arguments)

@@ -10,7 +10,7 @@ from rgjax.data.pictures.decode import SUFFIXES
 from rgjax.data.tables.paths import find_file
 from rgjax.errors import UserError, first_few, unknown
 
-ROLES = ("text", "path", "label", "group", "split", "id")
+ROLES = ("text", "path", "label", "group", "split", "id", "subclass")
 CONTENT = ("text", "path")  # a table has one of these roles
 
 # Names that people and public data sets give to the columns, the likeliest first.

@@ -18,7 +18,9 @@ _CLUSTERING_NAMES = {
     "balanced": "balanced K-means",
     "spectral": "normalized cut",
     "random": "random",
+    "given": "given",
 }
+_WITHOUT_FEATURES = ("random", "given")
 _COLORS, _MARKERS = ("#0072B2", RG), ("o", "D")
 
 Comparison: TypeAlias = Mapping[str, Mapping[str, list[Score | None]]]  # tick label -> series -> score in each panel
@@ -29,17 +31,17 @@ def grouping(study: Study) -> Figure | None:
 
     def name(run: RunRecord) -> str:
         clustering = _CLUSTERING_NAMES.get(_clustering(run), _clustering(run))
-        return clustering if _clustering(run) == "random" else f"{_encoder(run)} + {clustering}"
+        return clustering if _clustering(run) in _WITHOUT_FEATURES else f"{_encoder(run)} + {clustering}"
 
     return _draw(_compare_variants(study, name))
 
 
 def clustering(study: Study) -> Figure | None:
-    """Clustering algorithms on the same features; random groups need none."""
+    """Clustering algorithms on the same features; random and given groups need none."""
     features = next((_encoder(run) for run in _regrouped(study) if _clustering(run) == "kmeans"), None)
 
     def name(run: RunRecord) -> str | None:
-        comparable = _clustering(run) == "random" or _encoder(run) == features
+        comparable = _clustering(run) in _WITHOUT_FEATURES or _encoder(run) == features
         return _CLUSTERING_NAMES.get(_clustering(run)) if comparable else None
 
     return _draw(_compare_variants(study, name))
