@@ -7,7 +7,7 @@ flax_model.msgpack, under torch's names and in its layout.
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 class Weights:
     """The tensors in a checkpoint's files, and the names of those that have been read."""
 
-    def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]], source: Path):
+    def __init__(self, readers: dict[str, Callable[[], np.ndarray]], source: Path):
         self.readers, self.source = readers, source
         self._read: set[str] = set()
 
@@ -60,6 +60,11 @@ class Weights:
             raise UserError(f"{self.source}: tensor '{name}' has values that are not finite")
         self._read.add(name)
         return array
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Add a tensor that the files leave out."""
+        self.readers[name] = lambda: array
+        self._read.add(name)
 
     def unused(self) -> list[str]:
         """Names of the tensors that were not read.
