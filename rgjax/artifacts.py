@@ -12,7 +12,8 @@ from rgjax.config import Config, identity, recorded_config
 from rgjax.data import Dataset
 from rgjax.data.notes import Note, fewer_groups, note
 from rgjax.errors import UserError
-from rgjax.models.factory import PRETRAINED, PRETRAINED_FILES, bert_checkpoint
+from rgjax.models.factory import PRETRAINED, PRETRAINED_FILES, model_checkpoint, starts_from_checkpoint
+from rgjax.models.pretrained import TENSORS
 from rgjax.models.tokenizer import FILES
 from rgjax.regroup import AGGREGATIONS, Regrouping, cluster_counts
 from rgjax.report.pictures import draw_groups, draw_synthetic
@@ -24,7 +25,7 @@ from rgjax.training.trainer import Outcome, Trial
 
 START_FILES = (
     *("config.json", "provenance.json", "split.npz", "regrouping.npz"),
-    *(f"{PRETRAINED}/{name}" for name in PRETRAINED_FILES),
+    *(f"{PRETRAINED}/{name}" for name in (*PRETRAINED_FILES, TENSORS)),
 )
 RESULT_FILES = (*START_FILES, "metrics.jsonl", "predictions.npz", "result.json")
 
@@ -76,10 +77,11 @@ def recorded_identity(workdir: Path) -> dict[str, Any] | None:
     raise UserError(f"--workdir={workdir}: holds a run whose settings are damaged; use another --workdir")
 
 
-def recorded_length(workdir: Path) -> int | None:
-    """The tokens at which the run that began in the workdir cuts its sentences."""
-    recorded = provenance.read(workdir).get("max_length")
-    return recorded if isinstance(recorded, int) else None
+def recorded_choices(workdir: Path) -> dict[str, Any]:
+    """What `auto` in the section `data` meant to the run that began in the workdir."""
+    recorded = provenance.read(workdir)
+    types = {"max_length": int, "image_size": int, "interpolation": str}
+    return {name: recorded[name] for name, kind in types.items() if isinstance(recorded.get(name), kind)}
 
 
 def write_start(task: Task, trial: Trial) -> None:
@@ -90,14 +92,17 @@ def write_start(task: Task, trial: Trial) -> None:
     settings = json.loads(config.to_json())
     write_json(workdir / "config.json", settings)
     fingerprints = {"data": dataset.fingerprint, "regrouping": digest(task.clusters)}
-    if config.model.name == "bert":
-        fingerprints["weights"] = bert_checkpoint(config.model).fingerprint(*FILES)
+    if starts_from_checkpoint(config.model):
+        files = FILES if config.model.name == "bert" else PRETRAINED_FILES[1:]
+        fingerprints["weights"] = model_checkpoint(config.model).fingerprint(*files)
     if task.synthetic:
         fingerprints["synthetic"] = digest(*task.synthetic.images)
     notes = [note.as_json() for note in dataset.notes]
-    provenance.write(workdir / "provenance.json", settings, fingerprints, notes, max_length=task.max_length)
-    if config.model.name == "bert":
-        bert_checkpoint(config.model).copy_files(workdir / PRETRAINED, PRETRAINED_FILES)
+    provenance.write(workdir / "provenance.json", settings, fingerprints, notes, choices=task.choices)
+    if starts_from_checkpoint(config.model):
+        model_checkpoint(config.model).copy_files(workdir / PRETRAINED, PRETRAINED_FILES)
+    if config.model.name == "pretrained":
+        write_json(workdir / PRETRAINED / TENSORS, model_checkpoint(config.model).shapes())
     write_npz(workdir / "split.npz", **dataset.splits, seed=np.array(config.data.seed))
     write_npz(
         workdir / "regrouping.npz",

@@ -4,10 +4,12 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +27,7 @@ from rgjax.sampling import DeepSmoteSettings, Synthetic, deepsmote
 from rgjax.sharding import make_mesh, wait_for_all
 from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
-from rgjax.training.inputs import network_inputs
+from rgjax.training.inputs import network_inputs, resolve_images
 from rgjax.training.setup import require_trainable
 from rgjax.training.task import Task, clustering_of, how_to_regroup, make_task
 from rgjax.training.trackers import require_trackers
@@ -62,9 +64,10 @@ def complete(trials: Sequence[Trial]) -> None:
     for trial in trials:
         require_trackers(trial.config.trackers)
     mesh = make_mesh(jax.devices(), trials=len(trials), batch_size=config.train.batch_size)
-    task = prepare(config, artifacts.recorded_length(trials[0].workdir))
+    task = prepare(config, artifacts.recorded_choices(trials[0].workdir))
 
-    network = {"head": loss_of(config.loss).head, "standardization": task.standardization}
+    reads = {"standardization": task.standardization, "image_size": task.image_size}
+    network = {"head": loss_of(config.loss).head, **reads}
     outputs, errors = task.regrouping.num_pseudo_classes, []
     for _, group in groupby(sorted(trials, key=_step), _step):  # trials that resume from one step share a program
         group = list(group)
@@ -86,11 +89,15 @@ def _step(trial: Trial) -> int:
     return newest_step(trial.workdir / "checkpoints")
 
 
-def prepare(config: Config, recorded_length: int | None = None) -> Task:
-    """Prepare the data, features, pseudo-classes and sampling of all trials."""
+def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) -> Task:
+    """Prepare the data, features, pseudo-classes and sampling of all trials.
+
+    `recorded` is what `auto` in the section `data` meant when a run began that is resumed.
+    """
+    config, preprocessing = resolve_images(config, recorded)
     dataset = load_data(config.data)
     require_trainable(config, dataset)
-    config, dataset, inputs = network_inputs(config, dataset, recorded_length)
+    config, dataset, inputs = network_inputs(config, dataset, recorded.get("max_length"))
     _log.info(dataset.summary)
     features = encode(config, dataset)
     clustered = None
@@ -103,6 +110,7 @@ def prepare(config: Config, recorded_length: int | None = None) -> Task:
         _log.info(note)
     dataset = replace(dataset, notes=(*dataset.notes, *notes))
     task = resample(config, dataset, inputs, clustered, clusters)
+    task = replace(task, preprocessing=preprocessing)
     _log.info(artifacts.describe_groups(task.regrouping, dataset))
     return task
 

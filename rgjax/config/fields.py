@@ -131,6 +131,14 @@ FIELDS: dict[str, Field] = {
     ),
     "data.flip": Field(True, "augment by random horizontal flips", traced=True),
     "data.rotation": Field(15.0, "augment by random rotations of up to so many degrees", low=0, high=180, traced=True),
+    "data.color_jitter": Field(
+        0.0,
+        "augment by random brightness, contrast and saturation, of 1 - s to 1 + s times the image's",
+        low=0,
+        high=1,
+        traced=True,
+        late=True,
+    ),
     "encoder.name": _choice(
         "auto",
         "features that are clustered; auto: clip for images, bert for text; pretrained: any network of "
@@ -149,12 +157,7 @@ FIELDS: dict[str, Field] = {
         high=1024,
         late=True,
     ),
-    "encoder.pooling": _choice(
-        "auto",
-        "text: from tokens to one vector, such as their mean or the first one, [CLS]; auto: as the checkpoint's folder "
-        "says, else the mean",
-        *("auto", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"),
-    ),
+    "encoder.pooling": _choice("mean", "bert: mean of the tokens, or the first one, [CLS]", "mean", "cls"),
     "encoder.unit_length": Field(True, "clip: scale the features to length 1"),
     "encoder.seed": _count(0, "seed of the untrained network of 'projection'", low=0),
     "regroup.clustering": _choice(

@@ -11,13 +11,14 @@ STD = (0.229, 0.224, 0.225)
 LANES = 128  # TPUs pad the last axis of an array to a multiple of this
 
 
-def in_lanes(images: np.ndarray) -> tuple[np.ndarray, Callable]:
+def in_lanes(images: np.ndarray, normalization: Callable | None = None) -> tuple[np.ndarray, Callable]:
     """Pack images for the devices; also return the `prepare_images` that unpacks them.
 
     A TPU gathers examples from an array [N, R, 128] in place; from any other shape it first copies the whole data set.
 
     Args:
         images: uint8 [N, H, W, 3].
+        normalization: of this `prepare_images`.
 
     Returns:
         The packed images [N, R, 128], zero-padded, and a function with the signature of `prepare_images` for them.
@@ -27,7 +28,7 @@ def in_lanes(images: np.ndarray) -> tuple[np.ndarray, Callable]:
 
     def prepare(packed: jax.Array, *args, **strengths) -> jax.Array:
         flat = packed.reshape(len(packed), -1)[:, :size]
-        return prepare_images(flat.reshape(len(packed), *shape), *args, **strengths)
+        return prepare_images(flat.reshape(len(packed), *shape), *args, normalization=normalization, **strengths)
 
     return to_lanes(images), prepare
 
@@ -43,12 +44,19 @@ def to_lanes(images: np.ndarray) -> np.ndarray:
     return flat.reshape(len(images), -1, LANES)
 
 
-def prepare_images(images: jax.Array, keys: jax.Array | None = None, **strengths: jax.Array) -> jax.Array:
+def prepare_images(
+    images: jax.Array, keys: jax.Array | None = None, *, normalization: Callable | None = None, **strengths: jax.Array
+) -> jax.Array:
     """Normalize uint8 images [B, H, W, 3] for the network; with `keys`, augment first.
 
-    `strengths` are the arguments `rotation` and `flip` of `augment`.
+    Args:
+        images: uint8 [B, H, W, 3].
+        keys: one random key per image [B]; None: do not augment.
+        normalization: of float32 images in 0..255, as the network expects it; `normalize` if None.
+        strengths: of `augment`.
     """
-    return normalize(images.astype(jnp.float32) if keys is None else augment(keys, images, **strengths))
+    augmented = images.astype(jnp.float32) if keys is None else augment(keys, images, **strengths)
+    return (normalization or normalize)(augmented)
 
 
 def normalize(images: jax.Array) -> jax.Array:
@@ -58,8 +66,10 @@ def normalize(images: jax.Array) -> jax.Array:
     return images * (1 / (255 * std)).reshape(channel) - (mean / std).reshape(channel)
 
 
-def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.Array) -> jax.Array:
-    """Flip and rotate images at random.
+def augment(
+    keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.Array, jitter: jax.Array | None = None
+) -> jax.Array:
+    """Flip and rotate images at random, and change their colors.
 
     Interpolation is bilinear; pixels beyond the border repeat the nearest pixel.
 
@@ -68,6 +78,7 @@ def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.A
         images: uint8 [B, H, W, 3].
         rotation: largest angle in degrees; the angle is uniform in [-rotation, rotation].
         flip: probability of a horizontal flip.
+        jitter: strength of `color_jitter`; without, colors stay as they are.
 
     Returns:
         float32 [B, H, W, 3] in 0..255.
@@ -94,4 +105,35 @@ def augment(keys: jax.Array, images: jax.Array, rotation: jax.Array, flip: jax.A
     i, j = top.astype(jnp.int32), left.astype(jnp.int32)
     upper = gather(i, j) * (1 - right) + gather(i, j + 1) * right
     lower = gather(i + 1, j) * (1 - right) + gather(i + 1, j + 1) * right
-    return upper * (1 - down) + lower * down
+    turned = upper * (1 - down) + lower * down
+    return turned if jitter is None else color_jitter(keys, turned, jitter)
+
+
+def color_jitter(keys: jax.Array, images: jax.Array, strength: jax.Array) -> jax.Array:
+    """Change brightness, contrast and saturation at random, in this order.
+
+    As by torchvision's ColorJitter(strength, strength, strength), which draws the order too.
+
+    Args:
+        keys: one random key per image [B].
+        images: float32 [B, H, W, 3] in 0..255.
+        strength: each change has a factor that is uniform in [1 - strength, 1 + strength].
+    """
+    draws = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (3,), jnp.float32))(keys)
+    factors = 1 + strength * (2 * draws - 1)
+    for change, factor in zip((_black, _mean_gray, _gray), factors.T, strict=True):
+        factor = factor.reshape(-1, 1, 1, 1)
+        images = jnp.clip(factor * images + (1 - factor) * change(images), 0, 255)
+    return images
+
+
+def _black(images):
+    return jnp.zeros((), jnp.float32)
+
+
+def _gray(images):
+    return (images * jnp.array((0.2989, 0.587, 0.114), jnp.float32).reshape(1, 1, 1, 3)).sum(axis=3, keepdims=True)
+
+
+def _mean_gray(images):
+    return _gray(images).mean(axis=(1, 2), keepdims=True)

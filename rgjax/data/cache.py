@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from rgjax.console import progress
 from rgjax.data.notes import Note, note, notes_on
-from rgjax.data.pictures.decode import Unreadable, decode_with_remarks
+from rgjax.data.pictures.decode import Unreadable, decode_with_remarks, named
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.storage.files import cache_dir, cached_arrays, digest, set_aside
 
@@ -33,8 +33,8 @@ def decode_and_cache(
     builder: tfds.core.DatasetBuilder,
     image_size: int,
     *,
-    id_column: str,
-    group_column: str,
+    columns: tuple[str, str],
+    interpolation: str,
     file_of: Callable[[str], str] = str,
     manual_dir: Path | None = None,
     skip_unreadable: bool = False,
@@ -46,20 +46,20 @@ def decode_and_cache(
     Args:
         builder: a builder whose records are prepared.
         image_size: side S of the decoded images in pixels.
-        id_column: the feature that names an example.
-        group_column: the feature whose equal values form a group.
+        columns: the feature that names an example, and the one whose equal values form a group.
+        interpolation: how images are resized, `data.interpolation`.
         file_of: maps an id to the name of the image file, for error messages.
         manual_dir: the download folder from which damaged records are prepared again.
         skip_unreadable: leave out images that cannot be decoded.
 
     Returns:
-        `inputs` uint8 [N, S, S, 3] (RGB, bilinear), `labels` int32 [N], `ids` and `groups` [N], `test` bool [N]
+        `inputs` uint8 [N, S, S, 3] (RGB), `labels` int32 [N], `ids` and `groups` [N], `test` bool [N]
         (the example is in a split of that name), and the `fingerprint` of all of it; and notes on the images.
 
     Raises:
         UserError: images cannot be decoded.
     """
-    read = partial(_decode_or_read, builder, image_size, id_column, group_column)
+    read = partial(_decode_or_read, builder, image_size, interpolation, columns)
     try:
         arrays = read()
     except DamagedRecords as error:
@@ -76,13 +76,14 @@ def decode_and_cache(
     return arrays, (*notes_on(remarks), *note("unreadable_image", unreadable))
 
 
-def _decode_or_read(builder, image_size: int, id_column: str, group_column: str) -> dict[str, np.ndarray]:
+def _decode_or_read(builder, image_size: int, interpolation: str, columns_of: tuple[str, str]) -> dict[str, np.ndarray]:
+    id_column, group_column = columns_of
     splits = sorted(builder.info.splits.values(), key=lambda split: split.name != "train")
     records = [Path(path) for split in splits for path in split.filepaths]
     if missing := [path.name for path in records if not path.exists()]:
         raise DamagedRecords(f"{missing[0]} is missing")
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in records]
-    key = digest("images-v2", builder.info.full_name, image_size, repr(states))
+    key = digest("images-v2", builder.info.full_name, image_size, *named(interpolation), repr(states))
 
     def compute() -> dict[str, np.ndarray]:
         total = sum(split.num_examples for split in splits)
@@ -92,7 +93,7 @@ def _decode_or_read(builder, image_size: int, id_column: str, group_column: str)
         for split, example in progress(_examples(builder, splits), "decode", total, unit="image"):
             identity = example[id_column].decode()
             try:
-                decoded = decode_with_remarks(example["image"], image_size)
+                decoded = decode_with_remarks(example["image"], image_size, interpolation)
             except Unreadable:
                 unreadable.append(identity)
                 continue

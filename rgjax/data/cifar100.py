@@ -79,9 +79,8 @@ def load(config: Config) -> Source:
             # TFDS itself retries for minutes if the server cannot be reached.
             urllib.request.urlopen(url, timeout=20).close()
         prepare(builder, manual_dir)
-        arrays, notes = decode_and_cache(
-            builder, config.image_size, id_column="id", group_column="id", manual_dir=manual_dir
-        )
+        how = {"columns": ("id", "id"), "interpolation": config.interpolation, "manual_dir": manual_dir}
+        arrays, notes = decode_and_cache(builder, config.image_size, **how)
     except (OSError, ValueError, NonMatchingChecksumError) as error:
         raise UserError(
             f"CIFAR-100 cannot be prepared: {first_line(error)}; download cifar-100-binary.tar.gz from "

@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 
 from rgjax.config import Config
 from rgjax.data.dataset import Source
+from rgjax.data.pictures.decode import resampling
 from rgjax.storage.files import digest
 
 
@@ -14,7 +15,7 @@ def load(config: Config) -> Source:
     images, labels = map(np.asarray, load_digits(return_X_y=True))
     gray = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     size = (config.image_size, config.image_size)
-    enlarged = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)) for image in gray]
+    enlarged = [np.asarray(Image.fromarray(image).resize(size, resampling(config.interpolation))) for image in gray]
     inputs = np.repeat(np.stack(enlarged)[..., None], 3, axis=3)
     indices = np.arange(len(labels))
     return Source(

@@ -104,8 +104,8 @@ def load(config: Config) -> Source:
     arrays, notes = decode_and_cache(
         builder,
         config.image_size,
-        id_column="image_id",
-        group_column="lesion_id",
+        columns=("image_id", "lesion_id"),
+        interpolation=config.interpolation,
         file_of=lambda identity: str(download.images[identity]),
         skip_unreadable=config.unreadable == "skip",
     )

@@ -17,7 +17,7 @@ from rgjax.data.custom import list_images
 from rgjax.data.dataset import Source, blank_image
 from rgjax.data.listing import Listing
 from rgjax.data.notes import note, notes_on
-from rgjax.data.pictures.decode import Encoded, Unreadable, decode_with_remarks
+from rgjax.data.pictures.decode import Encoded, Unreadable, decode_with_remarks, named
 from rgjax.data.pictures.packed import Packed, read_images
 from rgjax.data.splits import split
 from rgjax.data.tables.columns import Columns
@@ -38,7 +38,7 @@ def load(config: Config) -> Source:
     """
     listing = list_images(config.manual_dir, Columns.parse(config.columns), config.unreadable)
     split(_blank(listing, config.image_size), config)  # raises for a class that is too small before images are decoded
-    pixels, faults, remarks, content = decode_files(listing.items, config.image_size)
+    pixels, faults, remarks, content = decode_files(listing.items, config.image_size, config.interpolation)
     listing = replace(
         listing, notes=(*listing.notes, *notes_on(zip(listing.ids, map(str.split, remarks), strict=True)))
     )
@@ -86,17 +86,19 @@ class DecodedFiles(NamedTuple):
     content: str
 
 
-def decode_files(images: Sequence[Path | Packed], image_size: int) -> DecodedFiles:
+def decode_files(images: Sequence[Path | Packed], image_size: int, interpolation: str) -> DecodedFiles:
     """Decode image files into one file in the cache.
 
     They are decoded once, unless a name, a size or a modification time changes.
     """
     files = _states(images)
-    pixels_path = cache_dir() / "images" / f"{digest('own-images-v2', image_size, repr(files))}.npy"
+    pixels_path = (
+        cache_dir() / "images" / f"{digest('own-images-v2', image_size, *named(interpolation), repr(files))}.npy"
+    )
     faults_path = pixels_path.with_suffix(".npz")
     if faults_path.exists() and not pixels_path.exists():
         faults_path.unlink()
-    known = cached_arrays(faults_path, lambda: _decode_to(pixels_path, images, image_size))
+    known = cached_arrays(faults_path, lambda: _decode_to(pixels_path, images, image_size, interpolation))
     try:
         pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)[: np.count_nonzero(known["faults"] == "")]
         sha = hashlib.sha256()
@@ -106,11 +108,13 @@ def decode_files(images: Sequence[Path | Packed], image_size: int) -> DecodedFil
             raise ValueError("checksum")
     except (ValueError, EOFError) as error:  # NumPy raises them for a truncated file
         set_aside(pixels_path, error)
-        return decode_files(images, image_size)
+        return decode_files(images, image_size, interpolation)
     return DecodedFiles(pixels, known["faults"], known["remarks"], str(known["content"]))
 
 
-def _decode_to(target: Path, images: Sequence[Path | Packed], image_size: int) -> dict[str, np.ndarray]:
+def _decode_to(
+    target: Path, images: Sequence[Path | Packed], image_size: int, interpolation: str
+) -> dict[str, np.ndarray]:
     """Write the readable images to the .npy file `target`, one at a time."""
     faults, remarks, sha = [""] * len(images), [""] * len(images), hashlib.sha256()
     shape = (len(images), image_size, image_size, 3)
@@ -118,7 +122,7 @@ def _decode_to(target: Path, images: Sequence[Path | Packed], image_size: int) -
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         size = file.tell() + int(np.prod(shape))
-        results = map_in_threads(lambda image: decode_with_remarks(image, image_size), images)
+        results = map_in_threads(lambda image: decode_with_remarks(image, image_size, interpolation), images)
         for index, result in enumerate(progress(results, "decode", len(images), unit="image")):
             if isinstance(result, Unreadable):
                 faults[index] = str(result)

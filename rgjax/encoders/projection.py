@@ -39,14 +39,18 @@ def projection(*, seed: int) -> Encoder:
     return Encoder(digest("projection-v1", seed), encode)
 
 
-def encode_images(forward: Callable, params, images: np.ndarray) -> np.ndarray:
+def encode_images(forward: Callable, params, images: np.ndarray, normalization: Callable | None = None) -> np.ndarray:
     """Features [N, D] of uint8 images [N, H, W, 3].
 
-    `forward(params, normalized images [B, H, W, 3]) -> [B, D]` is the network.
+    Args:
+        forward: `(params, normalized images [B, H, W, 3]) -> [B, D]`, the network.
+        params: its parameters.
+        images: uint8 [N, H, W, 3].
+        normalization: as of `prepare_images`.
     """
     order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())
     features = over_devices(
-        lambda params, batch: forward(params, prepare_images(batch)),
+        lambda params, batch: forward(params, prepare_images(batch, normalization=normalization)),
         params,
         (images[indices] for indices in order),
         what="encode",

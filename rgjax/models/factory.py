@@ -10,7 +10,10 @@ import numpy as np
 
 from rgjax.config import FROZEN
 from rgjax.errors import UserError
+from rgjax.models.backbone import Options
 from rgjax.models.bert import Bert, BertClassifier, bert_config
+from rgjax.models.classifier import Classifier
+from rgjax.models.families import open_pretrained
 from rgjax.models.frozen import FeatureClassifier, Standardization
 from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
@@ -19,10 +22,13 @@ from rgjax.models.resnet import Numerics, ResNet
 from rgjax.models.tokenizer import FILES, WordPieces
 from rgjax.sharding import AXIS
 
-Network: TypeAlias = ResNet | BertClassifier | FeatureClassifier
+Network: TypeAlias = ResNet | BertClassifier | Classifier | FeatureClassifier
 
-# What a run keeps of a BERT checkpoint, in a folder of this name: all but the weights, which its own state replaces.
-PRETRAINED, PRETRAINED_FILES = "pretrained", ("config.json", *FILES)
+# What a run keeps of a checkpoint, in a folder of this name: all but the weights, which its own state replaces.
+PRETRAINED = "pretrained"
+_PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
+_POOLING_FILES = ("modules.json", "1_Pooling/config.json")
+PRETRAINED_FILES = ("config.json", *FILES, *_PREPROCESSING_FILES, *_POOLING_FILES)
 
 
 def make_model(
@@ -31,8 +37,8 @@ def make_model(
     *,
     head: str,
     seed: int,
-    platform: str | None = None,
     checkpoint: Checkpoint | None = None,
+    image_size: int | None = None,
     standardization: Standardization | None = None,
 ) -> Network:
     """The network before training.
@@ -42,18 +48,18 @@ def make_model(
         outputs: number of pseudo-classes; the head is padded to `padded(outputs)`.
         head: the head that the loss needs, for `config.head=auto`.
         seed: seed of the initial weights.
-        platform: where it will run; JAX's default backend if None.
-        checkpoint: pretrained weights of BERT; those that the config names if None.
+        checkpoint: pretrained weights; those that the config names if None.
+        image_size: side in pixels of the images that a pretrained network reads; the checkpoint's if None.
         standardization: of the features that "linear" and "mlp" read.
 
     Raises:
         UserError: for a checkpoint that is unavailable, corrupted or of another architecture.
     """
-    platform = platform or jax.default_backend()
     head = head if config.head == "auto" else config.head
-    dtype, rng = compute_dtype(config, platform), np.random.default_rng(seed)
+    dtype, rng = compute_dtype(config, jax.default_backend()), np.random.default_rng(seed)
+    norm = partial(BatchNorm, axis=AXIS, local=config.batch_norm == "local")
     if config.name == "bert":
-        checkpoint = checkpoint or bert_checkpoint(config)
+        checkpoint = checkpoint or model_checkpoint(config)
         settings = bert_config(checkpoint)
 
         def classifier(tensors: Tensors) -> BertClassifier:
@@ -61,6 +67,10 @@ def make_model(
             return BertClassifier(bert, tensors, outputs, head=head, rng=rng)
 
         network = checkpoint.build(classifier)
+    elif config.name == "pretrained":
+        how = {"dropout": config.dropout, "unroll": config.unroll, "image_size": image_size, "norm": norm}
+        backbone = open_pretrained(checkpoint or model_checkpoint(config)).build(Options(dtype=dtype, **how))
+        network = Classifier(backbone, outputs, head=head, dropout=config.dropout, rng=rng)
     elif config.name in FROZEN:
         if standardization is None:
             raise ValueError(f"model.name={config.name} needs the standardization of its features")
@@ -68,11 +78,7 @@ def make_model(
         how = {"hidden": hidden, "head": head, "dropout": config.dropout, "dtype": dtype, "rng": rng}
         network = FeatureClassifier(standardization, outputs, **how)
     else:
-        numerics = Numerics(
-            norm=partial(BatchNorm, axis=AXIS, local=config.batch_norm == "local"),
-            recompute=config.recompute == "yes" or (config.recompute == "auto" and platform == "tpu"),
-            dtype=dtype,
-        )
+        numerics = Numerics(norm=norm, recompute=recomputes(config, jax.default_backend()), dtype=dtype)
         how = {"stem": config.stem, "width": config.width, "numerics": numerics}
         network = ResNet(config.name, outputs, head=head, rng=rng, **how)
     widen(network.head, padded(outputs))
@@ -90,34 +96,72 @@ def compute_dtype(config: Any, platform: str) -> jnp.dtype:
     return jnp.dtype(automatic if config.dtype == "auto" else config.dtype)
 
 
-def bert_checkpoint(config: Any) -> Checkpoint:
-    """The pretrained weights that `model.name=bert` starts from."""
-    return Checkpoint(config.checkpoint or DEFAULT_BERT, ways_out="a local folder (--config.model.checkpoint=FOLDER)")
+def recomputes(config: Any, platform: str) -> bool:
+    """Whether ResNets store less for the gradient and recompute it."""
+    return config.recompute == "yes" or (config.recompute == "auto" and platform == "tpu")
 
 
-def word_pieces(checkpoint: Checkpoint, max_length: int | None) -> WordPieces:
-    """The tokenizer of a BERT checkpoint; None cuts at what the network reads."""
-    return WordPieces(checkpoint, bert_config(checkpoint), max_length)
+def on_platform(config: Any, platform: str) -> Any:
+    """The section `model` with what its `auto` means on a platform."""
+    config = config.copy_and_resolve_references()
+    config.dtype = compute_dtype(config, platform).name
+    config.recompute = "yes" if recomputes(config, platform) else "no"
+    return config
+
+
+def starts_from_checkpoint(config: Any) -> bool:
+    return config.name in ("bert", "pretrained")
+
+
+def model_checkpoint(config: Any) -> Checkpoint:
+    """The pretrained weights that the network starts from."""
+    name = config.checkpoint or (DEFAULT_BERT if config.name == "bert" else "")
+    if not name:
+        raise UserError(
+            "config.model.checkpoint: is empty, and model.name=pretrained needs a folder or a name on Hugging Face's "
+            "hub; use for example --config.model.checkpoint=efficientnet-lite0"
+        )
+    return Checkpoint(name, ways_out="a local folder (--config.model.checkpoint=FOLDER)")
+
+
+def word_pieces(config: Any, checkpoint: Checkpoint, max_length: int | None) -> WordPieces:
+    """The tokenizer of a checkpoint; None cuts at what the network reads.
+
+    `config` is the section `model`.
+    """
+    return WordPieces(checkpoint, checkpoint_settings(config, checkpoint), max_length)
+
+
+def checkpoint_settings(config: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of a checkpoint, read for the network of the section `model`."""
+    return bert_config(checkpoint) if config.name == "bert" else open_pretrained(checkpoint).settings
 
 
 def reads_text(config: Any, inputs: np.ndarray) -> bool:
     """Whether the network reads sentences. Raises UserError for other inputs."""
-    text, name = inputs.ndim == 1, config.name
-    if name in FROZEN:
+    kind, kind_of_inputs = input_kind(config), "sentences" if inputs.ndim == 1 else "images"
+    if kind == "features":
         return False  # but features, of any inputs
-    if text != (name == "bert"):
-        kind, name_for_kind = ("sentences", "bert") if text else ("images", "resnet34")
-        raise UserError(f"config.model.name={name}: cannot read {kind}; use --config.model.name={name_for_kind}")
-    return text
+    if kind != kind_of_inputs:
+        if config.name == "pretrained":
+            raise UserError(f"config.model.checkpoint={config.checkpoint}: reads {kind}, not {kind_of_inputs}")
+        name = "bert" if kind_of_inputs == "sentences" else "resnet34"
+        raise UserError(
+            f"config.model.name={config.name}: cannot read {kind_of_inputs}; use --config.model.name={name}"
+        )
+    return kind == "sentences"
 
 
-def input_kind(config: Any) -> str:
+def input_kind(config: Any, checkpoint: Checkpoint | None = None) -> str:
     """The kind of inputs that the network reads.
 
-    "images", "sentences" or "features".
+    "images", "sentences" or "features". A pretrained network is that of `checkpoint`, or of the one that the config
+    names.
     """
     if config.name in FROZEN:
         return "features"
+    if config.name == "pretrained":
+        return open_pretrained(checkpoint or model_checkpoint(config)).kind
     return "sentences" if config.name == "bert" else "images"
 
 

@@ -7,7 +7,7 @@ flax_model.msgpack, under torch's names and in its layout.
 import logging
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ _INDEX = f"{_SAFETENSORS}.index.json"
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@\w[\w./-]*)?")  # NAME, OWNER/NAME, and maybe @REVISION
 
 DEFAULT_BERT = "bert-base-uncased"
+TENSORS = "tensors.json"  # a run's record of the `shapes` of the checkpoint that it began with
 
 Network = TypeVar("Network")
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 class Weights:
     """The tensors in a checkpoint's files, and the names of those that have been read."""
 
-    def __init__(self, readers: dict[str, Callable[[], np.ndarray]], source: Path):
+    def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]], source: Path):
         self.readers, self.source = readers, source
         self._read: set[str] = set()
 
@@ -60,11 +61,6 @@ class Weights:
             raise UserError(f"{self.source}: tensor '{name}' has values that are not finite")
         self._read.add(name)
         return array
-
-    def add(self, name: str, array: np.ndarray) -> None:
-        """Add a tensor that the files leave out."""
-        self.readers[name] = lambda: array
-        self._read.add(name)
 
     def unused(self) -> list[str]:
         """Names of the tensors that were not read.
@@ -197,6 +193,18 @@ class Checkpoint:
             readers |= {_modern(name): reader for name, reader in read(path).items()}
         return Tensors(Weights(readers, files[0]))
 
+    @property
+    def is_local(self) -> bool:
+        return self._folder is not None
+
+    def shapes(self) -> dict[str, Any]:
+        """The names of the files with its weights, and the shapes of its tensors."""
+        readers = self.tensors().weights.readers
+        return {
+            "files": [path.name for path in self.weight_files()],
+            "shapes": {name: list(read().shape) for name, read in readers.items()},
+        }
+
     def copy_files(self, folder: Path, names: Sequence[str]) -> None:
         """Copy those of its files `names` that exist into a folder."""
         for name in names:
@@ -218,6 +226,28 @@ class BlankCheckpoint(Checkpoint):
 
     def tensors(self) -> Tensors:
         return BlankTensors(Weights({}, Path(self.name)))
+
+
+class ShapedCheckpoint(Checkpoint):
+    """A checkpoint whose tensors are zero, as many and as large as it once had.
+
+    `recorded` is the result of `Checkpoint.shapes`.
+    """
+
+    def __init__(self, name: str, recorded: Mapping[str, Any], *, ways_out: str):
+        super().__init__(name, ways_out=ways_out)
+        self._recorded = recorded
+
+    def file(self, name: str) -> Path | None:
+        """The path of a file; weights have one too, by which some families are recognized."""
+        return Path(self.name) / name if name in self._recorded["files"] else super().file(name)
+
+    def tensors(self) -> Tensors:
+        def zeros(shape):
+            return lambda: np.broadcast_to(np.float32(0), shape)
+
+        readers = {name: zeros(tuple(shape)) for name, shape in self._recorded["shapes"].items()}
+        return Tensors(Weights(readers, Path(self.name)))
 
 
 class BlankTensors(Tensors):

@@ -151,7 +151,7 @@ def read_inputs(predictor: "Predictor", options: argparse.Namespace) -> "Iterato
     columns = Columns.parse(options.columns or data.columns, "--columns", optional=not options.columns)
     if predictor.run.kind == "sentences":
         return sentences(options.inputs, options.text, columns)
-    return images(options.inputs, data.image_size, columns)
+    return images(options.inputs, data.image_size, data.interpolation, columns)
 
 
 def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "PredictionWriter") -> tuple[int, int]:

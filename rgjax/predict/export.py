@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rgjax.data.pictures import pixels
+from rgjax.data.pictures.decode import resampling
 from rgjax.errors import UserError
 from rgjax.models.tokenizer import Tokens
 from rgjax.predict.predictor import Predictor
@@ -118,7 +119,9 @@ def _describe_inputs(predictor: Predictor) -> list[dict]:
     config = predictor.run.config
     size, longest = config.data.image_size, config.data.max_length
     if predictor.run.kind == "images":
-        how = "RGB as example.py reads it: upright, 8 bits, transparency over white, resized bilinearly"
+        name = resampling(config.data.interpolation).name
+        filtering = "bilinearly" if name == "BILINEAR" else f"by Pillow's {name} filter"
+        how = f"RGB as example.py reads it: upright, 8 bits, transparency over white, resized {filtering}"
         return [{"name": "images", "shape": ["b", size, size, 3], "dtype": "uint8", "preprocessing": how}]
     how = f"{TOKENIZER}, which cuts at {longest} tokens; pad shorter rows with zeros"
     return [
@@ -130,8 +133,8 @@ def _describe_inputs(predictor: Predictor) -> list[dict]:
 def _example(predictor: Predictor) -> str:
     size = predictor.run.config.data.image_size
     if predictor.run.kind == "images":
-        reads = inspect.getsource(pixels)
-        inputs = f"image = read_picture(sys.argv[1]).rgb.resize(({size}, {size}), Image.Resampling.BILINEAR)"
+        reads, name = inspect.getsource(pixels), resampling(predictor.run.config.data.interpolation).name
+        inputs = f"image = read_picture(sys.argv[1]).rgb.resize(({size}, {size}), Image.Resampling.{name})"
         return _LOAD.format(reads=reads, inputs=inputs, arguments="np.asarray(image)[None]").lstrip()
     reads = "from tokenizers import Tokenizer"
     inputs = 'ids = np.array([Tokenizer.from_file("tokenizer.json").encode(sys.argv[1]).ids], np.int32)'

@@ -46,7 +46,7 @@ class InputRow(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def images(names: Sequence[str], size: int, columns: Columns) -> Iterator[InputRow]:
+def images(names: Sequence[str], size: int, interpolation: str, columns: Columns) -> Iterator[InputRow]:
     """Read images from files, folders, tables of paths and standard input, in threads.
 
     Args:
@@ -54,12 +54,13 @@ def images(names: Sequence[str], size: int, columns: Columns) -> Iterator[InputR
             without the suffix of an image and hidden files are skipped. A table has a column "path", relative to its
             folder; the id is that of its column "id", or the path.
         size: the side in pixels to which images are resized.
+        interpolation: how they are resized, `data.interpolation`.
         columns: the columns of tables that are not named after their roles.
     """
     rows = (row for name in names for row in _images_of(name, columns))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while chunk := list(islice(rows, _READ_AHEAD)):
-            yield from pool.map(partial(_decoded, size=size), chunk)
+            yield from pool.map(partial(_decoded, size=size, interpolation=interpolation), chunk)
 
 
 def sentences(names: Sequence[str], texts: Sequence[str], columns: Columns) -> Iterator[InputRow]:
@@ -180,14 +181,14 @@ def _paths(name: str, is_input: Callable[[Path], bool], noun: str) -> Iterator[I
             _log.info(f"note: {one}")
 
 
-def _decoded(row: InputRow, size: int) -> InputRow:
+def _decoded(row: InputRow, size: int, interpolation: str) -> InputRow:
     if row.fault:
         return row
     image = Path(row.content) if isinstance(row.content, str) else row.content
     if isinstance(image, Path) and image.exists() and not image.is_file():  # reading a pipe would block
         return _fault(row.id, "not a file")
     try:
-        pixels, remarks = decode_with_remarks(image, size)
+        pixels, remarks = decode_with_remarks(image, size, interpolation)
         return InputRow(row.id, pixels, remarks=(*row.remarks, *remarks))
     except Unreadable as error:
         return _fault(row.id, str(error))

@@ -130,10 +130,16 @@ class Predictor:
         """The outputs for uint8 images [B, S, S, 3] or Tokens; a function that JAX traces."""
         config, regrouping = self.run.config, self.run.regrouping
         model = nnx.merge(self.run.graph, *params, copy=True)
-        features = model.features(unpacked(batch) if isinstance(batch, Tokens) else prepare_images(batch))
+        features = model.features(self._prepared(batch))
         logits = scale_logits(config.loss, self._stats, model.head(features)[:, : regrouping.num_pseudo_classes])
         classes = aggregate(logits, regrouping.parent, self.aggregate)
         return Outputs(jax.nn.softmax(classes), logits, features)  # type: ignore[arg-type]  # traced arrays
+
+    def _prepared(self, batch):
+        if isinstance(batch, Tokens):
+            return unpacked(batch)
+        seen = self.run.preprocessing
+        return prepare_images(batch, normalization=seen and seen.normalize)
 
     def _images(self, inputs) -> np.ndarray:
         images, size = np.asarray(inputs), self.run.config.data.image_size

@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ from rgjax.config import Config, recorded_config, validate
 from rgjax.encoders import Encoder, encode_images, encode_tokens
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.losses import loss_of
-from rgjax.models.factory import PRETRAINED, input_kind, make_model, word_pieces
-from rgjax.models.pretrained import DEFAULT_BERT, BlankCheckpoint, Checkpoint
+from rgjax.models.factory import PRETRAINED, input_kind, make_model, starts_from_checkpoint, word_pieces
+from rgjax.models.families import open_pretrained
+from rgjax.models.preprocessing import Preprocessing
+from rgjax.models.pretrained import DEFAULT_BERT, TENSORS, BlankCheckpoint, Checkpoint, ShapedCheckpoint
 from rgjax.models.tokenizer import FILES, WordPieces
 from rgjax.regroup import Regrouping
 from rgjax.storage import manifest
@@ -41,7 +44,9 @@ class FinishedRun(NamedTuple):
         class_names: names of the C classes.
         data: fingerprint of the data set.
         tokens: fingerprint of the tokenizer and of the weights before training; "" for images.
-        word_pieces: the tokenizer; None for images.
+        word_pieces: the tokenizer; None unless the network reads sentences.
+        preprocessing: how a pretrained network of images sees them; None for other networks.
+        kind: of the inputs: "images", "sentences" or "features".
     """
 
     config: Config
@@ -53,10 +58,8 @@ class FinishedRun(NamedTuple):
     data: str
     tokens: str
     word_pieces: WordPieces | None
-
-    @property
-    def kind(self) -> str:
-        return input_kind(self.config.model)
+    preprocessing: Preprocessing | None
+    kind: str
 
     @property
     def fingerprint(self) -> str:
@@ -100,19 +103,26 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
             indices, class_names = file["rows"], tuple(file["class_names"].tolist())
         recorded = read_json_object(workdir / "provenance.json")
         data, weights = recorded["fingerprints"]["data"], recorded["fingerprints"].get("weights", "")
-        if "max_length" in recorded:  # a number, where the config says auto
-            config.data.max_length = int(recorded["max_length"])
+        for name, kind_of_value in (("max_length", int), ("image_size", int), ("interpolation", str)):
+            if name in recorded:  # where the config says auto
+                config.data[name] = kind_of_value(recorded[name])
     except _DAMAGE as error:
         raise UserError(f"its files are damaged: {type(error).__name__}: {first_line(error)}") from error
     config.update_from_flattened_dict({name: value for name, value in changes.items() if value})
-    trained_on = input_kind(config.model)
+    starts = starts_from_checkpoint(config.model)
+    pretrained = _pretrained(workdir, config, weights, ways_out) if starts else None
+    trained_on = input_kind(config.model, pretrained)
     if kind and trained_on != kind:
         raise UserError(f"it was trained on {trained_on}, not {kind}")
     head = loss_of(config.loss).head
-    pretrained = _pretrained(workdir, config, weights, ways_out) if trained_on == "sentences" else None
-    pieces = pretrained and word_pieces(pretrained, config.data.max_length)
+    pieces = preprocessing = None
+    if pretrained and trained_on == "sentences":
+        pieces = word_pieces(config.model, pretrained, config.data.max_length)
+    elif pretrained:
+        preprocessing = replace(open_pretrained(pretrained).preprocessing, size=config.data.image_size)
     outputs = regrouping.num_pseudo_classes
-    model = make_model(config.model, outputs, head=head, seed=config.seed, checkpoint=pretrained)
+    size = preprocessing.size if preprocessing else None
+    model = make_model(config.model, outputs, head=head, seed=config.seed, checkpoint=pretrained, image_size=size)
     graph, state = init_state(model, config.train.optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, *_ = checkpoints.restore(state)
@@ -120,7 +130,8 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
     if not int(state.step):
         raise UserError("no checkpoint found")
     params = jax.device_get((state.params, state.batch_stats))
-    return FinishedRun(config, graph, params, regrouping, indices, class_names, data, weights, pieces)
+    network = (config, graph, params, regrouping, indices, class_names)
+    return FinishedRun(*network, data, weights, pieces, preprocessing, trained_on)
 
 
 def _pretrained(workdir: Path, config: Config, fingerprint: str, ways_out: str) -> Checkpoint:
@@ -129,6 +140,9 @@ def _pretrained(workdir: Path, config: Config, fingerprint: str, ways_out: str) 
     The run has a copy of them. A run of an older version has none: they are read from the checkpoint itself, which must
     be the same as then.
     """
+    if (workdir / PRETRAINED / TENSORS).is_file():
+        recorded = read_json_object(workdir / PRETRAINED / TENSORS)
+        return ShapedCheckpoint(str(workdir / PRETRAINED), recorded, ways_out=ways_out)
     if (workdir / PRETRAINED).is_dir():
         return BlankCheckpoint(str(workdir / PRETRAINED), ways_out=ways_out)
     checkpoint = Checkpoint(config.model.checkpoint or DEFAULT_BERT, ways_out=ways_out)
@@ -151,6 +165,6 @@ def encoder_of_run(workdir: Path, kind: str) -> Encoder:
     def encode(inputs: np.ndarray) -> np.ndarray:
         if run.word_pieces:
             return encode_tokens(features, run.params, run.word_pieces(inputs))
-        return encode_images(features, run.params, inputs)
+        return encode_images(features, run.params, inputs, run.preprocessing and run.preprocessing.normalize)
 
     return Encoder(run.fingerprint, encode)

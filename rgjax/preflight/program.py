@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,15 +15,30 @@ from rgjax.data.phrasebank import TOKEN_QUANTILES
 from rgjax.errors import UserError
 from rgjax.losses import class_stats, loss_of
 from rgjax.models.bert import bert_config
-from rgjax.models.factory import bert_checkpoint, make_model, reads_text
-from rgjax.models.pretrained import BlankCheckpoint, Checkpoint
+from rgjax.models.factory import (
+    checkpoint_settings,
+    make_model,
+    model_checkpoint,
+    on_platform,
+    reads_text,
+    starts_from_checkpoint,
+)
+from rgjax.models.pretrained import BlankCheckpoint, Checkpoint, ShapedCheckpoint
 from rgjax.models.tokenizer import Tokens
 from rgjax.regroup import regroup
 from rgjax.sampling.deepsmote import Synthetic, missing
 from rgjax.sharding import make_mesh, replicated, sharded_spec, trial_sharded
 from rgjax.training.feed import steps_per_chunk, streams
+from rgjax.training.inputs import resolve_images
 from rgjax.training.program import TrainData, init_state, make_run_steps
-from rgjax.training.setup import host_data, make_hyper, make_schedule, require_trainable, training_program
+from rgjax.training.setup import (
+    host_data,
+    make_augmentation,
+    make_hyper,
+    make_schedule,
+    require_trainable,
+    training_program,
+)
 from rgjax.training.task import Task, how_to_regroup, make_task
 
 _log = logging.getLogger(__name__)
@@ -34,6 +50,7 @@ def spec_task(config: Config) -> Task:
     The clustering is assumed to yield as many pseudo-classes as asked for; a grouped split of the real data differs
     by an example or two per class.
     """
+    config, preprocessing = resolve_images(config, {})
     dataset = load_data(config.data, spec=True)
     require_trainable(config, dataset)
     labels, how, features = dataset.labels[dataset.train], how_to_regroup(config, dataset), None
@@ -48,7 +65,8 @@ def spec_task(config: Config) -> Task:
         images = np.broadcast_to(dataset.inputs[0], (len(added), *dataset.inputs.shape[1:]))
         synthetic = Synthetic(images, added, none, none)
         inputs = np.broadcast_to(dataset.inputs[0], (len(dataset.inputs) + len(added), *dataset.inputs.shape[1:]))
-    return make_task(config, dataset, inputs, clusters, synthetic=synthetic)
+    task = make_task(config, dataset, inputs, clusters, synthetic=synthetic)
+    return replace(task, preprocessing=preprocessing)
 
 
 def blank_inputs(config: Config, dataset: Dataset) -> np.ndarray | Tokens:
@@ -63,7 +81,7 @@ def blank_inputs(config: Config, dataset: Dataset) -> np.ndarray | Tokens:
     if config.data.name == "phrasebank":
         lengths = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(TOKEN_QUANTILES)), TOKEN_QUANTILES)
         lengths = np.random.default_rng(0).permutation(lengths.astype(np.int32))
-    limit = bert_config(blank_checkpoint(config))["max_position_embeddings"]
+    limit = checkpoint_settings(config.model, blank_checkpoint(config))["max_position_embeddings"]
     lengths = np.minimum(lengths, text_length(config.data.max_length, lengths[dataset.train], limit))
     return Tokens(np.broadcast_to(np.int32(0), (count, lengths.max())), lengths)
 
@@ -85,18 +103,18 @@ def lowered_program(
 
     def initial_state():
         model = make_model(
-            config.model,
+            on_platform(config.model, platform),
             task.regrouping.num_pseudo_classes,
             head=loss_of(config.loss).head,
             seed=config.seed,
-            platform=platform,
-            checkpoint=blank_checkpoint(config) if config.model.name == "bert" else None,
+            checkpoint=blank_checkpoint(config) if starts_from_checkpoint(config.model) else None,
+            image_size=task.image_size,
         )
         return init_state(model, config.train.optimizer)
 
     graph, state = jax.eval_shape(initial_state)
     keys = [jax.random.key(config.seed + i) for i in range(trials)]
-    spec = training_program(config, task, graph, state.params, keys=keys, mesh=mesh, platform=platform)
+    spec = training_program(config, task, graph, state, keys=keys, mesh=mesh, platform=platform)
     schedule, host = make_schedule(config, task.examples_per_epoch(config)), host_data(task.inputs)
     count = len(host)
     if streams(config.data.placement, host, spec.shards, memory):
@@ -111,19 +129,25 @@ def lowered_program(
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((trials, *x.shape), x.dtype, sharding=sharding), tree)
 
     data = TrainData(sharded_spec(host.spec(count), mesh), *shared(task.examples))
-    hyper = make_hyper(config, schedule, class_stats(config.loss, task.regrouping))
+    [augmentation] = make_augmentation([config], task)
+    hyper = make_hyper(config, schedule, class_stats(config.loss, task.regrouping), augmentation)
     state, hyper, key = per_trial((jax.eval_shape(spec.layout.flatten, state), hyper, keys[0]))
     traced = make_run_steps(spec).trace(state, shared(np.int32(1)), data, hyper, key)
     return traced, traced.lower()
 
 
 def blank_checkpoint(config: Config) -> Checkpoint:
-    """The config's BERT checkpoint by its config.json, without weights.
+    """The config's checkpoint by its config.json, without weights.
 
-    It has the shape of bert-base if that file is unavailable.
+    With model.name=bert, it has the shape of bert-base if that file is unavailable.
     """
+    if config.model.name == "pretrained":
+        checkpoint = model_checkpoint(config.model)
+        if checkpoint.is_local:
+            return ShapedCheckpoint(checkpoint.name, checkpoint.shapes(), ways_out="")
+        return BlankCheckpoint(checkpoint.name, ways_out="")
     try:
-        values = bert_checkpoint(config.model).json("config.json")
+        values = model_checkpoint(config.model).json("config.json")
     except UserError:
         _log.info("config.model.checkpoint: unavailable; assuming the shape of bert-base")
         values = {"model_type": "bert"}

@@ -2,9 +2,10 @@
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ def write(
     fingerprints: dict[str, str],
     notes: Sequence[dict],
     *,
-    max_length: int | None = None,
+    choices: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the provenance of this process and its inputs, with a copy of the config.
 
@@ -30,7 +31,7 @@ def write(
         config: the settings of the run.
         fingerprints: input -> the fingerprint of its content.
         notes: what was skipped or changed while the data were read, ready for JSON.
-        max_length: tokens at which sentences are cut; None for images.
+        choices: what `auto` in the config meant, by the names of fields.
 
     Raises:
         UserError: if the run began with other inputs, because it cannot resume with these.
@@ -55,7 +56,7 @@ def write(
             "devices": [device.device_kind for device in jax.devices()],
             "fingerprints": fingerprints,
             "notes": list(notes),
-            **({} if max_length is None else {"max_length": max_length}),
+            **choices,
             "config": config,
         },
     )

@@ -22,19 +22,28 @@ def cosine_decay(step: jax.Array, *, peak, warmup_steps, total_steps) -> jax.Arr
     return peak * jnp.minimum((step + 1.0) / (warmup + 1.0), 1.0) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 
-def _sgd(lr, momentum, weight_decay):
+def _sgd(lr, momentum, weight_decay, shares=None):
     """SGD as in torch: weight decay is added to the gradient before the momentum."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum), optax.scale_by_learning_rate(lr))
+    return optax.chain(_decay(weight_decay, shares), optax.trace(momentum), optax.scale_by_learning_rate(lr))
 
 
-def _adamw(lr, momentum, weight_decay):
+def _adamw(lr, momentum, weight_decay, shares=None):
     """Adam with decoupled weight decay; `momentum` is its beta1.
 
     Source: Loshchilov & Hutter 2019.
     """
-    return optax.chain(
-        optax.scale_by_adam(b1=momentum), optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(lr)
-    )
+    return optax.chain(optax.scale_by_adam(b1=momentum), _decay(weight_decay, shares), optax.scale_by_learning_rate(lr))
+
+
+def _decay(weight_decay, shares):
+    """Weight decay, multiplied by `shares`, a tree like the parameters; 1 if None."""
+    if shares is None:
+        return optax.add_decayed_weights(weight_decay)
+
+    def add(updates, params):
+        return jax.tree.map(lambda update, param, share: update + weight_decay * share * param, updates, params, shares)
+
+    return optax.stateless(add)
 
 
 OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}

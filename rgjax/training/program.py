@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rgjax.losses import weighted_mean
 from rgjax.sampling.samplers import epoch_rows
 from rgjax.sharding import AXIS, TRIAL
+from rgjax.training.habits import PLAIN, Habits
 from rgjax.training.layout import TREES, Layout
 from rgjax.training.optimizer import OPTIMIZERS, cosine_decay
 
@@ -72,6 +73,7 @@ class HyperParams(NamedTuple):
     class_weights: Any
     drw_weights: Any
     drw_start: Any
+    head_only_steps: Any = 0  # at the beginning, in which only the head's parameters move
 
 
 class Batch(NamedTuple):
@@ -132,6 +134,7 @@ class StepSpec:
         mesh: devices by the axes "trial" and "data".
         layout: how the state is stored on the devices.
         skip: whether to skip a non-finite step and go on; otherwise the trial diverges.
+        habits: what fine-tuning does otherwise.
     """
 
     graph: nnx.GraphDef
@@ -143,6 +146,7 @@ class StepSpec:
     mesh: Mesh
     layout: Layout = TREES
     skip: bool = False
+    habits: Habits = PLAIN
 
     @property
     def shards(self) -> int:
@@ -197,10 +201,11 @@ def train_step(
 
     def update():
         lr = cosine_decay(state.step, peak=hyper.lr, warmup_steps=hyper.warmup_steps, total_steps=hyper.total_steps)
-        tx = OPTIMIZERS[spec.optimizer](lr, hyper.momentum, hyper.weight_decay)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        return TrainState(params, batch_stats, opt_state, state.step + 1, state.alive)
+        habits = spec.habits.stored(spec.layout, params).at(state.step < hyper.head_only_steps)
+        tx = OPTIMIZERS[spec.optimizer](lr, hyper.momentum, hyper.weight_decay, habits.decays)
+        updates, opt_state = tx.update(habits.clip(grads), state.opt_state, state.params)
+        new_params = jax.tree.map(jnp.add, state.params, habits.scale(updates))
+        return TrainState(new_params, batch_stats, opt_state, state.step + 1, state.alive)
 
     def keep():
         if spec.skip:

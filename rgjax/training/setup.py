@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +14,14 @@ from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.errors import UserError
 from rgjax.losses import ClassStats, loss_of
-from rgjax.models.factory import input_kind, packing, padded
+from rgjax.models.factory import packing, padded
 from rgjax.models.tokenizer import Tokens
 from rgjax.sharding import AXIS
 from rgjax.training.feed import HostData
+from rgjax.training.habits import make_habits
 from rgjax.training.layout import layout_for
 from rgjax.training.loop import TrainSchedule
-from rgjax.training.program import HyperParams, StepSpec, draw_epoch
+from rgjax.training.program import HyperParams, StepSpec, TrainState, draw_epoch
 from rgjax.training.task import Task
 
 
@@ -29,7 +29,7 @@ def training_program(
     config: Config,
     task: Task,
     graph: nnx.GraphDef,
-    params: Any,
+    state: TrainState,
     *,
     keys: Sequence[jax.Array],
     mesh: Mesh,
@@ -43,7 +43,7 @@ def training_program(
         config: of any of the trials.
         task: what they are trained on; of its inputs only the shapes and the lengths of sentences are read.
         graph: structure of the network.
-        params: its parameters, or their shapes.
+        state: its parameters and statistics, or their shapes.
         keys: the random key of each trial.
         mesh: the devices that share the trials.
         platform: of these devices.
@@ -56,13 +56,14 @@ def training_program(
     return StepSpec(
         graph=graph,
         loss=loss_of(config.loss).function,
-        prepare=make_prepare(task.inputs, tokens),
+        prepare=make_prepare(task, tokens),
         optimizer=config.train.optimizer,
         batch_size=schedule.batch_size,
         steps_per_epoch=schedule.steps_per_epoch,
         mesh=mesh,
-        layout=layout_for(platform, params),
+        layout=layout_for(platform, state.params),
         skip=config.train.on_nan == "skip",
+        habits=make_habits(config.train, nnx.merge(graph, state.params, state.batch_stats)),
     )
 
 
@@ -71,14 +72,16 @@ def host_data(inputs: np.ndarray | Tokens) -> HostData:
     return HostData(inputs) if isinstance(inputs, Tokens) or inputs.ndim == 2 else HostData(inputs, to_lanes)
 
 
-def make_prepare(inputs: np.ndarray | Tokens, tokens: int) -> Callable:
-    """The preparation of a batch of `inputs` in the devices' form.
+def make_prepare(task: Task, tokens: int) -> Callable:
+    """The preparation of a batch of the task's inputs in the devices' form.
 
     A batch of sentences has up to `tokens` tokens; features are read as they are.
     """
-    if isinstance(inputs, Tokens):
+    if isinstance(task.inputs, Tokens):
         return packing(tokens)
-    return _unchanged if inputs.ndim == 2 else in_lanes(inputs[:1])[1]
+    if task.inputs.ndim == 2:
+        return _unchanged
+    return in_lanes(task.inputs[:1], task.preprocessing and task.preprocessing.normalize)[1]
 
 
 def _unchanged(features: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -151,8 +154,29 @@ def duration(
     return None
 
 
-def make_hyper(config: Config, schedule: TrainSchedule, stats: ClassStats) -> HyperParams:
-    """The hyper-parameters of one trial, padded to the network's output width."""
+def make_augmentation(configs: Sequence[Config], task: Task) -> list[dict[str, np.float32]]:
+    """The augmentation of each trial of a population; empty unless inputs are images."""
+    if isinstance(task.inputs, Tokens) or task.inputs.ndim == 2:
+        return [{} for _ in configs]
+    jitters = any(config.data.color_jitter for config in configs)  # trials share a program
+    return [
+        {"flip": np.float32(0.5 if config.data.flip else 0.0), "rotation": np.float32(config.data.rotation)}
+        | ({"jitter": np.float32(config.data.color_jitter)} if jitters else {})
+        for config in configs
+    ]
+
+
+def make_hyper(
+    config: Config, schedule: TrainSchedule, stats: ClassStats, augmentation: dict[str, np.float32]
+) -> HyperParams:
+    """The hyper-parameters of one trial, padded to the network's output width.
+
+    Args:
+        config: of the trial.
+        schedule: of the trial.
+        stats: of the classes.
+        augmentation: of the trial.
+    """
     outputs = len(stats.counts)
     loss = loss_of(config.loss)
     weights = loss.weights(stats)
@@ -160,10 +184,6 @@ def make_hyper(config: Config, schedule: TrainSchedule, stats: ClassStats) -> Hy
     def pad(values):
         return np.pad(values, (0, padded(outputs) - outputs)) if np.ndim(values) else values
 
-    augmentation = {}
-    if input_kind(config.model) == "images":
-        flip, rotation = 0.5 if config.data.flip else 0.0, config.data.rotation
-        augmentation = {"flip": np.float32(flip), "rotation": np.float32(rotation)}
     return HyperParams(
         lr=np.float32(config.train.lr),
         momentum=np.float32(config.train.momentum),
@@ -176,6 +196,7 @@ def make_hyper(config: Config, schedule: TrainSchedule, stats: ClassStats) -> Hy
         class_weights=pad(weights),
         drw_weights=pad(weights if schedule.drw_start is None else stats.effective_weights()),
         drw_start=np.int32(schedule.total_steps if schedule.drw_start is None else schedule.drw_start),
+        head_only_steps=np.int32(config.train.head_only_percent / 100 * schedule.total_steps),
     )
 
 

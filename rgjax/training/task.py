@@ -9,6 +9,7 @@ from rgjax.config import Config
 from rgjax.data import Dataset
 from rgjax.errors import UserError
 from rgjax.models.frozen import Standardization
+from rgjax.models.preprocessing import Preprocessing
 from rgjax.models.tokenizer import Tokens
 from rgjax.regroup import Regrouping
 from rgjax.sampling.deepsmote import Synthetic
@@ -30,6 +31,7 @@ class Task:
         features: the features [N_train, D] that were clustered, if any.
         synthetic: the synthetic images, if any.
         max_length: tokens at which sentences are cut; None for images.
+        preprocessing: how a pretrained network of images sees them; None for other networks.
     """
 
     dataset: Dataset
@@ -42,6 +44,7 @@ class Task:
     features: np.ndarray | None = None
     synthetic: Synthetic | None = None
     max_length: int | None = None
+    preprocessing: Preprocessing | None = None
 
     @property
     def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,6 +56,19 @@ class Task:
         if isinstance(self.inputs, Tokens) or self.inputs.ndim != 2:
             return None
         return Standardization.of(self.inputs[self.dataset.train])
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What `auto` meant in fields of the section `data`, which a run records."""
+        if self.max_length is not None:
+            return {"max_length": self.max_length}
+        seen = self.preprocessing
+        return {"image_size": seen.size, "interpolation": seen.interpolation.lower()} if seen else {}
+
+    @property
+    def image_size(self) -> int | None:
+        """Side in pixels of the images that a pretrained network reads."""
+        return self.preprocessing.size if self.preprocessing else None
 
     def ids(self, indices: np.ndarray) -> list[str]:
         """The names of examples of `inputs`."""

@@ -32,7 +32,7 @@ from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.feed import DeviceFeed, StreamFeed, device_memory, streams
 from rgjax.training.loop import Callbacks, Fault, Status, TrainSchedule, fit, nonfinite_logits
 from rgjax.training.program import HyperParams, StepSpec, TrainState, init_state, make_predict, make_run_steps
-from rgjax.training.setup import host_data, make_hyper, make_prepare, make_schedule, training_program
+from rgjax.training.setup import host_data, make_augmentation, make_hyper, make_prepare, make_schedule, training_program
 from rgjax.training.task import Task
 from rgjax.training.trackers import Trackers
 
@@ -144,11 +144,11 @@ def open_session(
     states, seconds, skipped = zip(*restored, strict=True)
 
     keys = [jax.random.key(trial.config.seed) for trial in trials]
-    spec = training_program(
-        config, task, graphs[0], states[0].params, keys=keys, mesh=mesh, platform=jax.default_backend()
-    )
+    spec = training_program(config, task, graphs[0], states[0], keys=keys, mesh=mesh, platform=jax.default_backend())
     stats = class_stats(config.loss, task.regrouping)
-    hypers = [make_hyper(trial.config, schedule, stats) for trial, schedule in zip(trials, schedules, strict=True)]
+    configs = [trial.config for trial in trials]
+    by_trial_settings = zip(configs, schedules, make_augmentation(configs, task), strict=True)
+    hypers = [make_hyper(config, schedule, stats, how) for config, schedule, how in by_trial_settings]
     session = Session(
         task=task,
         trials=trials,
@@ -209,7 +209,7 @@ def make_predict_split(session: Session) -> Callable[[TrainState, str], list[np.
     if isinstance(task.inputs, Tokens):
         lengths = [task.inputs.lengths[indices].reshape(-1, size // spec.shards) for indices in batches.values()]
         tokens = max(int(of_split.sum(axis=1).max()) for of_split in lengths)
-    predict = make_predict(spec.graph, make_prepare(task.inputs, tokens), spec.mesh, spec.layout)
+    predict = make_predict(spec.graph, make_prepare(task, tokens), spec.mesh, spec.layout)
     stats = class_stats(loss, task.regrouping)
 
     def predict_split(state: TrainState, split: str) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from tests.support.pictures import png16
 
 
 def read(path):
-    return list(images([str(path)], 4, Columns()))
+    return list(images([str(path)], 4, "auto", Columns()))
 
 
 def test_the_images_of_an_npz_file(tmp_path):

@@ -26,8 +26,10 @@ from rgjax.preflight.flops import step_flops
 from rgjax.preflight.program import lowered_program, spec_task
 from rgjax.sharding import make_mesh
 from rgjax.training import trainer
+from rgjax.training.program import init_state
 from rgjax.training.setup import host_data, training_program
 from tests.support.downloads import write_tiny_bert
+from tests.support.programs import Dense
 
 ROOT = Path(__file__).parents[2]
 
@@ -246,7 +248,8 @@ def test_a_batch_of_sentences_is_packed_as_densely_as_the_published_lengths_allo
     task = spec_task(config)
     assert task.inputs.ids.shape == (4846, 64)
     mesh, keys = make_mesh(jax.devices()[:1], trials=1, batch_size=32), [jax.random.key(0)]
-    spec = training_program(config, task, None, {}, keys=keys, mesh=mesh, platform="cpu")
+    network = init_state(Dense(words=50), "sgd")
+    spec = training_program(config, task, *network, keys=keys, mesh=mesh, platform="cpu")
     batch = jax.eval_shape(spec.prepare, jax.tree.map(lambda x: x[:32], task.inputs))
     assert 32 * 28 < len(batch.ids) < 32 * 45
     with pytest.raises(UserError, match="cannot read sentences"):

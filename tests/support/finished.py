@@ -112,6 +112,7 @@ def finish_untrained(workdir, method="ce", **changes):
         task.regrouping.num_pseudo_classes,
         head=loss_of(trial.config.loss).head,
         seed=trial.config.seed,
+        image_size=task.image_size,
     )
     _, state = init_state(model, trial.config.train.optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints")

@@ -98,17 +98,19 @@ def hyper_params(classes: int = CLASSES, **changes) -> HyperParams:
     return jax.tree.map(lambda v: jnp.asarray(v, jnp.int32 if isinstance(v, int) else jnp.float32), hyper)
 
 
-def step_spec(graph: nnx.GraphDef, loss=cross_entropy, *, mesh=None, layout: Layout = TREES, skip=False) -> StepSpec:
+def step_spec(
+    graph: nnx.GraphDef, loss=cross_entropy, *, optimizer="sgd", mesh=None, layout: Layout = TREES, **settings
+) -> StepSpec:
     return StepSpec(
         graph=graph,
         loss=loss,
         prepare=prepare_images,
-        optimizer="sgd",
+        optimizer=optimizer,
         batch_size=BATCH,
         steps_per_epoch=STEPS_PER_EPOCH,
         mesh=mesh or make_mesh(jax.devices()[:1], trials=1, batch_size=BATCH),
         layout=layout,
-        skip=skip,
+        **settings,
     )
 
 

@@ -69,7 +69,7 @@ def test_a_run_records_the_number_and_reads_by_it_without_its_data(tmp_path):
     run = finish_untrained(tmp_path / "run", **settings)
     recorded = {name: json.loads((run / f"{name}.json").read_text()) for name in ("config", "provenance")}
     assert recorded["config"]["data"]["max_length"] == "auto"
-    assert recorded["provenance"]["max_length"] == artifacts.recorded_length(run) == 192
+    assert recorded["provenance"]["max_length"] == artifacts.recorded_choices(run)["max_length"] == 192
     artifacts.refuse_another(run, config_of("ce", **settings))
     with pytest.raises(UserError, match=r"holds a run with config\.data\.max_length='auto', not 64; use another"):
         artifacts.refuse_another(run, config_of("ce", **settings | {"data.max_length": 64}))
@@ -82,6 +82,6 @@ def test_a_run_records_the_number_and_reads_by_it_without_its_data(tmp_path):
 def test_a_resumed_run_keeps_its_number(tmp_path):
     settings = text_settings(tmp_path, [9, 9, 9, 150])
     assert read(settings, recorded=128)[0].data.max_length == 128
-    assert artifacts.recorded_length(tmp_path) is None
+    assert artifacts.recorded_choices(tmp_path) == {}
     write_json(tmp_path / "provenance.json", {"max_length": "many"})
-    assert artifacts.recorded_length(tmp_path) is None
+    assert artifacts.recorded_choices(tmp_path) == {}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms
 
+from rgjax.config import AUTO
 from rgjax.data.pictures.pixels import read_picture
 from rgjax.errors import one_line
 
@@ -60,21 +61,32 @@ class Examined(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def decode(image: Encoded, size: int) -> np.ndarray:
+def decode(image: Encoded, size: int, interpolation: str = AUTO) -> np.ndarray:
     """Decode an image to RGB uint8 [size, size, 3].
 
-    Resized bilinearly; `pixels` has the rules for orientation, transparency and values of more than 8 bits.
-    Raises Unreadable if the file is not an image, is damaged, or has more than MAX_PIXELS.
+    Resized by `resampling(interpolation)`; `pixels` has the rules for orientation, transparency and values of more than
+    8 bits. Raises Unreadable if the file is not an image, is damaged, or has more than MAX_PIXELS.
     """
-    return decode_with_remarks(image, size).pixels
+    return decode_with_remarks(image, size, interpolation).pixels
 
 
-def decode_with_remarks(image: Encoded, size: int) -> Decoded:
+def decode_with_remarks(image: Encoded, size: int, interpolation: str = AUTO) -> Decoded:
     """The same as `decode`, with what a user may not expect of the image."""
     with _unreadable(image):
         picture = read_picture(image)
-        resized = picture.rgb.resize((size, size), Image.Resampling.BILINEAR)
+        resized = picture.rgb.resize((size, size), resampling(interpolation))
         return Decoded(np.asarray(resized), (*picture.remarks, *_blank(resized)))
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Pillow's filter of a value of `data.interpolation`: bilinear for `AUTO`."""
+    return Image.Resampling["BILINEAR" if interpolation == AUTO else interpolation.upper()]
+
+
+def named(interpolation: str) -> tuple[str, ...]:
+    """What `interpolation` adds to the name of a cache: nothing if it is bilinear."""
+    name = resampling(interpolation).name
+    return () if name == "BILINEAR" else (name,)
 
 
 def examine(image: Encoded) -> Examined:
