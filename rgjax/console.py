@@ -91,6 +91,14 @@ def table(rows: Iterable[Sequence[object]], align: str, *, indent: str = "  ") -
     return "\n".join((indent + line).rstrip() for line in lines)
 
 
+def in_words(seconds: float) -> str:
+    """An estimated time, no more precise than it is: "about 3 minutes"."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if (count := seconds / length) >= 1.5:
+            return f"about {round(count, -1 if count > 30 else 0):.0f} {unit}s"
+    return "about a minute"
+
+
 def local_path(name: str) -> Path:
     """The local path `name`, with `~` expanded. Raises UserError for a URL."""
     if "://" in name:

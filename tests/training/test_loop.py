@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rgjax.config import method_config
+from rgjax.training import loop
 from rgjax.training.loop import Callbacks, Fault, Status, fit
 from rgjax.training.program import Totals, TrainState, draw_epoch
 from rgjax.training.setup import max_batch_tokens
+from rgjax.training.trainer import forecast
 from tests.support.trainings import SCHEDULE
 
 
@@ -153,3 +156,31 @@ def test_the_token_budget_covers_every_batch_that_is_drawn():
     orders = [np.asarray(draw_epoch(key, epoch, jnp.asarray(pool), 4, 8)) for epoch in range(3)]
     assert all(len(np.unique(order)) == 32 for order in orders)
     assert max_batch_tokens(lengths, pool, key, schedule) == max(lengths[order].sum(axis=1).max() for order in orders)
+
+
+def test_the_rest_of_training_is_forecast_once(monkeypatch):
+    monkeypatch.setattr(loop, "_CALL_SECONDS", 0.0)
+    ticks = iter(range(0, 10_000, 3))  # each look at the clock is 3 s later
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(ticks))
+    seconds = []
+    run(SCHEDULE, start=7, callbacks={"forecast": seconds.append})
+    assert seconds == [(23 - 10) * 3 / 3]  # after the first call, of three steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train.epochs": 400}, "lower --config.train.epochs (now 400), or train a head on features in minutes by"),
+        ({"train.steps": 900}, "lower --config.train.steps (now 900), or"),
+        ({"model.name": "mlp"}, "lower --config.train.epochs (now 400)"),
+    ],
+)
+def test_a_long_training_is_announced_with_the_ways_out(changes, says, caplog):
+    config = method_config("ce", changes)
+    with caplog.at_level("INFO", "rgjax"):
+        forecast(config, 500)
+        assert not caplog.messages
+        forecast(config, 43_000)
+    [message] = caplog.messages
+    assert message.startswith(f"training will take about 12 hours; {says}")
+    assert ("mlp" in message) == (config.model.name != "mlp")

