@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from rgjax.models.backbone import Family, Options
+from rgjax.models.kernels.winograd import chunk_count, chunks, joined
 from rgjax.models.layers import BatchNorm, Conv, Depthwise
 from rgjax.models.preprocessing import TORCHVISION
 from rgjax.models.pretrained import Checkpoint, Tensors
@@ -33,6 +34,7 @@ _STAGES = (
 )
 _STEM, _TOP = 32, 1280  # channels, the same in all variants
 _EPSILON = 1e-3
+_CACHED = 3 * 2**16  # values of the images in a chunk: one of 224 pixels, four of 128
 
 
 class Block(nnx.Module):
@@ -62,7 +64,7 @@ class Block(nnx.Module):
 class EfficientNetLite(nnx.Module):
     """Images [B, H, W, 3] -> the mean over the last map [B, 1280] in float32."""
 
-    width = _TOP
+    width, above = _TOP, ("top", "bn1")
 
     def __init__(self, name: str, options: Options, *, rng: np.random.Generator):
         """Draw a network.
@@ -91,6 +93,13 @@ class EfficientNetLite(nnx.Module):
         self.bn1 = norm(_TOP)
 
     def features(self, x, *, train: bool = False, key=None):
+        def in_chunks(x):
+            return joined(jax.lax.map(self._run, chunks(x, chunk_count(x, _CACHED))))
+
+        # On CPUs, few images at a time stay in the cache through all layers; training has to see the whole batch.
+        return self._run(x, train) if train else jax.lax.platform_dependent(x, cpu=in_chunks, default=self._run)
+
+    def _run(self, x, train: bool = False):
         x = jax.nn.relu6(self.bn0(_same(self.stem, x.astype(self.dtype)), train))
         for block in self.blocks:
             x = block(x, train)

@@ -60,8 +60,8 @@ def _grid(shape):
 @sequential_vmap
 def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
     """`x` [B, H, W, I], zero-padded by one, with `w` [3, 3, I, O] -> [B, H, W, O]."""
-    n, kernels = _chunk_count(x), _kernel_tiles(w)
-    return _joined(lax.map(lambda x: _image("ptc,pco->pto", x, kernels), _chunks(x, n)))
+    n, kernels = chunk_count(x, _CACHED), _kernel_tiles(w)
+    return joined(lax.map(lambda x: _image("ptc,pco->pto", x, kernels), chunks(x, n)))
 
 
 @sequential_vmap
@@ -71,28 +71,32 @@ def gradients(x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax
     `dy` is [B, H, W, O]. The first is a convolution itself, with the kernel turned round; the second runs the products
     backwards.
     """
-    n, turned = max(_chunk_count(x), _chunk_count(dy)), _kernel_tiles(w[::-1, ::-1])
+    n, turned = max(chunk_count(x, _CACHED), chunk_count(dy, _CACHED)), _kernel_tiles(w[::-1, ::-1])
 
     def chunk(products, rows):
         x, dy = rows
         products += jnp.einsum("ptc,pto->pco", _input_tiles(x), _output_tiles(dy))
         return products, _image("pto,pco->ptc", dy, turned)
 
-    products, dx = lax.scan(chunk, jnp.zeros_like(turned), (_chunks(x, n), _chunks(dy, n)))
+    products, dx = lax.scan(chunk, jnp.zeros_like(turned), (chunks(x, n), chunks(dy, n)))
     dw = _BOTH_WAYS.T.astype(x.dtype) @ products.reshape(_WINDOW**2, -1)
-    return _joined(dx), dw.reshape(w.shape)
+    return joined(dx), dw.reshape(w.shape)
 
 
-def _chunk_count(x):
-    return next(n for n in range(1, len(x) + 1) if len(x) % n == 0 and (n == len(x) or x.size <= n * _CACHED))
+def chunk_count(x: jax.Array, cached: int) -> int:
+    """Into how many equal chunks to cut `x` so that each has at most `cached` values."""
+    if not isinstance(x.shape[0], int):  # a symbolic size, in exported programs
+        return 1
+    return next(n for n in range(1, len(x) + 1) if len(x) % n == 0 and (n == len(x) or x.size <= n * cached))
 
 
-def _chunks(x, n):
+def chunks(x: jax.Array, n: int) -> jax.Array:
     """`x` [B, ...] as [n, B / n, ...], whose tiles stay in the cache."""
     return x.reshape(n, -1, *x.shape[1:])
 
 
-def _joined(x):
+def joined(x: jax.Array) -> jax.Array:
+    """The inverse of `chunks`."""
     return x.reshape(-1, *x.shape[2:])
 
 
