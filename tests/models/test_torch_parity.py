@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rgjax.models.backbone import Options
 from rgjax.models.bert import Bert, BertClassifier, bert_config
 from rgjax.models.families import open_pretrained
 from rgjax.models.packing import mean_tokens, pack
@@ -73,3 +74,32 @@ def test_clip(changes, tmp_path):
         theirs = model(torch.tensor(pixels.transpose(0, 3, 1, 2).copy())).image_embeds.numpy()
     ours = open_pretrained(checkpoint).build().features(jnp.asarray(pixels))
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda: transformers.ViTModel(transformers.ViTConfig()), 384),
+        (
+            lambda: transformers.Dinov2WithRegistersModel(
+                transformers.Dinov2WithRegistersConfig(
+                    hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14
+                )
+            ),
+            224,
+        ),
+        (lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig()), 256),
+    ],
+    ids=["ViT-B/16", "DINOv2-S/14 with registers", "SigLIP-B/16"],
+)
+def test_vision_transformer_at_another_size(make, size, tmp_path):
+    torch.manual_seed(0)
+    model = make()
+    checkpoint = saved(model, tmp_path)
+    pixels = np.random.default_rng(0).standard_normal((1, size, size, 3)).astype(np.float32)
+    images, always = torch.tensor(pixels.transpose(0, 3, 1, 2).copy()), model.config.model_type.startswith("dinov2")
+    with torch.no_grad():
+        theirs = model(images) if always else model(images, interpolate_pos_encoding=True)
+    pooled = theirs.pooler_output if "siglip" in model.config.model_type else theirs.last_hidden_state[:, 0]
+    ours = open_pretrained(checkpoint).build(Options(image_size=size)).features(jnp.asarray(pixels))
+    np.testing.assert_allclose(ours, pooled.numpy(), atol=TOLERANCE, rtol=0)
