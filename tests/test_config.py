@@ -19,10 +19,10 @@ from rgjax.config import (
     value_of,
 )
 from rgjax.data.phrasebank import AGREEMENTS
-from rgjax.encoders.bert import POOLINGS
 from rgjax.errors import UserError
 from rgjax.losses import LOSSES
 from rgjax.models.layers import HEADS
+from rgjax.models.pooling import POOLINGS
 from rgjax.models.resnet import STAGES, STEMS
 from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
 from rgjax.regroup.regrouping import MIN_SIZE
@@ -53,7 +53,7 @@ def test_every_config_is_valid_with_every_method(path, method):
 REGISTRIES = {
     "trackers": TRACKERS,
     "data.agreement": AGREEMENTS,
-    "encoder.pooling": POOLINGS,
+    "encoder.pooling": ("auto", *POOLINGS),
     "regroup.clustering": CLUSTERINGS,
     "regroup.rule": RULES,
     "regroup.aggregate": AGGREGATIONS,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rgjax.encoders.bert import encode_tokens
 from rgjax.encoders.clip import clip
+from rgjax.encoders.text import encode_tokens
 from rgjax.errors import UserError
 from rgjax.models.bert import Bert, bert_config
 from rgjax.models.packing import mean_tokens

@@ -157,7 +157,12 @@ FIELDS: dict[str, Field] = {
         high=1024,
         late=True,
     ),
-    "encoder.pooling": _choice("mean", "bert: mean of the tokens, or the first one, [CLS]", "mean", "cls"),
+    "encoder.pooling": _choice(
+        "auto",
+        "text: from tokens to one vector, such as their mean or the first one, [CLS]; auto: as the checkpoint's folder "
+        "says, else the mean",
+        *("auto", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"),
+    ),
     "encoder.unit_length": Field(True, "clip: scale the features to length 1"),
     "encoder.seed": _count(0, "seed of the untrained network of 'projection'", low=0),
     "regroup.clustering": _choice(

@@ -83,6 +83,8 @@ def identity(config: Config) -> dict[str, Any]:
     values = {name: recorded(name) for name in FIELDS if FIELDS[name].identity}
     if values["data.name"] in CUSTOM and (place := recorded("data.manual_dir")):
         values["data.manual_dir"] = os.path.abspath(local_path(place))
+    if values["encoder.pooling"] == AUTO and values["encoder.name"] != "pretrained":
+        values["encoder.pooling"] = "mean"  # which it means there, and was the default of earlier versions
     late = {name for name, setting in FIELDS.items() if setting.late and values.get(name) in (None, setting.default)}
     return {name: value for name, value in values.items() if name not in late}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from rgjax.config import ENCODERS
 from rgjax.console import local_path
-from rgjax.encoders.bert import bert
 from rgjax.encoders.clip import DEFAULT_CLIP, clip
 from rgjax.encoders.encoder import Encoder
 from rgjax.encoders.projection import projection
+from rgjax.encoders.text import bert
 from rgjax.errors import UserError
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint
 

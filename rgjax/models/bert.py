@@ -3,6 +3,7 @@
 Hidden states are [P, D], without padding. Parameters are float32; `dtype` is that of activations.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,17 +13,45 @@ from flax import nnx
 
 from rgjax.models.layers import HEADS
 from rgjax.models.packing import Packed, first_tokens
+from rgjax.models.pooling import Pooling, TextBackbone
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
-from rgjax.models.transformer import BERT_LAYER, LayerNorm, Layers, checked, dropout, other_architecture, shape_of
+from rgjax.models.transformer import (
+    BERT_LAYER,
+    LayerNames,
+    LayerNorm,
+    Layers,
+    checked,
+    dropout,
+    other_architecture,
+    shape_of,
+)
 
 
-class Bert(nnx.Module):
-    """BERT without its pooler: Packed -> hidden states [P, D] in `dtype`."""
+@dataclass(frozen=True)
+class Layout:
+    """How the families of BERT's kind differ in their tensors.
+
+    Attributes:
+        layers: name of the list of layers.
+        layer: names within a layer.
+        types: embeddings of token types are added to those of the positions.
+        relative: name of the attention bias by relative positions, which all layers share; None if there is none.
+    """
+
+    layers: str = "encoder.layer"
+    layer: LayerNames = BERT_LAYER
+    types: bool = True
+    relative: str | None = None
+
+
+class Bert(TextBackbone):
+    """BERT or its like, without a pooler: Packed -> hidden states [P, D] in `dtype`."""
 
     def __init__(
         self,
         tensors: Tensors,
         config: dict[str, Any],
+        layout: Layout = Layout(),
         *,
         dropout: float = 0.0,
         unroll: bool = False,
@@ -32,19 +61,51 @@ class Bert(nnx.Module):
         tensors = tensors.below("embeddings.word_embeddings.weight")
         table = tensors.at("embeddings")
         self.words = nnx.Param(jnp.asarray(table.take("word_embeddings.weight", (config["vocab_size"], width))))
-        positions = table.take("position_embeddings.weight", (config["max_position_embeddings"], width))
-        types = table.take("token_type_embeddings.weight", (config["type_vocab_size"], width))
-        # All tokens have type 0, so its embedding is added to the positions' once, and is trained with them.
-        self.positions = nnx.Param(jnp.asarray(positions + types[0]))
+        first = config.get("first_position", 0)
+        count = first + config["max_position_embeddings"]
+        positions = table.take("position_embeddings.weight", (count, width))[first:]
+        if layout.types:
+            # All tokens have type 0, so its embedding is added to the positions' once, and is trained with them.
+            types = table.take("token_type_embeddings.weight", (config["type_vocab_size"], width))
+            positions = positions + types[0]
+        self.positions = nnx.Param(jnp.asarray(positions))
         self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
-        layers = tensors.layers("encoder.layer", shape.layers)
-        self.layers = Layers(layers, shape, BERT_LAYER, pre_norm=False, dropout=dropout, unroll=unroll)
-        self.dropout, self.dtype = dropout, dtype
+        layers = tensors.layers(layout.layers, shape.layers)
+        self.layers = Layers(layers, shape, layout.layer, pre_norm=False, dropout=dropout, unroll=unroll)
+        self.relative = _relative(
+            tensors, layout.relative, (config.get("relative_attention_num_buckets", 32), shape.heads)
+        )
+        self.pooling, self.dropout, self.dtype = config.get("pooling", Pooling()), dropout, dtype
 
     def __call__(self, packed: Packed, key=None):
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = self.norm(self.words[packed.ids] + self.positions[packed.positions])
-        return self.layers(dropout(x.astype(self.dtype), self.dropout, keys[0]), packed, keys[1])
+        bias = None if self.relative is None else relative_bias(self.relative[...], packed.row_indices.shape[1])
+        return self.layers(dropout(x.astype(self.dtype), self.dropout, keys[0]), packed, keys[1], bias)
+
+
+def _relative(tensors: Tensors, name: str | None, shape: tuple[int, int]) -> nnx.Param | None:
+    return nnx.Param(jnp.asarray(tensors.take(name, shape))) if name else None
+
+
+def relative_bias(table, tokens: int):
+    """MPNet's attention bias by the distance of two tokens (Raffel et al. 2020).
+
+    Distances below 8 have a bucket each in `table` [buckets, heads]; larger ones, up to 128, share eight that grow
+    with the distance. Keys after the query have 16 other buckets.
+
+    Returns:
+        [1, heads, tokens, tokens], float32.
+    """
+    places = jnp.arange(tokens, dtype=jnp.int32)
+    ahead = places[None] - places[:, None]
+    distance = jnp.abs(ahead)
+    grown = jnp.searchsorted(jnp.asarray(_BUCKETS, jnp.int32), distance, side="right").astype(jnp.int32)
+    buckets = jnp.where(distance < 8, distance, 7 + grown) + jnp.where(ahead > 0, 16, 0)
+    return jnp.moveaxis(table[buckets], 2, 0)[None]
+
+
+_BUCKETS = (8, 12, 16, 23, 32, 46, 64, 91)  # the shortest distance in each shared bucket: 8 * 16^(i / 8), rounded up
 
 
 class BertClassifier(nnx.Module):
@@ -85,7 +146,7 @@ class BertClassifier(nnx.Module):
         return self.head(dropout(self.features(packed, key=keys[0]), self.dropout, keys[1]))
 
 
-_BERT_DEFAULTS = {
+BERT_DEFAULTS = {
     "vocab_size": 30522,
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -106,4 +167,4 @@ def bert_config(checkpoint: Checkpoint) -> dict[str, Any]:
     values = checkpoint.json("config.json")
     if values.get("model_type") != "bert" or values.get("position_embedding_type", "absolute") != "absolute":
         raise other_architecture(checkpoint, values, "BERT (model_type bert, absolute positions)")
-    return checked(settings(values, _BERT_DEFAULTS, checkpoint.name), checkpoint)
+    return checked(settings(values, BERT_DEFAULTS, checkpoint.name), checkpoint)

@@ -8,18 +8,17 @@ row of tokens. Its `width` is D.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flax import nnx
-
 from rgjax.errors import unknown
 from rgjax.models.backbone import Family, Options
 from rgjax.models.efficientnet import EFFICIENTNET_LITE
 from rgjax.models.preprocessing import Preprocessing, read_preprocessing
 from rgjax.models.pretrained import Checkpoint
+from rgjax.models.text import TEXT
 from rgjax.models.torch_file import PACKAGED
 from rgjax.models.vit_families import VISION
 
 # By the `model_type` in config.json.
-FAMILIES: Mapping[str, Family] = {**VISION}
+FAMILIES: Mapping[str, Family] = {**VISION, **TEXT}
 
 
 class Pretrained(NamedTuple):
@@ -38,7 +37,7 @@ class Pretrained(NamedTuple):
         """How it sees pictures. Raises UserError for impossible settings."""
         return read_preprocessing(self.checkpoint, self.family.preprocessing, self.settings.get("image_size"))
 
-    def build(self, options: Options = Options()) -> nnx.Module:  # noqa: B008 (frozen)
+    def build(self, options: Options = Options()) -> Any:  # noqa: B008 (frozen)
         """The backbone. Raises UserError for tensors that are missing or do not fit."""
         return self.checkpoint.build(lambda tensors: self.family.build(tensors, self.settings, options))
 

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 class Weights:
     """The tensors in a checkpoint's files, and the names of those that have been read."""
 
-    def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]], source: Path):
+    def __init__(self, readers: dict[str, Callable[[], np.ndarray]], source: Path):
         self.readers, self.source = readers, source
         self._read: set[str] = set()
 
@@ -61,6 +61,11 @@ class Weights:
             raise UserError(f"{self.source}: tensor '{name}' has values that are not finite")
         self._read.add(name)
         return array
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Add a tensor that the files leave out."""
+        self.readers[name] = lambda: array
+        self._read.add(name)
 
     def unused(self) -> list[str]:
         """Names of the tensors that were not read.

@@ -95,16 +95,17 @@ class Dense(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer normalization (Ba et al. 2016) in float32, with the two-pass variance."""
 
-    def __init__(self, tensors: Tensors, width: int, epsilon: float):
+    def __init__(self, tensors: Tensors, width: int, epsilon: float, *, bias: bool = True):
         self.scale = nnx.Param(jnp.asarray(tensors.take("weight", (width,))))
-        self.bias = nnx.Param(jnp.asarray(tensors.take("bias", (width,))))
+        self.bias = nnx.Param(jnp.asarray(tensors.take("bias", (width,)))) if bias else None
         self.epsilon = epsilon
 
     def __call__(self, x):
         y = x.astype(jnp.float32)
         y = y - y.mean(axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + self.epsilon)
-        return (y * as_row(self.scale[...], y) + as_row(self.bias[...], y)).astype(x.dtype)
+        y = y * as_row(self.scale[...], y)
+        return (y if self.bias is None else y + as_row(self.bias[...], y)).astype(x.dtype)
 
 
 class Layers(nnx.Module):
@@ -134,26 +135,26 @@ class Layers(nnx.Module):
         self.scale1, self.scale2 = scales
         self.shape, self.pre_norm, self.dropout, self.unroll = shape, pre_norm, dropout, unroll
 
-    def __call__(self, x, packed: Packed | None = None, key=None):
+    def __call__(self, x, packed: Packed | None = None, key=None, bias=None):
         """Hidden states after all layers; `x` is [P, D] with `packed`, else [B, T, D].
 
-        A `key` enables dropout.
+        A `key` enables dropout; `bias` is that of `attention`.
         """
         graph, stacked = nnx.split(self)
         keys = None if key is None else jax.random.split(key, self.shape.layers)
 
         def layer(x, scanned):
             params, key = scanned
-            return nnx.merge(graph, params)._layer(x, packed, key), None
+            return nnx.merge(graph, params)._layer(x, packed, key, bias), None
 
         return jax.lax.scan(layer, x, (stacked, keys), unroll=self.unroll)[0]
 
-    def _layer(self, x, packed, key):
+    def _layer(self, x, packed, key, bias):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         if self.pre_norm:
-            x = x + self._part(self._attend(self.norm1(x), packed, keys[0]), self.scale1, keys[1])
+            x = x + self._part(self._attend(self.norm1(x), packed, keys[0], bias), self.scale1, keys[1])
             return x + self._part(self._mlp(self.norm2(x)), self.scale2, keys[2])
-        x = self.norm1(x + self._part(self._attend(x, packed, keys[0]), self.scale1, keys[1]))
+        x = self.norm1(x + self._part(self._attend(x, packed, keys[0], bias), self.scale1, keys[1]))
         return self.norm2(x + self._part(self._mlp(x), self.scale2, keys[2]))
 
     def _part(self, y, scale, key):
@@ -165,14 +166,14 @@ class Layers(nnx.Module):
         # Recomputed in the backward pass, which would else keep four times the size of its input.
         return self.mlp2(jax.checkpoint(activation(self.shape.activation))(self.mlp1(x)))
 
-    def _attend(self, x, packed, key):
+    def _attend(self, x, packed, key, bias):
         qkv = self.qkv(x)
         if packed is not None:
             qkv = gather_rows(qkv, packed.row_indices)
         batch, longest, _ = qkv.shape
         query, keys, values = jnp.moveaxis(qkv.reshape(batch, longest, 3, self.shape.heads, -1), 2, 0)
         lengths = None if packed is None else packed.lengths
-        y = attention(query, keys, values, lengths, self.dropout, key).reshape(batch, longest, -1)
+        y = attention(query, keys, values, lengths, self.dropout, key, bias).reshape(batch, longest, -1)
         if packed is not None:
             y = gather_rows(y.reshape(batch * longest, -1), packed.padded_indices)
         return self.output(y)
@@ -182,7 +183,7 @@ def activation(name: str) -> Callable:
     return (_ACTIVATIONS | _GATED)[name]
 
 
-def attention(query, key, value, lengths, rate: float, dropout_key):
+def attention(query, key, value, lengths, rate: float, dropout_key, bias=None):
     """Scaled dot-product attention; without dropout, by JAX's function.
 
     Args:
@@ -190,18 +191,21 @@ def attention(query, key, value, lengths, rate: float, dropout_key):
         lengths: of the sentences [B]; keys beyond them are masked. None: all of T.
         rate: of dropout on the attention weights.
         dropout_key: PRNG key; None disables dropout.
+        bias: added to the scores, float32; [1 or B, 1 or heads, T, T].
 
     Returns:
         [B, T, heads, d] in the dtype of `value`.
     """
     if dropout_key is None or not rate:
         # cuDNN's kernel is for 16-bit floats, and has no gradient for an odd number of tokens.
-        allowed = query.dtype == jnp.bfloat16 and query.shape[1] % 2 == 0 and query.shape[3] % 8 == 0
+        allowed = query.dtype == jnp.bfloat16 and query.shape[1] % 2 == 0 and query.shape[3] % 8 == 0 and bias is None
         implementation = "cudnn" if allowed and jax.default_backend() == "gpu" else "xla"
         return jax.nn.dot_product_attention(
-            query, key, value, key_value_seq_lengths=lengths, implementation=implementation
+            query, key, value, bias, key_value_seq_lengths=lengths, implementation=implementation
         )
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * query.shape[3] ** -0.5
+    if bias is not None:
+        scores = scores + bias
     if lengths is not None:
         inside = jnp.arange(key.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
         scores = jnp.where(inside[:, None, None, :], scores, jnp.finfo(jnp.float32).min)

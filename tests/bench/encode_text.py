@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from rgjax.encoders.bert import encode_tokens
+from rgjax.encoders.text import encode_tokens
 from rgjax.models.bert import Bert, bert_config
 from rgjax.models.packing import mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint

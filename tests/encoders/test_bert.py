@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rgjax.encoders.bert import bert, encode_tokens
+from rgjax.encoders.text import bert, encode_tokens
 from rgjax.models.bert import Bert, BertClassifier, bert_config
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint

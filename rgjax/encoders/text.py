@@ -1,0 +1,99 @@
+"""Sentence features by a pretrained text network."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rgjax.encoders.encoder import Encoder
+from rgjax.models.bert import bert_config
+from rgjax.models.families import FAMILIES, Pretrained
+from rgjax.models.packing import pack
+from rgjax.models.pooling import Pooling
+from rgjax.models.pretrained import Checkpoint
+from rgjax.models.tokenizer import FILES, Tokens, tokenize
+from rgjax.sharding import in_batches, over_devices
+from rgjax.storage.files import digest
+
+_BATCH = 32  # sentences per device
+_BUCKET = 16  # tokens
+_log = logging.getLogger(__name__)
+
+
+def text_encoder(pretrained: Pretrained, *, pooling: str, max_length: int) -> Encoder:
+    """The encoder of sentences [N] by a text network: [N, D], in float32.
+
+    Args:
+        pretrained: weights, settings and tokenizer.
+        pooling: a key of `POOLINGS`, or "auto" for that of the checkpoint's folder.
+        max_length: tokens at which sentences are cut; fewer, if the folder says so.
+    """
+    checkpoint, settings = pretrained.checkpoint, dict(pretrained.settings)
+    if pooling != "auto":
+        settings["pooling"] = replace(settings["pooling"], names=(pooling,))
+    length = min(max_length, settings["cut"] or max_length)
+    if length < max_length:
+        _log.info(f"encoder: {checkpoint.name} asks to cut sentences at {length} tokens, not at {max_length}")
+
+    def encode(sentences: np.ndarray) -> np.ndarray:
+        graph, params = nnx.split(pretrained._replace(settings=settings).build())
+
+        def forward(params, packed):
+            return nnx.merge(graph, params).features(packed)
+
+        return encode_tokens(forward, params, tokenize(checkpoint, settings, sentences, length))
+
+    names, unit_length = settings["pooling"].names, settings["pooling"].unit_length
+    plain = settings["model_type"] == "bert" and not unit_length and not settings["lower_case"] and len(names) == 1
+    version = ("bert-v1",) if plain else ("text-v1", unit_length, settings["lower_case"])  # bert-v1 is older
+    return Encoder(digest(*version, checkpoint.fingerprint(*FILES), "+".join(names), length), encode)
+
+
+def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int) -> Encoder:
+    """The encoder of `encoder.name=bert`, whatever the folder says of sentences.
+
+    "auto" is the mean.
+    """
+    family = FAMILIES["bert"]
+    settings = bert_config(checkpoint) | {"model_type": "bert", "pooling": Pooling(), "cut": None, "lower_case": False}
+    return text_encoder(Pretrained(checkpoint, family, settings), pooling=pooling, max_length=max_length)
+
+
+def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int = _BUCKET) -> np.ndarray:
+    """Run a network over all sentences, in batches of similar length.
+
+    Args:
+        forward: `(params, Packed) -> [B, D]`.
+        params: what it reads.
+        tokens: of the N sentences.
+        bucket: batches are padded to a multiple of so many tokens, so that few programs are compiled.
+
+    Returns:
+        [N, D] float32, in the order of the sentences.
+    """
+    distinct, same = _distinct(tokens)
+    order = in_batches(distinct[np.argsort(tokens.lengths[distinct], kind="stable")], _BATCH * jax.local_device_count())
+    longest = tokens.ids.shape[1]
+
+    def batch(indices):
+        width = min(longest, -(-int(tokens.lengths[indices].max()) // bucket) * bucket)
+        return Tokens(tokens.ids[indices, :width], tokens.lengths[indices])
+
+    def packed(params, batch):
+        return forward(params, pack(batch.ids, batch.lengths, batch.ids.size))
+
+    by_length = over_devices(packed, params, map(batch, order), what="encode", total=len(order))
+    features = np.empty((len(tokens.lengths), by_length.shape[1]), np.float32)
+    features[order.ravel()] = by_length
+    return features[same]
+
+
+def _distinct(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of distinct sentences [M], and of each sentence's equal there [N]."""
+    first: dict[bytes, int] = {}
+    rows = zip(tokens.ids, tokens.lengths, strict=True)
+    same = np.array([first.setdefault(row[:length].tobytes(), i) for i, (row, length) in enumerate(rows)])
+    return np.unique(same), same
