@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from rgjax.config import AUTO, Config
+from rgjax.config import AUTO, FROZEN, Config
 from rgjax.data import Dataset
-from rgjax.data.lengths import Cuts, text_length
+from rgjax.data.lengths import BERT_TOKENS, Cuts, estimated_tokens, text_length
 from rgjax.errors import UserError
 from rgjax.models.factory import model_checkpoint, reads_text, word_pieces
 from rgjax.models.families import open_pretrained
@@ -29,20 +29,27 @@ def network_inputs(
     Returns:
         The config with a number as `data.max_length`; the dataset with a note on texts that are cut; the inputs.
     """
-    if not reads_text(config.model, dataset.inputs):
+    max_length = recorded or config.data.max_length
+    if config.model.name in FROZEN and dataset.kind == "sentences":
+        # The tokenizer is the encoder's, which is opened only where features are not cached.
+        inputs, lengths = dataset.inputs, estimated_tokens(dataset.inputs)
+        max_length = text_length(max_length, lengths[dataset.train], BERT_TOKENS)
+    elif reads_text(config.model, dataset.inputs):
+        checkpoint = model_checkpoint(config.model)
+        checkpoint.weight_files()  # fail now rather than after the encoder has run for minutes
+        pieces = word_pieces(config.model, checkpoint, None if max_length == AUTO else max_length)
+        tokens, lengths = pieces.read(dataset.inputs)
+        max_length = text_length(max_length, lengths[dataset.train], pieces.max_length)
+        inputs = tokens.cut(max_length)
+    else:
         return config, dataset, dataset.inputs
-    checkpoint, max_length = model_checkpoint(config.model), recorded or config.data.max_length
-    checkpoint.weight_files()  # fail now rather than after the encoder has run for minutes
-    pieces = word_pieces(config.model, checkpoint, None if max_length == AUTO else max_length)
-    tokens, lengths = pieces.read(dataset.inputs)
-    max_length = text_length(max_length, lengths[dataset.train], pieces.max_length)
 
     config = config.copy_and_resolve_references()
     with config.ignore_type():
         config.data.max_length = max_length
     cuts = Cuts(max_length)
     cuts.add(dataset.ids, lengths)
-    return config, replace(dataset, notes=(*dataset.notes, *cuts.notes())), tokens.cut(max_length)
+    return config, replace(dataset, notes=(*dataset.notes, *cuts.notes())), inputs
 
 
 def resolve_images(config: Config, recorded: Mapping[str, Any]) -> tuple[Config, Preprocessing | None]:

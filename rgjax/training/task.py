@@ -130,6 +130,6 @@ def make_task(
         indices = np.concatenate([indices, len(inputs) - count + np.arange(count, dtype=indices.dtype)])
         labels = np.concatenate([labels, synthetic.labels])
     pool = SAMPLERS[config.sampler](regrouping.parent[labels], clusters.pseudo_labels, config.data.seed)
-    max_length = config.data.max_length if isinstance(inputs, Tokens) else None
+    max_length = config.data.max_length if dataset.kind == "sentences" else None
     clustered = (regrouping, clusters.pseudo_labels, features)
     return Task(dataset, inputs, indices, labels, pool, *clustered, synthetic, max_length)

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from rgjax.config import method_config
+from rgjax.data import load_data
 from rgjax.data.lengths import Cuts, estimated_tokens, text_length
+from rgjax.training.inputs import network_inputs
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,15 @@ def test_the_note_has_the_cut_texts_and_the_unread_share():
 )
 def test_tokens_are_estimated_by_letters_ideographs_and_punctuation(text, tokens):
     np.testing.assert_array_equal(estimated_tokens([text]), [tokens])
+
+
+def test_auto_under_a_head_follows_estimated_tokens(tmp_path):
+    """The tokenizer is the encoder's, and is not opened if its features are cached."""
+    rows = [f"{'word ' * (100 if i % 2 else 3)}{i},{'ab'[i % 3 // 2]}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]))
+    settings = {"data.name": "text", "data.manual_dir": str(tmp_path / "t.csv"), "model.name": "mlp"}
+    for max_length, cut_at, cut in (("auto", 128, 0), (64, 64, 30)):
+        config = method_config("ce", settings | {"data.max_length": max_length})
+        resolved, dataset, inputs = network_inputs(config, load_data(config.data), None)
+        assert resolved.data.max_length == cut_at and inputs is dataset.inputs
+        assert [note.count for note in dataset.notes if note.kind == "cut_text"] == ([cut] if cut else [])
