@@ -17,6 +17,7 @@ from rgjax.models.pretrained import TENSORS
 from rgjax.models.tokenizer import FILES
 from rgjax.regroup import AGGREGATIONS, Regrouping, cluster_counts
 from rgjax.report.pictures import draw_groups, draw_synthetic
+from rgjax.sampling import Synthetic
 from rgjax.sharding import is_first_process
 from rgjax.storage import manifest, provenance
 from rgjax.storage.files import digest, read_json_object, set_aside, write_json, write_npz
@@ -96,7 +97,7 @@ def write_start(task: Task, trial: Trial) -> None:
         files = FILES if config.model.name == "bert" else PRETRAINED_FILES[1:]
         fingerprints["weights"] = model_checkpoint(config.model).fingerprint(*files)
     if task.synthetic:
-        fingerprints["synthetic"] = digest(*task.synthetic.images)
+        fingerprints["synthetic"] = digest(*task.synthetic.inputs)
     notes = [note.as_json() for note in dataset.notes]
     provenance.write(workdir / "provenance.json", settings, fingerprints, notes, choices=task.choices)
     if starts_from_checkpoint(config.model):
@@ -114,8 +115,9 @@ def write_start(task: Task, trial: Trial) -> None:
     )
     manifest.write(workdir, START_FILES)
     if regrouping.num_pseudo_classes > regrouping.num_classes and not (workdir / "groups" / "sizes.png").exists():
-        draw_groups(workdir / "groups", dataset.inputs, dataset.train, regrouping, task.features, dataset.class_names)
-    if task.synthetic:
+        shown = dataset.ids if dataset.kind == "features" else dataset.inputs
+        draw_groups(workdir / "groups", shown, dataset.train, regrouping, task.features, dataset.class_names)
+    if isinstance(task.synthetic, Synthetic):
         real = dataset.inputs[dataset.train[task.synthetic.shown]]
         draw_synthetic(workdir / "synthetic", real, regrouping, task.synthetic, dataset.class_names)
 

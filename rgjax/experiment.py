@@ -23,7 +23,7 @@ from rgjax.losses import loss_of
 from rgjax.models.factory import compute_dtype, make_model
 from rgjax.predict.run import encoder_of_run
 from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, needs_features, regroup
-from rgjax.sampling import DeepSmoteSettings, Synthetic, deepsmote
+from rgjax.sampling import DeepSmoteSettings, Synthetic, deepsmote, feature_smote
 from rgjax.sharding import make_mesh, wait_for_all
 from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
@@ -122,6 +122,8 @@ def encode(config: Config, dataset: Dataset) -> np.ndarray | None:
         clustered = needs_features(labels, len(dataset.class_names), **how)
     if not clustered and config.model.name not in FROZEN:
         return None
+    if dataset.kind == "features" and config.encoder.name == "auto":
+        return dataset.inputs
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
     encoder = make_encoder(config.encoder, dataset.kind, **options)
     return encode_cached(encoder, dataset.inputs, dataset.fingerprint)
@@ -160,11 +162,16 @@ def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | Non
 
 
 def resample(config: Config, dataset: Dataset, inputs, features: np.ndarray | None, clusters: Regrouping) -> Task:
-    """Make the training task: pseudo-labels, synthetic images and sampling pool."""
+    """Make the training task: pseudo-labels, synthetic examples and sampling pool."""
     synthetic = None
-    if config.sampler == "deepsmote":
+    if config.sampler == "deepsmote" and config.model.name in FROZEN:
+        settings = {"neighbors": config.deepsmote.neighbours, "seed": config.data.seed}
+        synthetic = feature_smote(inputs[dataset.train], clusters.pseudo_labels, **settings)
+        _log.info("SMOTE on features: %d synthetic examples", len(synthetic.labels))
+    elif config.sampler == "deepsmote":
         synthetic = synthesize(config, dataset, clusters.pseudo_labels)
-        inputs = np.concatenate([dataset.inputs, synthetic.images])
+    if synthetic:
+        inputs = np.concatenate([inputs, synthetic.inputs])
     return make_task(config, dataset, inputs, clusters, features=features, synthetic=synthetic)
 
 

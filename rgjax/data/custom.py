@@ -48,9 +48,9 @@ def list_images(name: str, columns: Columns | None = None, unreadable: str = "st
     if not place.tables and columns and columns.names:
         raise UserError(f"{columns.flag}={columns.spec}: {place.where} has no table; leave the option out")
     if is_npz(place.where):
-        return _require_classes(images_of_npz(place.where))
+        return require_classes(images_of_npz(place.where))
     if not place.tables:
-        return _require_classes(images_of_folder(place.where))
+        return require_classes(images_of_folder(place.where))
     if (by_folder := _classes_beside_metadata(place, columns)) is not None:
         return by_folder
     listing = _read_tables(place, "path", columns, unreadable)
@@ -62,7 +62,7 @@ def list_images(name: str, columns: Columns | None = None, unreadable: str = "st
             f"{place.where}: {len(missing)} of {len(images)} images do not exist: {first_few(missing)}; paths are "
             "relative to the table's folder"
         )
-    return _require_classes(_of_imagefolder(replace(listing, items=images), place, columns))
+    return require_classes(_of_imagefolder(replace(listing, items=images), place, columns))
 
 
 def _root_of(place: Place) -> Path:
@@ -76,7 +76,7 @@ def _classes_beside_metadata(place: Place, columns: Columns | None) -> Listing[P
     if not all(map(is_metadata, place.tables)) or any("label" in open_table(t, columns).roles for t in place.tables):
         return None
     try:
-        return _require_classes(images_of_folder(_root_of(place)))
+        return require_classes(images_of_folder(_root_of(place)))
     except UserError:
         return None
 
@@ -115,7 +115,7 @@ def list_sentences(name: str, columns: Columns | None = None, unreadable: str = 
     if not place.tables:
         raise UserError(f"{place.where}: no table; sentences need a table with the columns text,label")
     listing = _read_tables(place, "text", columns, unreadable)
-    return _require_classes(
+    return require_classes(
         replace(listing, group_ids=listing.group_ids or [normal_form(text) for text in listing.items])
     )
 
@@ -181,7 +181,7 @@ def _read_tables(place: Place, content: str, columns: Columns | None, unreadable
         examples.ids,
         labels,
         examples.groups if "group" in roles else None,
-        _official(place, examples.splits),
+        official_splits(place.where, examples.splits),
         notes,
         examples.faults,
         normal_subclasses(examples.subclasses),
@@ -269,7 +269,7 @@ def _split(table: Table, line: int, name: str, split: str) -> str:
     return SPLIT_NAMES[name.lower()]
 
 
-def _official(place: Place, splits: list[str]) -> list[str] | None:
+def official_splits(where: Path, splits: list[str]) -> list[str] | None:
     """The split of each row; None if no row has one.
 
     Raises UserError if some rows have none, or if train or test is missing.
@@ -278,11 +278,11 @@ def _official(place: Place, splits: list[str]) -> list[str] | None:
         return None
     if missing := {"train", "test"} - set(splits):
         raise UserError(
-            f"{place.where}: no row has the split '{missing.pop()}'; add rows for it (only val is optional), or remove "
+            f"{where}: no row has the split '{missing.pop()}'; add rows for it (only val is optional), or remove "
             "the column to split at random"
         )
     if "" in splits:
-        raise UserError(f"{place.where}: {splits.count('')} rows have no split; use train, val or test")
+        raise UserError(f"{where}: {splits.count('')} rows have no split; use train, val or test")
     return splits
 
 
@@ -299,7 +299,7 @@ def _require_unique(place: Place, examples: _Examples) -> None:
         raise UserError(f"{place.where}: {count}: {first_few(repeated)}; keep one of each")
 
 
-def _require_classes(listing: Listing[Item]) -> Listing[Item]:
+def require_classes(listing: Listing[Item]) -> Listing[Item]:
     names = list(listing.class_names)
     if len(names) == 1:
         hint = ""

@@ -14,7 +14,7 @@ class Source:
     """All examples of a data set, before the split.
 
     Attributes:
-        inputs: images uint8 [N, H, W, 3], or sentences [N].
+        inputs: images uint8 [N, H, W, 3], sentences [N], or features float32 [N, D].
         labels: class indices int32 [N].
         class_names: the name of each class.
         group_ids: [N]; examples with the same id (one lesion, equal sentences) belong in one split.
@@ -56,8 +56,8 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """The type of the inputs: "images" or "sentences"."""
-        return "sentences" if self.inputs.ndim == 1 else "images"
+        """The type of the inputs: "images", "sentences" or "features"."""
+        return {1: "sentences", 2: "features"}.get(self.inputs.ndim, "images")
 
     @property
     def splits(self) -> dict[str, np.ndarray]:

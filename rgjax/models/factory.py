@@ -142,6 +142,8 @@ def reads_text(config: Any, inputs: np.ndarray) -> bool:
     kind, kind_of_inputs = input_kind(config), "sentences" if inputs.ndim == 1 else "images"
     if kind == "features":
         return False  # but features, of any inputs
+    if inputs.ndim == 2:
+        raise UserError(f"config.model.name={config.name}: cannot read features; use --config.model.name=mlp")
     if kind != kind_of_inputs:
         if config.name == "pretrained":
             raise UserError(f"config.model.checkpoint={config.checkpoint}: reads {kind}, not {kind_of_inputs}")

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rgjax.config import Config
+from rgjax.config import FROZEN, Config
 from rgjax.data import Dataset, load_data
 from rgjax.data.lengths import estimated_tokens, text_length
 from rgjax.data.phrasebank import TOKEN_QUANTILES
@@ -26,7 +26,8 @@ from rgjax.models.factory import (
 from rgjax.models.pretrained import BlankCheckpoint, Checkpoint, ShapedCheckpoint
 from rgjax.models.tokenizer import Tokens
 from rgjax.regroup import regroup
-from rgjax.sampling.deepsmote import Synthetic, missing
+from rgjax.sampling import Synthetic
+from rgjax.sampling.smote import missing
 from rgjax.sharding import make_mesh, replicated, sharded_spec, trial_sharded
 from rgjax.training.feed import steps_per_chunk, streams
 from rgjax.training.inputs import resolve_images
@@ -50,6 +51,11 @@ def spec_task(config: Config) -> Task:
     The clustering is assumed to yield as many pseudo-classes as asked for; a grouped split of the real data differs
     by an example or two per class.
     """
+    if config.model.name in FROZEN:
+        raise UserError(
+            f"config.model.name={config.model.name}: a head on features trains in minutes on any machine and "
+            "needs no estimate; give another network, such as --config.model.name=resnet34"
+        )
     config, preprocessing = resolve_images(config, {})
     dataset = load_data(config.data, spec=True)
     require_trainable(config, dataset)

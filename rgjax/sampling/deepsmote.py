@@ -4,7 +4,6 @@ The method is that of Dablain, Krawczyk & Chawla (2022). It runs on one device; 
 repeats the computation.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Integer, UInt8
+from jaxtyping import Array, Int, Integer, UInt8
 
 from rgjax.console import progress
 from rgjax.errors import UserError
 from rgjax.sampling.autoencoder import Autoencoder
 from rgjax.sampling.samplers import epoch_rows
+from rgjax.sampling.smote import Coder, synthesize
 from rgjax.sharding import in_batches
 
 _RATE = 1e-3  # Adam's peak learning rate, decayed to 0 by a cosine
@@ -61,18 +61,9 @@ class Synthetic(NamedTuple):
     shown: Int[np.ndarray, " S"]
     reconstructed: UInt8[np.ndarray, "S H W 3"]
 
-
-class Coder(NamedTuple):
-    """Trained autoencoder: uint8 images [B, H, W, 3] to float32 codes [B, D] and back."""
-
-    encode: Callable[[np.ndarray], jax.Array]
-    decode: Callable[[jax.Array], jax.Array]
-
-
-def missing(labels: Integer[np.ndarray, " N"]) -> Int[np.ndarray, " M"]:
-    """Labels of the synthetic images that make all classes as large as the largest."""
-    counts = np.bincount(labels)
-    return np.repeat(np.arange(len(counts), dtype=np.int32), np.where(counts > 0, counts.max() - counts, 0))
+    @property
+    def inputs(self) -> UInt8[np.ndarray, "M H W 3"]:
+        return self.images
 
 
 def deepsmote(
@@ -114,40 +105,6 @@ def deepsmote(
     shown = np.concatenate([rng.permutation(np.flatnonzero(labels == label))[:_SHOWN] for label in np.unique(labels)])
     decoded = [np.asarray(coder.decode(coder.encode(images[batch]))) for batch in in_batches(shown, _BATCH)]
     return Synthetic(synthetic_images, synthetic_labels, shown, np.concatenate(decoded)[: len(shown)])
-
-
-def synthesize(
-    coder: Coder,
-    images: UInt8[np.ndarray, "N H W 3"],
-    labels: Integer[np.ndarray, " N"],
-    neighbors: int,
-    key: jax.Array,
-) -> tuple[Int[np.ndarray, " M"], UInt8[np.ndarray, "M H W 3"]]:
-    """Make the `missing` labels, and an image for each.
-
-    Args:
-        coder: the trained autoencoder.
-        images: the training images.
-        labels: their classes.
-        neighbors: number of nearest neighbors to interpolate to.
-        key: random key.
-    """
-    new_labels = missing(labels)
-    new_images, done = np.empty((len(new_labels), *images.shape[1:]), np.uint8), 0
-    with progress(what="synthesize", total=len(new_labels), unit="image") as bar:
-        for label, count in zip(*np.unique(new_labels, return_counts=True), strict=True):
-            members = np.flatnonzero(labels == label)
-            batches = in_batches(members, _BATCH)
-            codes = np.concatenate([np.asarray(coder.encode(images[batch])) for batch in batches])[: len(members)]
-            # Padded, so that classes share one compiled program.
-            near, codes, size = padded(nearest(codes, neighbors)), padded(codes), np.int32(len(members))
-            for start in range(0, count, _BATCH):
-                draw_key = jax.random.fold_in(jax.random.fold_in(key, label), start)
-                batch = coder.decode(smote(draw_key, codes, near, size, draws=_BATCH))[: count - start]
-                new_images[done : done + len(batch)] = np.asarray(batch)
-                done += len(batch)
-                bar.update(len(batch))
-    return new_labels, new_images
 
 
 def as_floats(images: jax.Array) -> jax.Array:
@@ -243,40 +200,3 @@ def train(graph, params, images: np.ndarray, labels: np.ndarray, key: jax.Array,
             f"config.deepsmote.penalty={settings.penalty:g}: the autoencoder diverged (non-finite error); lower it"
         )
     return state.params
-
-
-def padded(values: np.ndarray) -> np.ndarray:
-    """Values [n, D] padded with zeros to a power of two."""
-    size = 1 << (len(values) - 1).bit_length()
-    return np.concatenate([values, np.zeros((size - len(values), values.shape[1]), values.dtype)])
-
-
-def nearest(codes: Float[np.ndarray, "n D"], k: int) -> Int[np.ndarray, "n k"]:
-    """Indices of the `k` nearest other codes of each code; padded with zeros."""
-    from sklearn.neighbors import NearestNeighbors  # takes seconds to import
-
-    near, count = np.zeros((len(codes), k), np.int32), min(k, len(codes) - 1)
-    if count:
-        search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(codes)
-        near[:, :count] = search.kneighbors(return_distance=False)
-    return near
-
-
-@partial(jax.jit, static_argnames="draws")
-def smote(key: jax.Array, codes: jax.Array, near: jax.Array, count: jax.Array, *, draws: int) -> jax.Array:
-    """SMOTE (Chawla et al. 2002): codes [draws, D] between codes and their neighbors.
-
-    Args:
-        key: random key.
-        codes: codes [P, D]: the first `count` are real, the others padding.
-        near: indices [P, k] of the neighbors of each code, as `nearest` returns them.
-        count: number of real codes; if there is only one, it is copied.
-        draws: number of synthetic codes.
-    """
-    member_key, neighbor_key, share_key = jax.random.split(key, 3)
-    k = jnp.minimum(near.shape[1], count - 1)
-    members = jax.random.randint(member_key, (draws,), 0, count)
-    neighbors = near[members, jax.random.randint(neighbor_key, (draws,), 0, jnp.maximum(k, 1))]
-    neighbors = jnp.where(k > 0, neighbors, members)
-    share = jax.random.uniform(share_key, (draws, 1), jnp.float32)
-    return codes[members] + share * (codes[neighbors] - codes[members])

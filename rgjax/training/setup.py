@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from rgjax.config import Config, value_of
+from rgjax.config import FROZEN, Config, value_of
 from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.errors import UserError
@@ -207,5 +207,5 @@ def require_trainable(config: Config, dataset: Dataset) -> None:
             f"config.train.batch_size={config.train.batch_size}: larger than the training set of {len(dataset.train)} "
             f"{dataset.kind}; lower it"
         )
-    if config.sampler == "deepsmote" and dataset.kind != "images":
+    if config.sampler == "deepsmote" and dataset.kind != "images" and config.model.name not in FROZEN:
         raise UserError(f"config.sampler=deepsmote: makes images, not {dataset.kind}; use --config.sampler=ros")

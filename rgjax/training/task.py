@@ -12,8 +12,7 @@ from rgjax.models.frozen import Standardization
 from rgjax.models.preprocessing import Preprocessing
 from rgjax.models.tokenizer import Tokens
 from rgjax.regroup import Regrouping
-from rgjax.sampling.deepsmote import Synthetic
-from rgjax.sampling.samplers import SAMPLERS
+from rgjax.sampling import SAMPLERS, Synthetic, SyntheticFeatures
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Task:
         regrouping: the label map of the data set's training split.
         clusters: the clusters [N_train] of that split.
         features: the features [N_train, D] that were clustered, if any.
-        synthetic: the synthetic images, if any.
+        synthetic: the synthetic images or features, if any.
         max_length: tokens at which sentences are cut; None for images.
         preprocessing: how a pretrained network of images sees them; None for other networks.
     """
@@ -42,7 +41,7 @@ class Task:
     regrouping: Regrouping
     clusters: np.ndarray
     features: np.ndarray | None = None
-    synthetic: Synthetic | None = None
+    synthetic: Synthetic | SyntheticFeatures | None = None
     max_length: int | None = None
     preprocessing: Preprocessing | None = None
 
@@ -73,7 +72,7 @@ class Task:
     def ids(self, indices: np.ndarray) -> list[str]:
         """The names of examples of `inputs`."""
         real = len(self.dataset.ids)
-        return [self.dataset.ids[i].item() if i < real else f"synthetic image {i - real}" for i in indices]
+        return [self.dataset.ids[i].item() if i < real else f"synthetic example {i - real}" for i in indices]
 
     def examples_per_epoch(self, config: Config) -> int:
         return len(self.pool) if config.train.epoch_size == "sampler" else len(self.dataset.train)
@@ -109,17 +108,17 @@ def make_task(
     clusters: Regrouping,
     *,
     features: np.ndarray | None = None,
-    synthetic: Synthetic | None = None,
+    synthetic: Synthetic | SyntheticFeatures | None = None,
 ) -> Task:
     """The task of a config, from its data and its clusters.
 
     Args:
         config: names the sampler and its seed; its `data.max_length` is a number.
         dataset: with its splits.
-        inputs: as the network reads them; synthetic images are appended after the real ones.
+        inputs: as the network reads them; synthetic ones are appended after the real ones.
         clusters: the regrouping by `clustering_of(config)`.
         features: what was clustered, if any.
-        synthetic: the synthetic images among `inputs`, if any.
+        synthetic: the synthetic ones among `inputs`, if any.
     """
     indices, labels = dataset.train, dataset.labels[dataset.train]
     # A sampler that draws evenly from clusters trains on the classes themselves.

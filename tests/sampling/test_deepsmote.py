@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.neighbors import NearestNeighbors
 
 from rgjax.errors import UserError
-from rgjax.sampling import DeepSmoteSettings
+from rgjax.sampling import DeepSmoteSettings, smote
 from rgjax.sampling.autoencoder import Autoencoder
 
 deepsmote = import_module("rgjax.sampling.deepsmote")  # the package exports the function by this name
@@ -78,8 +78,8 @@ def test_codes_are_permuted_within_their_classes():
 
 def synthetic(codes, near, draws=20, seed=0):
     """Synthetic codes [draws, D] of one class."""
-    padded = deepsmote.padded(codes), deepsmote.padded(near)
-    return np.asarray(deepsmote.smote(jax.random.key(seed), *padded, np.int32(len(codes)), draws=draws))
+    padded = smote.padded(codes), smote.padded(near)
+    return np.asarray(smote.smote(jax.random.key(seed), *padded, np.int32(len(codes)), draws=draws))
 
 
 @pytest.mark.parametrize("k", [3, 5, 40])
@@ -88,7 +88,7 @@ def test_neighbors_are_the_nearest_other_codes(k):
     codes[1] = codes[0]
     distances = np.square(codes[:, None].astype(np.float64) - codes).sum(axis=2)
     np.fill_diagonal(distances, np.inf)
-    near, count = deepsmote.nearest(codes, k), min(k, 29)
+    near, count = smote.nearest(codes, k), min(k, 29)
     assert near.shape == (30, k)
     reached = np.take_along_axis(distances, near[:, :count], axis=1)  # equal codes are in any order
     np.testing.assert_allclose(reached, np.sort(distances, axis=1)[:, :count], rtol=1e-4, atol=1e-6)
@@ -99,7 +99,7 @@ def test_neighbors_are_the_nearest_other_codes(k):
 @pytest.mark.parametrize("members", [1, 2, 4, 60])
 def test_synthetic_codes_lie_between_neighbors(members):
     codes = np.random.default_rng(0).standard_normal((members, 6), np.float32)
-    made = synthetic(codes, deepsmote.nearest(codes, 5), draws=400)
+    made = synthetic(codes, smote.nearest(codes, 5), draws=400)
     if members == 1:
         np.testing.assert_array_equal(made, np.repeat(codes, 400, axis=0))
         return
@@ -159,7 +159,7 @@ VALUES = st.floats(-4, 4, width=32) | st.sampled_from([0.0, 1e-45, -1e-38, 1e6, 
 @given(st.integers(1, 8), st.lists(VALUES, min_size=1, max_size=5), st.integers(0, 2**31 - 1), st.sampled_from([1, 3]))
 def test_any_codes_are_interpolated_between_neighbors(members, values, seed, neighbors):
     codes = np.random.default_rng(seed).choice(np.array(values, np.float32), (members, 2))
-    padding = deepsmote.nearest(codes, neighbors)
+    padding = smote.nearest(codes, neighbors)
     near = padding[:, : members - 1]
     for code, neighborhood in enumerate(near):
         assert len(set(neighborhood)) == min(neighbors, members - 1)
@@ -176,7 +176,7 @@ def test_any_codes_are_interpolated_between_neighbors(members, values, seed, nei
 
 @given(arrays.arrays(np.int32, st.integers(1, 40), elements=st.sampled_from([0, 1, 4])))
 def test_missing_labels_balance_the_classes(labels):
-    added = np.concatenate([labels, deepsmote.missing(labels)])
+    added = np.concatenate([labels, smote.missing(labels)])
     counts = np.unique(labels, return_counts=True)[1]
     assert np.unique(added, return_counts=True)[1].tolist() == [counts.max()] * len(counts)
 

@@ -3,6 +3,7 @@
 It has the arrays train_images, train_labels, test_images, test_labels and optionally val_images and val_labels.
 """
 
+import contextlib
 import math
 import zipfile
 import zlib
@@ -26,20 +27,26 @@ def is_npz(path: Path) -> bool:
     return path.suffix.lower() == ".npz"
 
 
-def npz_arrays(file: Path) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """The type and the shape of each array.
+@contextlib.contextmanager
+def reading_npz(file: Path) -> Iterator[None]:
+    """Turn what a damaged .npz file raises into a UserError."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UserError(f"{file}: not a readable .npz file: {first_line(error)}") from error
+
+
+def npz_arrays(file: Path, *, any_order: bool = False) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """The type and the shape of each array; those in Fortran order need `any_order`.
 
     Raises UserError if the file is damaged or a bomb.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > _MAX_INFLATION * file.stat().st_size:
-                raise UserError(f"{file}: claims {size:,} bytes, over {_MAX_INFLATION} times the size of the file")
-            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            return {member.filename.removesuffix(".npy"): _header(archive, member) for member in members}
-    except _DAMAGE as error:
-        raise UserError(f"{file}: not a readable .npz file: {first_line(error)}") from error
+    with reading_npz(file), zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > _MAX_INFLATION * file.stat().st_size:
+            raise UserError(f"{file}: claims {size:,} bytes, over {_MAX_INFLATION} times the size of the file")
+        members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        return {member.filename.removesuffix(".npy"): _header(archive, member, any_order) for member in members}
 
 
 def npz_labels(file: Path, name: str, count: int) -> list[str]:
@@ -81,7 +88,8 @@ def npz_images(file: Path) -> dict[str, int]:
             raise UserError(f"{file}: {name} is empty; add images, or remove the array")
         counts[split] = shape[0]
     if not counts:
-        raise UserError(f"{file}: no arrays train_images and test_images; arrays: {first_few(arrays, limit=20)}")
+        fix = "; add --config.data.name=features" if "features" in arrays else ""
+        raise UserError(f"{file}: no arrays train_images and test_images; arrays: {first_few(arrays, limit=20)}{fix}")
     return counts
 
 
@@ -106,20 +114,20 @@ def npz_rows(file: Path, name: str) -> Iterator[np.ndarray | Unreadable]:
             yield Unreadable(f"{file.name} is damaged: {first_line(error)}")
 
 
-def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[np.dtype, tuple[int, ...]]:
+def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, any_order: bool) -> tuple[np.dtype, tuple[int, ...]]:
     with archive.open(member) as stream:
-        kind, shape = _read_header(stream)
+        kind, shape = _read_header(stream, any_order)
         if stream.tell() + math.prod(shape) * kind.itemsize != member.file_size:
             raise ValueError(f"{member.filename} has another size than it claims")
     return kind, shape
 
 
-def _read_header(stream: IO[bytes]) -> tuple[np.dtype, tuple[int, ...]]:
+def _read_header(stream: IO[bytes], any_order: bool = False) -> tuple[np.dtype, tuple[int, ...]]:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran_order, kind = read(stream)
     if kind.hasobject:
         raise ValueError("it holds Python objects, which are never loaded")
-    if fortran_order and len(shape) > 1:
+    if fortran_order and len(shape) > 1 and not any_order:
         raise ValueError("an array is in Fortran order; save numpy.ascontiguousarray(array)")
     return kind, shape

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 from pyarrow import types as kinds
 
@@ -16,6 +18,7 @@ from rgjax.errors import UserError, first_line
 _MAX_ROWS_PER_BYTE, _MIN_ROWS = 8, 2**20
 _MAX_CHARACTERS_PER_BYTE, _MIN_CHARACTERS = 1000, 2**28
 _MAX_IMAGES_PER_BYTE, _MIN_IMAGES = 100, 2**28  # images are compressed themselves
+_MAX_NUMBERS_PER_BYTE, _MIN_NUMBERS = 25, 2**26
 _BATCH_OF_IMAGES = 16
 _BUFFER = 2**20  # bytes
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
@@ -99,6 +102,41 @@ def image_rows(path: Path, column: str) -> Iterator[Encoded | Unreadable]:
     except _DAMAGE as error:
         while True:
             yield Unreadable(f"{path.name} is damaged: {first_line(error)}")
+
+
+def read_vectors(path: Path, column: str) -> np.ndarray:
+    """A column of lists of D numbers as float32 [N, D]. Raises UserError for others."""
+    parts, room = [], max(_MIN_NUMBERS, _MAX_NUMBERS_PER_BYTE * path.stat().st_size)
+    try:
+        with _open(path, ()) as file:
+            if not _holds_numbers(kind := file.schema_arrow.field(column).type):
+                raise UserError(f"{path}: column '{column}' is of type {kind}; it must be lists of numbers")
+            for batch in file.iter_batches(_BATCH, columns=[column], use_threads=False):
+                lists = batch.column(0)
+                widths = np.array(pc.fill_null(pc.list_value_length(lists), 0))  # type: ignore[attr-defined]  # made at import
+                width = parts[0].shape[1] if parts else widths[0]
+                if (odd := np.flatnonzero((widths != width) | (widths == 0))).size:
+                    row = sum(map(len, parts)) + odd[0] + 1
+                    raise UserError(
+                        f"{path}: row {row} has {widths[odd[0]]} numbers in column '{column}', row 1 has {width}; each "
+                        "row needs the same number"
+                    )
+                room -= len(lists) * width
+                if room < 0:
+                    raise UserError(f"{path}: holds over {_MAX_NUMBERS_PER_BYTE} numbers for each of its bytes")
+                values = lists.flatten().to_numpy(zero_copy_only=False)
+                parts.append(values.astype(np.float32).reshape(len(lists), width))
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+    if not parts:
+        raise UserError(f"{path}: no rows")
+    return np.concatenate(parts)
+
+
+def _holds_numbers(kind: pa.DataType) -> bool:
+    lists = (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list)
+    is_number = (kinds.is_integer, kinds.is_floating)
+    return any(is_(kind) for is_ in lists) and any(is_(kind.value_type) for is_ in is_number)
 
 
 def _image(folder: Path, value: bytes | dict | None) -> Encoded | Unreadable:

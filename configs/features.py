@@ -1,0 +1,29 @@
+"""Custom features: vectors with labels, from any tool or `python -m rgjax.encoders`; trains an MLP on them.
+
+Command:     python -m rgjax.main --config=configs/features.py[:METHOD] --config.data.manual_dir=FILE
+Hardware, wall-clock, score: depend on the data
+
+FILE is an .npz file or a parquet table with features, labels and optionally ids, groups, splits and subclasses.
+
+A split in the file is the split; otherwise the examples of a group stay together; otherwise examples are split at
+random within each class. rgjax/data/README.md describes the formats.
+"""
+
+from rgjax.config import CUSTOM_MIN_SIZE, HEAD_TRAINING, method_config, points
+
+
+def get_config(method: str = "rg"):
+    return method_config(
+        method,
+        {
+            "data.name": "features",
+            "data.split": "auto",
+            "regroup.min_size": CUSTOM_MIN_SIZE,
+            **HEAD_TRAINING,
+        },
+    )
+
+
+def sweep():
+    # Doubling covers classes from a hundred to some thousand examples. Points that split no class equal CE.
+    yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)})
