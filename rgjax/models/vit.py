@@ -99,7 +99,7 @@ class VisionTransformer(nnx.Module):
             return nnx.Param(jnp.asarray(tower.take(name, (*shape, width)).reshape(-1, width)))
 
         one = (1,) if style.batched else ()
-        self.tokens = nnx.List([rows(name, *one, *one) for name in style.tokens])
+        self.tokens = nnx.List([nnx.Param(rows(name, *one, *one)[0]) for name in style.tokens])  # [D] each
         self.registers = rows(style.registers, 1, config["num_register_tokens"]) if style.registers else None
         self.positions = rows(style.positions, *one, len(self.tokens) + self.grid(self.size) ** 2)
 
@@ -144,7 +144,7 @@ class VisionTransformer(nnx.Module):
         def tokens(rows):
             return jnp.broadcast_to(rows.astype(self.dtype)[None], (batch, *rows.shape))
 
-        x = jnp.concatenate([*(tokens(token[...]) for token in self.tokens), x], axis=1)
+        x = jnp.concatenate([*(tokens(token[...][None]) for token in self.tokens), x], axis=1)
         x = x + self._positions(rows, columns).astype(self.dtype)[None]
         if self.registers is not None:
             x = jnp.concatenate([x[:, :1], tokens(self.registers[...]), x[:, 1:]], axis=1)
