@@ -22,9 +22,11 @@ from rgjax.predict.predictor import Predictor
 from rgjax.predict.run import encoder_of_run
 from rgjax.preflight.program import lowered_program, spec_task
 from rgjax.training.inputs import resolve_images
-from tests.support.finished import config_of, finish, predictions
+from tests.support.downloads import write_tiny_bert
+from tests.support.finished import config_of, finish, predictions, text_in
 
 CLIP = Path(__file__).parent / "models" / "checkpoints" / "clip"  # 32 pixels, patches of 8
+TEXT = CLIP.parents[1] / "text"
 SETTINGS = {
     **IMAGE_FINETUNING,
     "model.checkpoint": str(CLIP),
@@ -129,6 +131,29 @@ def test_the_gradient_reaches_every_parameter():
     grads = jax.grad(lambda params: (nnx.merge(graph, params)(images)[:, :3] ** 2).sum())(params)
     for path, grad in jax.tree_util.tree_flatten_with_path(grads)[0]:
         assert np.abs(grad).max() > 0, path
+
+
+def test_a_text_network_predicts_without_its_checkpoint(tmp_path):
+    """DistilBERT, pooled as its folder says: by the first token."""
+    folder = tmp_path / "distilbert"
+    shutil.copytree(TEXT / "distilbert", folder)
+    write_tiny_bert(tmp_path / "bert")
+    words = (tmp_path / "bert" / "vocab.txt").read_text().splitlines()
+    (folder / "vocab.txt").write_text("\n".join(words[:40]))  # as many as the checkpoint has
+    (folder / "modules.json").write_text(json.dumps([
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]))  # fmt: skip
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    sources = text_in(tmp_path / "sources") | {"data.max_length": "auto", "regroup.clustering": "none"}
+    settings = {"model.name": "pretrained", "model.checkpoint": str(folder), "train.layer_decay": 0.5}
+    run = finish(tmp_path / "run", "ce", **sources | settings)
+    shutil.rmtree(folder)
+    predictor, recorded = Predictor.from_run(run), predictions(run)
+    dataset = load_data(predictor.run.config.data)
+    logits = predictor.logits(dataset.inputs[dataset.test])
+    np.testing.assert_allclose(logits, recorded["test_logits"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

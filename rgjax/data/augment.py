@@ -120,10 +120,14 @@ def color_jitter(keys: jax.Array, images: jax.Array, strength: jax.Array) -> jax
         strength: each change has a factor that is uniform in [1 - strength, 1 + strength].
     """
     draws = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (3,), jnp.float32))(keys)
-    factors = 1 + strength * (2 * draws - 1)
-    for change, factor in zip((_black, _mean_gray, _gray), factors.T, strict=True):
+    return change_colors(images, 1 + strength * (2 * draws - 1))
+
+
+def change_colors(images: jax.Array, factors: jax.Array) -> jax.Array:
+    """Blend images with black, their mean gray, and their gray; `factors` [B, 3] weigh the images."""
+    for other, factor in zip((_black, _mean_gray, _gray), factors.T, strict=True):
         factor = factor.reshape(-1, 1, 1, 1)
-        images = jnp.clip(factor * images + (1 - factor) * change(images), 0, 255)
+        images = jnp.clip(factor * images + (1 - factor) * other(images), 0, 255)
     return images
 
 

@@ -17,6 +17,7 @@ from rgjax.models.families import open_pretrained
 from rgjax.models.frozen import FeatureClassifier, Standardization
 from rgjax.models.layers import BatchNorm, widen
 from rgjax.models.packing import prepare_tokens
+from rgjax.models.pooling import SENTENCE_FILES
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint, Tensors
 from rgjax.models.resnet import Numerics, ResNet
 from rgjax.models.tokenizer import FILES, WordPieces
@@ -27,8 +28,7 @@ Network: TypeAlias = ResNet | BertClassifier | Classifier | FeatureClassifier
 # What a run keeps of a checkpoint, in a folder of this name: all but the weights, which its own state replaces.
 PRETRAINED = "pretrained"
 _PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
-_POOLING_FILES = ("modules.json", "1_Pooling/config.json")
-PRETRAINED_FILES = ("config.json", *FILES, *_PREPROCESSING_FILES, *_POOLING_FILES)
+PRETRAINED_FILES = ("config.json", *FILES, *SENTENCE_FILES, *_PREPROCESSING_FILES)
 
 
 def make_model(

@@ -188,10 +188,12 @@ def check_data(plan: SweepPlan) -> None:
     """
     # Imported here: they load JAX, which takes seconds, and a finished sweep does not need it.
     from rgjax.data import load_data
+    from rgjax.training.inputs import resolve_images
     from rgjax.training.setup import require_trainable
 
     for variant in {variant.study: variant for variant in plan.variants}.values():
         config = plan.reported_runs(variant, variant.grid[0])[0].config
+        config, _ = resolve_images(config, {})
         require_trainable(config, load_data(config.data))
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rgjax.data.pictures.decode import Unreadable, decode, examine
+from rgjax.data.images import decode_files
+from rgjax.data.pictures.decode import Unreadable, decode, examine, named
 
 LEVELS = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLORS = np.stack([LEVELS, LEVELS[::-1], np.full_like(LEVELS, 128)], axis=2)
@@ -123,3 +124,14 @@ def test_the_limit_holds_for_every_format(kind, monkeypatch):
 def test_postscript_is_refused():
     with pytest.raises(Unreadable, match="PostScript"):
         decode(content(Image.new("RGB", (8, 8)), "EPS"), 8)
+
+
+def test_interpolation_is_pillows_and_names_the_caches_of_all_but_bilinear(tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+    for name in ("auto", "bilinear", "bicubic", "lanczos"):
+        expected = picture.resize((16, 16), Image.Resampling["BILINEAR" if name == "auto" else name.upper()])
+        np.testing.assert_array_equal(decode(content(picture), 16, name), expected)
+    assert [named(name) for name in ("auto", "bilinear", "bicubic")] == [(), (), ("BICUBIC",)]
+    picture.save(tmp_path / "a.png")
+    soft, sharp = (decode_files([tmp_path / "a.png"], 16, name) for name in ("auto", "lanczos"))
+    assert soft.content != sharp.content
