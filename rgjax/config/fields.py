@@ -210,9 +210,18 @@ FIELDS: dict[str, Field] = {
         "network; pretrained: any of model.checkpoint; linear, mlp: a head on the encoder's features",
         *("resnet10", "resnet18", "resnet34", "bert", "pretrained", "linear", "mlp"),
     ),
-    "model.checkpoint": Field("", "bert: folder or hub name[@revision] of the weights (empty: bert-base-uncased)"),
+    "model.checkpoint": Field(
+        "",
+        "bert, pretrained: folder or hub name[@revision] of the weights, or efficientnet-lite0 (empty, for bert: "
+        "bert-base-uncased)",
+    ),
     "model.hidden": _count(256, "mlp: units of its hidden layer", high=65536, late=True),
-    "model.dropout": Field(0.1, "bert: dropout of hidden states and attention, in steps of 1/256", low=0, high=0.9),
+    "model.dropout": Field(
+        0.1,
+        "bert, pretrained, mlp: dropout of hidden states, attention and features, in steps of 1/256",
+        low=0,
+        high=0.9,
+    ),
     "model.unroll": Field(False, "bert: compile its layers one after the other instead of as a loop"),
     "model.stem": _choice("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", "imagenet", "cifar"),
     "model.head": _choice("auto", "auto: cosine for ldam, else linear", "auto", "linear", "cosine"),
