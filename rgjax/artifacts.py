@@ -79,9 +79,9 @@ def recorded_identity(workdir: Path) -> dict[str, Any] | None:
 
 
 def recorded_choices(workdir: Path) -> dict[str, Any]:
-    """What `auto` in the section `data` meant to the run that began in the workdir."""
+    """What `auto` meant to the run that began in the workdir, and its encoder."""
     recorded = provenance.read(workdir)
-    types = {"max_length": int, "image_size": int, "interpolation": str}
+    types = {"max_length": int, "image_size": int, "interpolation": str, "encoder": dict}
     return {name: recorded[name] for name, kind in types.items() if isinstance(recorded.get(name), kind)}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from rgjax import artifacts
 from rgjax.config import FROZEN, TRACED, Config, identity
 from rgjax.data import Dataset, load_data
-from rgjax.encoders import encode_cached, make_encoder
+from rgjax.encoders import Encoder, features_of, make_encoder
 from rgjax.errors import UserError
 from rgjax.losses import loss_of
 from rgjax.models.factory import compute_dtype, make_model
@@ -92,15 +92,15 @@ def _step(trial: Trial) -> int:
 def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) -> Task:
     """Prepare the data, features, pseudo-classes and sampling of all trials.
 
-    `recorded` is what `auto` in the section `data` meant when a run began that is resumed.
+    `recorded` is what `auto` meant when a run began that is resumed, and its encoder.
     """
     config, preprocessing = resolve_images(config, recorded)
     dataset = load_data(config.data)
     require_trainable(config, dataset)
     config, dataset, inputs = network_inputs(config, dataset, recorded.get("max_length"))
     _log.info(dataset.summary)
-    features = encode(config, dataset)
-    clustered = None
+    encoder = encoder_of(config, dataset, recorded.get("encoder"))
+    features, clustered = features_of(encoder, dataset) if encoder else None, None
     if features is not None:
         inputs = features if config.model.name in FROZEN else inputs
         clustered = features[dataset.train] if clustering_of(config) in (*FEATURE_CLUSTERINGS, "given") else None
@@ -111,22 +111,25 @@ def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) 
     dataset = replace(dataset, notes=(*dataset.notes, *notes))
     task = resample(config, dataset, inputs, clustered, clusters)
     task = replace(task, preprocessing=preprocessing)
+    if encoder and features is not None:
+        about = {**encoder.about, "width": features.shape[1], "fingerprint": encoder.fingerprint}
+        task = replace(task, encoder=about)
     _log.info(artifacts.describe_groups(task.regrouping, dataset))
     return task
 
 
-def encode(config: Config, dataset: Dataset) -> np.ndarray | None:
-    """Features [N, D] of all examples; None if nothing reads features."""
+def encoder_of(config: Config, dataset: Dataset, began: Mapping[str, Any] | None) -> Encoder | None:
+    """The encoder of a run; None if nothing reads features.
+
+    `began` is what the run recorded of its encoder when it began, if it is resumed.
+    """
     labels, how = dataset.labels[dataset.train], how_to_regroup(config, dataset)
     with settings_to_blame():
         clustered = needs_features(labels, len(dataset.class_names), **how)
     if not clustered and config.model.name not in FROZEN:
         return None
-    if dataset.kind == "features" and config.encoder.name == "auto":
-        return dataset.inputs
-    options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
-    encoder = make_encoder(config.encoder, dataset.kind, **options)
-    return encode_cached(encoder, dataset.inputs, dataset.fingerprint)
+    options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run, "began": began}
+    return make_encoder(config.encoder, dataset.kind, **options)
 
 
 @contextlib.contextmanager

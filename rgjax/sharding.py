@@ -158,21 +158,31 @@ def on_devices(forward: Callable, params) -> Callable:
     return lambda batch: mapped(params, jax.device_put(batch, NamedSharding(mesh, by_example)))
 
 
-def over_devices(forward: Callable, params, batches: Iterable, *, what: str, total: int) -> np.ndarray:
-    """Apply `forward(params, batch) -> [B, D]` to all batches: [total * B, D].
+def over_devices(
+    forward: Callable, params, batches: Iterable, *, what: str, total: int, unit: str = "example"
+) -> np.ndarray:
+    """Apply `forward(params, batch) -> [B, D]` to all batches: [total, D].
 
     Args:
         forward: as of `on_devices`.
         params: its first argument.
         batches: its second arguments.
         what: the label of the progress bar.
-        total: the number of batches.
+        total: the number of examples; those that fill up the last batch are dropped.
+        unit: the noun of an example.
     """
     forward = on_devices(forward, params)
     pending, outputs = [], []
-    for batch in progress(batches, what, total, unit="batch"):
-        # The devices compute one batch while the host prepares the next.
-        pending.append(forward(batch))
-        if len(pending) > 1:
+    with progress(None, what, total, unit=unit) as bar:
+
+        def finish() -> None:
             outputs.append(np.asarray(pending.pop(0)))
-    return np.concatenate([*outputs, *map(np.asarray, pending)])
+            bar.update(min(len(outputs[-1]), total - bar.n))
+
+        for batch in batches:
+            # The devices compute one batch while the host prepares the next.
+            pending.append(forward(batch))
+            if len(pending) > 1:
+                finish()
+        finish()
+    return np.concatenate(outputs)[:total]

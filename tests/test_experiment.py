@@ -270,7 +270,7 @@ def test_real_images_through_a_clip_of_full_size(shared_data, tmp_path, monkeypa
     assert result["num_pseudo_classes"] > 7
     with Image.open(tmp_path / "first" / "groups" / "0-nv.png") as sheet:
         assert sheet.height > 300
-    monkeypatch.setattr("rgjax.encoders.clip.Options", None)  # the features are read from the cache
+    monkeypatch.setattr("rgjax.encoders.pretrained.Options", None)  # the features are read from the cache
     run("rg", tmp_path / "second", **changes)
     with np.load(tmp_path / "first" / "regrouping.npz") as a, np.load(tmp_path / "second" / "regrouping.npz") as b:
         np.testing.assert_array_equal(a["pseudo_labels"], b["pseudo_labels"])

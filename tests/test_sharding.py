@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rgjax.encoders.clip import clip
+from rgjax.encoders.pretrained import pretrained_images
 from rgjax.encoders.text import encode_tokens
 from rgjax.errors import UserError
 from rgjax.models.bert import Bert, bert_config
+from rgjax.models.families import open_pretrained
 from rgjax.models.packing import mean_tokens
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import Tokens
@@ -27,8 +28,8 @@ def test_batches_hold_every_index_once_and_then_the_first_ones(count, size):
 
 def test_outputs_are_in_the_order_of_the_batches():
     batches = [(np.full((2, 3), i, np.float32), np.full(2, 10 * i, np.float32)) for i in range(4)]
-    outputs = over_devices(lambda w, batch: w * batch[0] + batch[1][:, None], jnp.float32(2), batches, what="", total=4)
-    np.testing.assert_array_equal(outputs[:, 0], np.repeat(np.arange(4) * 12.0, 2))
+    outputs = over_devices(lambda w, batch: w * batch[0] + batch[1][:, None], jnp.float32(2), batches, what="", total=7)
+    np.testing.assert_array_equal(outputs[:, 0], np.repeat(np.arange(4) * 12.0, 2)[:7])
 
 
 @pytest.mark.long
@@ -39,7 +40,7 @@ def test_features_do_not_depend_on_the_number_of_devices(eight_devices, monkeypa
     images = rng.integers(0, 256, (70, 32, 32, 3), np.uint8)
     bert = Checkpoint("tests/models/checkpoints/bert", ways_out="")
     graph, params = nnx.split(Bert(bert.tensors(), bert_config(bert)))
-    vision = clip(Checkpoint("tests/models/checkpoints/clip", ways_out=""), unit_length=True)
+    vision = pretrained_images(open_pretrained(Checkpoint("tests/models/checkpoints/clip", ways_out="")))
 
     def pool(params, packed):
         return mean_tokens(nnx.merge(graph, params)(packed), packed)

@@ -44,7 +44,11 @@ METHODS: dict[str, Method] = {
     "rg_la": Method("RG+LA", {**_RG, "loss.name": "la"}),
 }
 # Encoders by the kind of their inputs. config.encoder.name=auto means the first.
-ENCODERS = {"images": ("clip", "projection"), "sentences": ("bert",), "features": ()}
+ENCODERS = {
+    "images": ("clip", "projection", "pretrained", "file"),
+    "sentences": ("bert", "pretrained", "file"),
+    "features": (),
+}
 TEXT_METHODS = tuple(name for name, method in METHODS.items() if not method.images_only)
 
 # Fields that a variant of a method sets, which the command line cannot override. Tables and folders show its name.

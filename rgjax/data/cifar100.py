@@ -16,7 +16,8 @@ from rgjax.data.cache import decode_and_cache, prepare
 from rgjax.data.dataset import Source, blank_image, dataset_spec
 from rgjax.errors import UserError, first_line
 
-_PIXELS = 32 * 32 * 3
+_SIDE = 32
+_PIXELS = _SIDE * _SIDE * 3
 _MAX_BYTES = 2**28  # limit of the unpacked archive, 1.5 times the real one
 _CLASS_NAMES = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -54,7 +55,7 @@ class Cifar100(cifar.Cifar100, skip_registration=True):
         keys = self._cifar_info.label_keys
         records = np.frombuffer(filepaths, np.uint8).reshape(-1, len(keys) + _PIXELS)
         for index, record in enumerate(records):
-            planes = record[len(keys) :].reshape(3, 32, 32)
+            planes = record[len(keys) :].reshape(3, _SIDE, _SIDE)
             yield (
                 index,
                 {
@@ -81,6 +82,8 @@ def load(config: Config) -> Source:
         prepare(builder, manual_dir)
         how = {"columns": ("id", "id"), "interpolation": config.interpolation, "manual_dir": manual_dir}
         arrays, notes = decode_and_cache(builder, config.image_size, **how)
+        originals = config.image_size == _SIDE
+        pictures = None if originals else list(decode_and_cache(builder, _SIDE, **how)[0]["inputs"])
     except (OSError, ValueError, NonMatchingChecksumError) as error:
         raise UserError(
             f"CIFAR-100 cannot be prepared: {first_line(error)}; download cifar-100-binary.tar.gz from "
@@ -97,6 +100,7 @@ def load(config: Config) -> Source:
         official_test=arrays["test"],
         fingerprint=str(arrays["fingerprint"]),
         notes=notes,
+        pictures=pictures,
     )
 
 

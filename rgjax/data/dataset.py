@@ -1,11 +1,12 @@
 """Dataset containers: a Source is a data set before its split, a Dataset after it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rgjax.data.notes import Note
+from rgjax.data.pictures.decode import Original
 from rgjax.errors import unknown
 
 
@@ -24,6 +25,7 @@ class Source:
         official_val: bool [N]; None if the data set has no official validation set.
         notes: what was skipped or changed while the data were read.
         subclasses: the name of each example's subclass [N], "" where it has none; None if no example has one.
+        pictures: the original pictures [N] of images at `config.image_size`; None where the inputs are the originals.
     """
 
     inputs: np.ndarray
@@ -36,6 +38,7 @@ class Source:
     official_val: np.ndarray | None = None
     notes: tuple[Note, ...] = ()
     subclasses: np.ndarray | None = None
+    pictures: Sequence[Original] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Dataset:
     fingerprint: str
     notes: tuple[Note, ...] = ()
     subclasses: np.ndarray | None = None
+    pictures: Sequence[Original] | None = None
 
     @property
     def kind(self) -> str:

@@ -26,6 +26,7 @@ def load(config: Config) -> Source:
         ids=indices.astype(str),
         official_test=None,
         fingerprint=digest(inputs, labels),
+        pictures=list(gray),
     )
 
 

@@ -118,6 +118,7 @@ def load(config: Config) -> Source:
         official_test=arrays["test"] if official_test else None,
         fingerprint=str(arrays["fingerprint"]),
         notes=(*download.notes, *notes),
+        pictures=[download.images[identity] for identity in arrays["ids"].tolist()],
     )
 
 

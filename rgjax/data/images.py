@@ -17,13 +17,13 @@ from rgjax.data.custom import list_images
 from rgjax.data.dataset import Source, blank_image
 from rgjax.data.listing import Listing
 from rgjax.data.notes import note, notes_on
-from rgjax.data.pictures.decode import Encoded, Unreadable, decode_with_remarks, named
-from rgjax.data.pictures.packed import Packed, read_images
+from rgjax.data.pictures.decode import Encoded, Original, Packed, Unreadable, decode_with_remarks, named
+from rgjax.data.pictures.packed import read_images
 from rgjax.data.splits import split
 from rgjax.data.tables.columns import Columns
 from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
-from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, set_aside
+from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, file_sha256, set_aside
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ def load(config: Config) -> Source:
                 f"{summary}, among them all images of class {first_few(empty)}: {first_few(unreadable)}; repair them, "
                 "or remove the class"
             )
-    return listing.source(pixels, digest("images", content, *listing.labels, *listing.ids))
+    return listing.source(pixels, digest("images", content, *listing.labels, *listing.ids), listing.items)
 
 
 def spec(config: Config) -> Source:
@@ -91,7 +91,7 @@ def decode_files(images: Sequence[Path | Packed], image_size: int, interpolation
 
     They are decoded once, unless a name, a size or a modification time changes.
     """
-    files = _states(images)
+    files = states(images)
     pixels_path = (
         cache_dir() / "images" / f"{digest('own-images-v2', image_size, *named(interpolation), repr(files))}.npy"
     )
@@ -135,9 +135,7 @@ def _decode_to(
     return {"faults": np.array(faults), "remarks": np.array(remarks), "content": np.array(sha.hexdigest())}
 
 
-def map_in_threads(
-    function: Callable[[Encoded], Result], images: Iterable[Path | Packed]
-) -> Iterator[Result | Unreadable]:
+def map_in_threads(function: Callable[[Encoded], Result], images: Iterable[Original]) -> Iterator[Result | Unreadable]:
     """`function(image)` of each image, in order, or the Unreadable that it raised.
 
     A bounded number of images is read ahead.
@@ -154,12 +152,34 @@ def map_in_threads(
             yield from pool.map(call, batch)
 
 
-def _states(images: Sequence[Path | Packed]) -> list[tuple]:
+def content_of(pictures: Sequence[Original]) -> str:
+    """A hash of the content of pictures, independent of where they lie.
+
+    Files are read once, unless a name, a size or a modification time changes.
+    """
+    if any(isinstance(picture, Path | Packed) for picture in pictures):
+        path = cache_dir() / "images" / f"{digest('content-v1', repr(states(pictures)))}.npz"
+        return str(cached_arrays(path, lambda: {"content": np.array(_content_of(pictures))})["content"])
+    return _content_of(pictures)
+
+
+def _content_of(pictures: Sequence[Original]) -> str:
+    def content(picture: Encoded) -> bytes:
+        return bytes.fromhex(file_sha256(picture)) if isinstance(picture, Path) else digest(picture).encode()
+
+    return digest(*(repr(each) for each in map_in_threads(content, pictures)))
+
+
+def states(images: Sequence[Original]) -> list[tuple]:
     """For each image, all that changes if its content may have changed."""
     state = lru_cache(_state)  # of a file with many images
-    return [
-        (*state(image.file), image.part, image.row) if isinstance(image, Packed) else _state(image) for image in images
-    ]
+
+    def of(image: Original) -> tuple:
+        if isinstance(image, Packed):
+            return *state(image.file), image.part, image.row
+        return _state(image) if isinstance(image, Path) else (digest(image),)
+
+    return [of(image) for image in images]
 
 
 def _state(path: Path) -> tuple[str, int, int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rgjax.data.dataset import Source
 from rgjax.data.notes import Note, note
+from rgjax.data.pictures.decode import Original
 from rgjax.errors import first_few, plural
 
 Item = TypeVar("Item", covariant=True)  # an image or a sentence
@@ -53,7 +54,7 @@ class Listing(Generic[Item]):
     def class_names(self) -> tuple[str, ...]:
         return tuple(sorted(set(self.labels)))
 
-    def source(self, inputs: np.ndarray, fingerprint: str) -> Source:
+    def source(self, inputs: np.ndarray, fingerprint: str, pictures: Sequence[Original] | None = None) -> Source:
         """The examples with their content `inputs` [N, ...]."""
         group_ids = self.ids if self.group_ids is None else self.group_ids
         splits = None if self.splits is None else np.array(self.splits)
@@ -68,6 +69,7 @@ class Listing(Generic[Item]):
             fingerprint=fingerprint,
             notes=self.notes,
             subclasses=None if self.subclasses is None else np.array(self.subclasses),
+            pictures=pictures,
         )
 
     def select(self, mask: np.ndarray, *notes: Note) -> "Listing[Item]":

@@ -51,5 +51,6 @@ def load_data(config: Config, *, spec: bool = False) -> Dataset:
         fingerprint=source.fingerprint,
         notes=source.notes,
         subclasses=source.subclasses,
+        pictures=source.pictures,
     )
     return dataset.one_vs_rest(config.positive) if config.positive else dataset

@@ -1,12 +1,17 @@
 """What an encoder is, and the cache of its features."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from rgjax.data import Dataset
+from rgjax.data.images import content_of
 from rgjax.errors import UserError
 from rgjax.storage.files import cache_dir, cached_arrays, digest
+
+_log = logging.getLogger(__name__)
 
 
 class Encoder(NamedTuple):
@@ -14,14 +19,40 @@ class Encoder(NamedTuple):
 
     Attributes:
         fingerprint: identifies weights and settings, in the names of cached features.
-        encode: inputs [N, ...] -> features [N, D] float32.
+        encode: what it reads of N examples -> features [N, D] float32.
+        reads: "inputs": the data set's inputs; "features": the same, as they are; "pictures": the original pictures, at the
+            encoder's own size; "ids".
+        about: for provenance.json: name, checkpoint, revision or SHA-256, image size.
     """
 
     fingerprint: str
-    encode: Callable[[np.ndarray], np.ndarray]
+    encode: Callable[[Any], np.ndarray]
+    reads: str = "inputs"
+    about: Mapping[str, Any] = {}
 
 
-def encode_cached(encoder: Encoder, inputs: np.ndarray, fingerprint: str) -> np.ndarray:
+GIVEN = Encoder("given", np.asarray, "features", {"name": "data"})  # of a data set of features
+
+
+def features_of(encoder: Encoder, dataset: Dataset) -> np.ndarray:
+    """Features of all examples [N, D], so that every split uses the same cached ones.
+
+    Raises UserError for features that are not finite.
+    """
+    if encoder.reads == "features":
+        return dataset.inputs
+    if encoder.reads == "ids":
+        return encoder.encode(dataset.ids)
+    inputs, fingerprint = dataset.inputs, dataset.fingerprint
+    if encoder.reads == "pictures" and dataset.pictures is not None:
+        inputs, fingerprint = dataset.pictures, content_of(dataset.pictures)
+    features = encode_cached(encoder, inputs, fingerprint)
+    described = ", ".join(f"{name} {value}" for name, value in encoder.about.items() if value and name != "name")
+    _log.info(f"encoder {encoder.about.get('name', '')}: {features.shape[1]} features{described and f' ({described})'}")
+    return features
+
+
+def encode_cached(encoder: Encoder, inputs: Any, fingerprint: str) -> np.ndarray:
     """Features of the inputs, from the cache if they were computed before.
 
     Args:

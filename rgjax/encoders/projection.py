@@ -36,7 +36,7 @@ def projection(*, seed: int) -> Encoder:
         state = nnx.merge_state(state, calibrate(state, images[first]))
         return encode_images(lambda state, x: nnx.merge(graph, state, copy=True).features(x), state, images)
 
-    return Encoder(digest("projection-v1", seed), encode)
+    return Encoder(digest("projection-v1", seed), encode, about={"name": "projection", "seed": seed})
 
 
 def encode_images(forward: Callable, params, images: np.ndarray, normalization: Callable | None = None) -> np.ndarray:
@@ -49,14 +49,14 @@ def encode_images(forward: Callable, params, images: np.ndarray, normalization: 
         normalization: as of `prepare_images`.
     """
     order = in_batches(np.arange(len(images)), _BATCH * jax.local_device_count())
-    features = over_devices(
+    return over_devices(
         lambda params, batch: forward(params, prepare_images(batch, normalization=normalization)),
         params,
         (images[indices] for indices in order),
         what="encode",
-        total=len(order),
+        total=len(images),
+        unit="image",
     )
-    return features[: len(images)]
 
 
 def _batch_statistic(after, before):

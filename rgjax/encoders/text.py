@@ -49,7 +49,8 @@ def text_encoder(pretrained: Pretrained, *, pooling: str, max_length: int) -> En
     names, unit_length = settings["pooling"].names, settings["pooling"].unit_length
     plain = settings["model_type"] == "bert" and not unit_length and not settings["lower_case"] and len(names) == 1
     version = ("bert-v1",) if plain else ("text-v1", unit_length, settings["lower_case"])  # bert-v1 is older
-    return Encoder(digest(*version, checkpoint.fingerprint(*FILES), "+".join(names), length), encode)
+    key = digest(*version, checkpoint.fingerprint(*FILES), "+".join(names), length)
+    return Encoder(key, encode, about={**checkpoint.identity(), "pooling": "+".join(names), "max_length": length})
 
 
 def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int) -> Encoder:
@@ -85,9 +86,10 @@ def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int = _B
     def packed(params, batch):
         return forward(params, pack(batch.ids, batch.lengths, batch.ids.size))
 
-    by_length = over_devices(packed, params, map(batch, order), what="encode", total=len(order))
+    count = len(distinct)
+    by_length = over_devices(packed, params, map(batch, order), what="encode", total=count, unit="sentence")
     features = np.empty((len(tokens.lengths), by_length.shape[1]), np.float32)
-    features[order.ravel()] = by_length
+    features[order.ravel()[:count]] = by_length
     return features[same]
 
 

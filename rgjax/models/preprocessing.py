@@ -126,6 +126,8 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "ViT": {"resample": 2},
     "DeiT": {"size": 256, "do_center_crop": True},
     "Siglip": {"default_to_square": False, "size": {"height": 224, "width": 224}},
+    # Of NaFlex checkpoints, which see pictures of any aspect: here the square with as many patches.
+    "Siglip2": {"resample": 2, "patch_size": 16, "max_num_patches": 256},
     "ConvNext": {"default_to_square": False, "size": {"shortest_edge": 384}, "crop_pct": 224 / 256},
 }
 # How torchvision evaluates its classifiers.
@@ -180,6 +182,10 @@ def _of_transformers(values: Mapping[str, Any], default: Mapping[str, Any], sour
             raise UserError(f"{source} has {name}={value!r}; it must be true or false")
     if known["do_pad"]:
         raise UserError(f"{source} has do_pad=true; pictures that are padded to a size are not supported")
+    if "max_num_patches" in known:
+        keys = ("max_num_patches", "patch_size")
+        patches, side = (int(_number(known[key], key, source, high=_LARGEST)) for key in keys)
+        known["size"] = math.isqrt(patches) * side
     fit, resize = _fit_of(known, source)
     size = resize
     if known["crop_pct"] is not None and fit == "short":  # of ConvNext's processor: without a crop from 384 pixels on

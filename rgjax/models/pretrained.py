@@ -147,8 +147,7 @@ class Checkpoint:
             return hub.fetch(self.name, name) if name in hub.list_files(self.name) else None
         except hub.OutOfReach as error:
             raise UserError(
-                f"checkpoint '{self.name}' is not a local folder, and the Hugging Face hub is unavailable ({error}): "
-                f"give {self._ways_out}"
+                f"checkpoint '{self.name}' is not a local folder, and {error}: give {self._ways_out}"
             ) from error
 
     def required(self, name: str) -> Path:
@@ -188,6 +187,14 @@ class Checkpoint:
         config, *rest = map(self.file, ("config.json", *names))
         files = [path for path in (config, *self.weight_files(), *rest) if path]
         return digest(*(bytes.fromhex(file_sha256(path)) for path in files))
+
+    def identity(self) -> dict[str, str]:
+        """Its name, with the commit of a hub's repository or the SHA-256 of local weights."""
+        files = self.weight_files()
+        if self._folder is None:
+            return {"checkpoint": self.name, "revision": files[0].parent.name}
+        sums = [file_sha256(path) for path in files]
+        return {"checkpoint": self.name, "sha256": sums[0] if len(sums) == 1 else ", ".join(sums)}
 
     def tensors(self) -> Tensors:
         """All its tensors, under today's names; each is read when it is taken."""

@@ -31,7 +31,7 @@ def write(
         config: the settings of the run.
         fingerprints: input -> the fingerprint of its content.
         notes: what was skipped or changed while the data were read, ready for JSON.
-        choices: what `auto` in the config meant, by the names of fields.
+        choices: what `auto` in the config meant, by the names of fields, and the encoder.
 
     Raises:
         UserError: if the run began with other inputs, because it cannot resume with these.

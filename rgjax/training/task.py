@@ -1,5 +1,6 @@
 """What trials are trained on: examples, labels and the sampler's pool."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ class Task:
         synthetic: the synthetic images or features, if any.
         max_length: tokens at which sentences are cut; None for images.
         preprocessing: how a pretrained network of images sees them; None for other networks.
+        encoder: name, weights and width of the encoder, if features were computed.
     """
 
     dataset: Dataset
@@ -44,6 +46,7 @@ class Task:
     synthetic: Synthetic | SyntheticFeatures | None = None
     max_length: int | None = None
     preprocessing: Preprocessing | None = None
+    encoder: Mapping[str, Any] | None = None
 
     @property
     def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -58,11 +61,12 @@ class Task:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What `auto` meant in fields of the section `data`, which a run records."""
+        """What `auto` meant in the section `data`, and the encoder: a run records it."""
+        encoder = {"encoder": dict(self.encoder)} if self.encoder else {}
         if self.max_length is not None:
-            return {"max_length": self.max_length}
+            return {"max_length": self.max_length, **encoder}
         seen = self.preprocessing
-        return {"image_size": seen.size, "interpolation": seen.interpolation.lower()} if seen else {}
+        return {"image_size": seen.size, "interpolation": seen.interpolation.lower(), **encoder} if seen else encoder
 
     @property
     def image_size(self) -> int | None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from rgjax.encoders.clip import DEFAULT_CLIP
+from rgjax.encoders.factory import DEFAULT_CLIP
 from rgjax.errors import UserError
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint
 from rgjax.storage import hub
@@ -19,7 +19,9 @@ def offline(monkeypatch, tmp_path):
     """No network, and a private cache; huggingface_hub reads both settings when it is imported."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    return tmp_path
+    hub._listed.cache_clear()
+    yield tmp_path
+    hub._listed.cache_clear()
 
 
 def test_cache_is_used_offline(offline):
@@ -88,9 +90,9 @@ def online(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(Hub, "sent", {})
     monkeypatch.setattr(Hub, "asked", [])
-    hub.list_files.cache_clear()
+    hub._listed.cache_clear()
     yield Hub
-    hub.list_files.cache_clear()
+    hub._listed.cache_clear()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -148,3 +150,32 @@ def test_telemetry_is_off(online):
     from huggingface_hub import constants
 
     assert constants.HF_HUB_DISABLE_TELEMETRY
+
+
+@pytest.mark.parametrize(
+    ("code", "header", "message"),
+    [
+        (404, "RepoNotFound", "the hub has no such repository; if it is private, log in"),
+        (401, "", "the hub refuses it: log in"),
+        (403, "GatedRepo", "it is gated on the hub: accept its terms at https://huggingface.co/someone/some-model and"),
+        (404, "RevisionNotFound", "the hub has no revision 'v9' of it"),
+    ],
+)
+def test_refusal_of_the_hub_is_one_line_and_not_repeated(code, header, message, online, monkeypatch):
+    def refuse(self):
+        self.asked.append(self.path)
+        self.send_response(code)
+        self.send_header("X-Error-Code", header)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    monkeypatch.setattr(Hub, "do_GET", refuse)
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"'someone/some-model@v9' is not .* {message}.*: give a folder"):
+            Checkpoint("someone/some-model@v9", ways_out="a folder").json("config.json")
+    assert len(online.asked) == 1
+
+
+def test_identity_names_the_commit(online):
+    identity = Checkpoint("someone/some-model@v1.0", ways_out="").identity()
+    assert identity == {"checkpoint": "someone/some-model@v1.0", "revision": COMMIT}

@@ -5,6 +5,7 @@ import io
 import struct
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,24 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 Encoded = Path | bytes | np.ndarray  # an image file, its content, or pixels uint8 [H, W] or [H, W, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An image inside a file.
+
+    Attributes:
+        file: an .npz or parquet file.
+        part: its array or column.
+        row: the index in it.
+    """
+
+    file: Path
+    part: str
+    row: int
+
+
+Original = Encoded | Packed
 
 
 class Unreadable(ValueError):
@@ -87,6 +106,12 @@ def named(interpolation: str) -> tuple[str, ...]:
     """What `interpolation` adds to the name of a cache: nothing if it is bilinear."""
     name = resampling(interpolation).name
     return () if name == "BILINEAR" else (name,)
+
+
+def decode_whole(image: Encoded) -> Image.Image:
+    """The whole picture as RGB, by the rules of `decode`; raises Unreadable like it."""
+    with _unreadable(image):
+        return read_picture(image).rgb
 
 
 def examine(image: Encoded) -> Examined:

@@ -1,33 +1,17 @@
 """Images inside files: listed without their content, read a few at a time."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from rgjax.data.listing import Listing
-from rgjax.data.pictures.decode import Encoded, Unreadable
+from rgjax.data.pictures.decode import Encoded, Original, Packed, Unreadable
 from rgjax.data.pictures.npz import npz_images, npz_labels, npz_rows
 from rgjax.data.tables.parquet import image_rows
 from rgjax.errors import UserError
 
 _READ_AHEAD = 512  # images at once, of at most so many bytes together:
 _MAX_BYTES = 2**26
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """An image inside a file.
-
-    Attributes:
-        file: an .npz or parquet file.
-        part: its array or column.
-        row: the index in it.
-    """
-
-    file: Path
-    part: str
-    row: int
 
 
 def images_of_npz(file: Path) -> Listing[Path | Packed]:
@@ -53,7 +37,7 @@ def images_of_npz(file: Path) -> Listing[Path | Packed]:
 READERS: dict[str, Callable[[Path, str], Iterator[Encoded | Unreadable]]] = {".npz": npz_rows, ".parquet": image_rows}
 
 
-def read_images(images: Iterable[Path | Packed]) -> Iterator[list[Encoded | Unreadable]]:
+def read_images(images: Iterable[Original]) -> Iterator[list[Encoded | Unreadable]]:
     """The images in order, in lists that are small enough for memory.
 
     A file on its own stays a path. Of each file with images inside, the rows should ascend.
@@ -69,10 +53,10 @@ def read_images(images: Iterable[Path | Packed]) -> Iterator[list[Encoded | Unre
         yield batch
 
 
-def _each(images: Iterable[Path | Packed]) -> Iterator[Encoded | Unreadable]:
+def _each(images: Iterable[Original]) -> Iterator[Encoded | Unreadable]:
     for place, group in groupby(images, lambda image: (image.file, image.part) if isinstance(image, Packed) else None):
         if place is None:
-            yield from (image for image in group if isinstance(image, Path))
+            yield from (image for image in group if not isinstance(image, Packed))
         else:
             yield from _rows(*place, [image.row for image in group if isinstance(image, Packed)])
 
