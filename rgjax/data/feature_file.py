@@ -32,6 +32,7 @@ class FeatureFile(NamedTuple):
         ids: a unique name for each example; row numbers from 1 if the file has none.
         columns: by role (label, group, split, subclass) the text of each example, "" for a missing one.
         class_names: the names that the file gives to integer labels, in order.
+        numbered: the ids are row numbers.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class FeatureFile(NamedTuple):
     ids: list[str]
     columns: dict[str, list[str]]
     class_names: list[str] | None
+    numbered: bool
 
 
 def read_features(name: str, flag: str) -> FeatureFile:
@@ -63,10 +65,11 @@ def read_features(name: str, flag: str) -> FeatureFile:
     for role, values in columns.items():
         if len(values) != len(features):
             raise UserError(f"{path}: {len(values)} {role}s for {len(features)} features; give one for each")
-    ids = columns.pop("id", None) or [str(number) for number in range(1, len(features) + 1)]
+    given = columns.pop("id", None)
+    ids = given or [str(number) for number in range(1, len(features) + 1)]
     _require_finite(path, features, ids)
     _require_unique(path, ids)
-    return FeatureFile(path, features, ids, columns, class_names)
+    return FeatureFile(path, features, ids, columns, class_names, not given)
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, dict[str, list[str]], list[str] | None]:

@@ -20,7 +20,7 @@ class Encoder(NamedTuple):
     Attributes:
         fingerprint: identifies weights and settings, in the names of cached features.
         encode: what it reads of N examples -> features [N, D] float32.
-        reads: "inputs": the data set's inputs; "features": the same, as they are; "pictures": the original pictures, at the
+        reads: "inputs" of the data set; "features": inputs that are features; "pictures": the originals, at the
             encoder's own size; "ids".
         about: for provenance.json: name, checkpoint, revision or SHA-256, image size.
     """

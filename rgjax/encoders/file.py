@@ -14,6 +14,8 @@ def features_file(name: str) -> Encoder:
     Raises UserError for a file that cannot be read.
     """
     file = read_features(name, "config.encoder.checkpoint")
+    if file.numbered:
+        raise UserError(f"{file.path}: no ids, by which its features are matched to the data set; add an array 'ids'")
     rows = {identity: row for row, identity in enumerate(file.ids)}
 
     def encode(ids: np.ndarray) -> np.ndarray:

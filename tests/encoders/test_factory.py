@@ -1,8 +1,10 @@
 """Encoders by name."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from ml_collections import ConfigDict
+from pyarrow import parquet
 
 from rgjax.config import ENCODERS, FIELDS
 from rgjax.encoders import Encoder, make_encoder
@@ -41,3 +43,46 @@ def test_encoder_of_another_kind_is_refused():
         UserError, match=r"encoder\.name=bert: cannot encode images; use clip, projection, pretrained, file"
     ):
         make("images", name="bert")
+
+
+# Features that the user brings
+
+
+def write_file(path, ids, features, **more):
+    np.savez(path, ids=np.array(ids), features=np.array(features, np.float32), **more)
+    return str(path)
+
+
+def test_features_of_a_file_are_matched_by_id(tmp_path):
+    features = np.arange(12).reshape(4, 3)
+    name = write_file(tmp_path / "f.npz", ["d", "a", "c", "b"], features)
+    table = tmp_path / "f.parquet"
+    parquet.write_table(pa.table({"id": ["d", "a", "c", "b"], "features": features.tolist()}), table)
+    for kind in ("images", "sentences"):
+        for file in (name, str(table)):
+            encoder = make(kind, name="file", checkpoint=file)
+            assert encoder.reads == "ids"
+            np.testing.assert_array_equal(encoder.encode(np.array(["a", "b", "d"])), features[[1, 3, 0]])
+
+
+@pytest.mark.parametrize(
+    ("ids", "features", "message"),
+    [
+        (["a", "c"], np.zeros((2, 3)), "1 of 2 ids of the data set are missing: b;"),
+        (["a", "b", "b"], np.zeros((3, 3)), "1 ids stand for several examples: b"),
+        (["a", "b"], [[0, 1], [np.nan, 1]], "the features of b are not finite"),
+        (["a", "b"], np.zeros((3, 3)), "2 ids for 3 features"),
+        (["a", "b"], np.zeros(2), "features is float32 .*it must be numbers of shape"),
+        (["a", "b"], np.zeros((2, 0)), "features is float32 .*it must be numbers of shape"),
+    ],
+)
+def test_bad_files_of_features_are_one_line(ids, features, message, tmp_path):
+    name = write_file(tmp_path / "f.npz", ids, features)
+    with pytest.raises(UserError, match=message):
+        make("images", name="file", checkpoint=name).encode(np.array(["a", "b"]))
+
+
+def test_file_needs_ids(tmp_path):
+    np.savez(tmp_path / "f.npz", features=np.zeros((2, 3)))
+    with pytest.raises(UserError, match=r"f\.npz: no ids, by which its features are matched"):
+        make("images", name="file", checkpoint=str(tmp_path / "f.npz"))
