@@ -106,12 +106,13 @@ def read_config() -> settings.Config:
     """The config of the command line, validated. Raises UserError."""
     flag: Any = flags.FLAGS["config"]
     config, fields = CONFIG.value, dict(config_flags.get_override_values(flag))
-    if fields.get("model.name") in settings.FROZEN:
+    if fields.get("model.name") in (*settings.FROZEN, "pretrained"):
         file, _, method = config_flags.get_config_filename(flag).partition(":")
         network = load_file(file).get_config(*filter(None, [method])).model.name
-        if changes := settings.prepare_head(config, network, fields):
-            chosen = ", ".join(f"{name}={value}" for name, value in settings.HEAD_TRAINING.items() if name in changes)
-            _log.info(f"config.model.name={config.model.name}: is trained as heads are: {chosen}")
+        if changes := settings.prepare_training(config, network, fields):
+            defaults = {name: setting.default for name, setting in settings.FIELDS.items()}
+            chosen = ", ".join(f"{name}={value}" for name, value in changes.items() if value != defaults[name])
+            _log.info(f"config.model.name={config.model.name}: is trained by its settings, not the file's: {chosen}")
     settings.validate(config)
     return config
 

@@ -11,10 +11,11 @@ from rgjax.config import (
     FIELDS,
     FROZEN,
     HEAD_TRAINING,
+    IMAGE_FINETUNING,
     METHODS,
     identity,
     method_config,
-    prepare_head,
+    prepare_training,
     validate,
     value_of,
 )
@@ -187,7 +188,7 @@ def overridden(file, **fields):
     config = load(file).get_config("ce")
     network = config.model.name
     config.update_from_flattened_dict(fields)
-    prepare_head(config, network, fields)
+    prepare_training(config, network, fields)
     validate(config)
     return config
 
@@ -203,8 +204,18 @@ def test_a_head_in_the_place_of_another_network_is_trained_as_a_head():
     assert (bert.train.warmup_percent, bert.train.clip_norm) == (None, 0.0)
 
 
+def test_a_pretrained_network_in_the_place_of_another_is_fine_tuned():
+    configs = Path(__file__).parents[1] / "configs"
+    images = overridden(configs / "ham10000.py", **{"model.name": "pretrained", "train.epochs": 5})
+    assert (images.train.lr, images.train.layer_decay) == (IMAGE_FINETUNING["train.lr"], 0.75)
+    assert (images.train.epochs, images.train.decay_all) == (5, False)
+    bert = load(configs / "phrasebank.py").get_config().train
+    text = overridden(configs / "phrasebank.py", **{"model.name": "pretrained"})
+    assert text.train.to_dict() == bert.to_dict()
+
+
 def test_other_networks_and_the_file_of_a_head_keep_the_settings_of_the_file():
     config = method_config("ce", {"model.name": "mlp", "train.lr": 0.3})
-    assert prepare_head(config, "linear", {"model.name": "mlp"}) == {}
-    assert prepare_head(method_config("ce", {}), "resnet18", {"model.name": "resnet34"}) == {}
+    assert prepare_training(config, "linear", {"model.name": "mlp"}) == {}
+    assert prepare_training(method_config("ce", {}), "resnet18", {"model.name": "resnet34"}) == {}
     assert config.train.lr == 0.3

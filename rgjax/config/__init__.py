@@ -27,7 +27,7 @@ from rgjax.config.settings import Config as Config
 from rgjax.config.settings import comma_list as comma_list
 from rgjax.config.settings import identity as identity
 from rgjax.config.settings import method_config as method_config
-from rgjax.config.settings import prepare_head as prepare_head
+from rgjax.config.settings import prepare_training as prepare_training
 from rgjax.config.settings import recorded_config as recorded_config
 from rgjax.config.settings import validate as validate
 from rgjax.config.settings import value_of as value_of

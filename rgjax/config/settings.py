@@ -9,7 +9,7 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from rgjax.config.fields import AUTO, CUSTOM, FIELDS, Field
-from rgjax.config.methods import FROZEN, HEAD_TRAINING, METHODS, Point
+from rgjax.config.methods import FROZEN, HEAD_TRAINING, IMAGE_FINETUNING, METHODS, TEXT_FINETUNING, Point
 from rgjax.console import local_path
 from rgjax.errors import UserError, unknown
 
@@ -36,8 +36,8 @@ def method_config(method: str, changes: Mapping[str, Any]) -> Config:
     return ConfigDict(tree).lock()
 
 
-def prepare_head(config: Config, network: str, fields: Mapping[str, Any]) -> Point:
-    """Train a head as heads are, where it replaces the network of a file.
+def prepare_training(config: Config, network: str, fields: Mapping[str, Any]) -> Point:
+    """Train a head or a pretrained network as such, where it replaces a file's network.
 
     The file's settings are those of its network, such as 400 epochs of SGD.
 
@@ -47,12 +47,18 @@ def prepare_head(config: Config, network: str, fields: Mapping[str, Any]) -> Poi
         fields: set by the command line or a grid; they stay.
 
     Returns:
-        The fields that were set: all of `train`, to their defaults or HEAD_TRAINING; none if no network was replaced.
+        The fields that were set, all of `train`: to HEAD_TRAINING, IMAGE_FINETUNING or TEXT_FINETUNING, or their
+        defaults. None if no network was replaced.
     """
-    if network in FROZEN or config.model.name not in FROZEN:
+    name = config.model.name
+    if name in FROZEN and network not in FROZEN:
+        settings = HEAD_TRAINING
+    elif name == "pretrained" and network not in ("bert", "pretrained"):
+        settings = TEXT_FINETUNING if config.data.name in ("phrasebank", "text") else IMAGE_FINETUNING
+    else:
         return {}
     defaults = {name: setting.default for name, setting in FIELDS.items() if setting.identity}
-    training = {**defaults, **HEAD_TRAINING}
+    training = {**defaults, **settings}
     changes = {name: value for name, value in training.items() if name.startswith("train.") and name not in fields}
     with config.ignore_type():  # None unsets a number
         config.update_from_flattened_dict(changes)

@@ -146,7 +146,7 @@ def resolve(variant: Variant, overrides: Mapping[str, Any]) -> Config:
             config.update_from_flattened_dict({name: value})
         except (TypeError, ValueError) as error:
             raise UserError(f"sweep() of {variant.file}: {name}={value!r}: {error}") from error
-    settings.prepare_head(config, network, fields)
+    settings.prepare_training(config, network, fields)
     settings.validate(config)
     return config
 
