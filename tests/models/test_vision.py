@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from rgjax.errors import UserError
 from rgjax.models.backbone import Options, parameter_depths
 from rgjax.models.families import open_pretrained
-from rgjax.models.pretrained import Checkpoint
+from rgjax.models.pretrained import BlankCheckpoint, Checkpoint
 from rgjax.models.vit import resize_matrix
 
 FOLDER = Path(__file__).parent / "vision"
@@ -196,6 +196,14 @@ def test_image_size_that_patches_do_not_cover_is_refused():
     with pytest.raises(UserError, match="image size 18 is not a multiple of the patch size 4"):
         jax.eval_shape(opened(FOLDER / "vit").build().features, jax.ShapeDtypeStruct((1, 18, 16, 3), jnp.float32))
     opened(FOLDER / "siglip_18").build(Options(image_size=18))
+
+
+@pytest.mark.parametrize("case", ["siglip_headless", "../checkpoints/clip_vision"])
+def test_parameters_without_weights_are_those_with_weights(case):
+    whole = opened(FOLDER / case).build()
+    blank = open_pretrained(BlankCheckpoint(str(FOLDER / case), ways_out="another")).build()
+    shapes = [jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(network))) for network in (whole, blank)]
+    assert shapes[0] == shapes[1]
 
 
 def test_sides_as_a_list_are_read(copied):
