@@ -19,7 +19,7 @@ from rgjax.errors import UserError
 from rgjax.models.backbone import Family, Options
 from rgjax.models.preprocessing import IMAGENET, PROCESSORS
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
-from rgjax.models.transformer import LayerNames, checked, other_architecture
+from rgjax.models.transformer import LayerNames, checked, other_architecture, require_multiple
 from rgjax.models.vit import Style, VisionTransformer
 
 _VIT_LAYER = LayerNames(
@@ -174,6 +174,8 @@ def vision_settings(style: Style, checkpoint: Checkpoint) -> dict[str, Any]:
         config["architecture"] = str(names[0]) if isinstance(names, list) and names else ""
     if config["image_size"] < config["patch_size"]:
         raise UserError(f"checkpoint {checkpoint.name}: config.json has image_size below patch_size")
+    if style.tokens:  # SigLIP has checkpoints whose patches of 14 pixels do not fill 384
+        require_multiple(config, "image_size", "patch_size", checkpoint)
     return config
 
 

@@ -177,6 +177,7 @@ def test_missing_or_misshapen_tensor_is_named(case, tensors, expected, copied):
         ("vit", {"model_type": "swin"}, "unknown model_type"),
         ("vit", {"patch_size": [4, 8]}, "config.json has patch_size=[4, 8]"),
         ("vit", {"patch_size": 17}, "config.json has image_size below patch_size"),
+        ("vit", {"image_size": 18}, "config.json has image_size not a multiple of patch_size"),
         ("vit", {"qkv_bias": 1}, "config.json has qkv_bias=1"),
         ("vit", {"num_attention_heads": 3}, "config.json has hidden_size not a multiple of num_attention_heads"),
         ("vit", {"hidden_act": "swiglu"}, "unknown hidden_act"),
