@@ -126,6 +126,8 @@ def _modules(checkpoint: Checkpoint) -> list[str]:
         return []
     try:
         modules = [(module["type"].rpartition(".")[2], module["path"]) for module in json.loads(path.read_bytes())]
+        if not modules:
+            raise ValueError("it names none")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is no list of modules with type and path") from error
     places = {"Transformer": "", "Pooling": POOLING.partition("/")[0]}

@@ -122,8 +122,16 @@ def _tokenizer_file(checkpoint: Checkpoint, family: str) -> Path:
         return checkpoint.required("vocab.json")
     if family in _VOCABULARIES:
         return checkpoint.required("vocab.txt")
+    for name in _SENTENCEPIECE:
+        if checkpoint.file(name):
+            raise UserError(
+                f"checkpoint {checkpoint.name} has {name} but no tokenizer.json; make one with sentencepiece: "
+                "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            )
     return checkpoint.required("tokenizer.json")
 
+
+_SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 # transformers' class for the vocabulary files of a family, where there is no tokenizer.json.
 _VOCABULARIES = {
