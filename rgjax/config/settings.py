@@ -37,7 +37,7 @@ def method_config(method: str, changes: Mapping[str, Any]) -> Config:
 
 
 def prepare_training(config: Config, network: str, fields: Mapping[str, Any]) -> Point:
-    """Train a head or a pretrained network as such, where it replaces a file's network.
+    """Train a head or a pretrained network as such where it replaces a file's.
 
     The file's settings are those of its network, such as 400 epochs of SGD.
 

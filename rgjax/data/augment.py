@@ -124,7 +124,10 @@ def color_jitter(keys: jax.Array, images: jax.Array, strength: jax.Array) -> jax
 
 
 def change_colors(images: jax.Array, factors: jax.Array) -> jax.Array:
-    """Blend images with black, their mean gray, and their gray; `factors` [B, 3] weigh the images."""
+    """Blend images with black, their mean gray and their gray.
+
+    `factors` [B, 3] are the weights of the images.
+    """
     for other, factor in zip((_black, _mean_gray, _gray), factors.T, strict=True):
         factor = factor.reshape(-1, 1, 1, 1)
         images = jnp.clip(factor * images + (1 - factor) * other(images), 0, 255)
