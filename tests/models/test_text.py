@@ -59,3 +59,19 @@ def test_hidden_states_and_gradients_equal_torch(name, golden):
     np.testing.assert_allclose(grads["words"][...], golden[f"{name}_grad_words"], atol=TOLERANCE)
     matrix = grads["relative"][...] if name == "mpnet" else grads["layers"]["mlp1"]["kernel"][...][0].T
     np.testing.assert_allclose(matrix, golden[f"{name}_grad_matrix"], atol=TOLERANCE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["mpnet", "modernbert"])
+def test_dropout_is_on_in_training_only_and_bfloat16_is_close(name, golden):
+    packed = packed_of(golden, name)
+    exact = np.asarray(network(FOLDER / name).features(packed))
+    model = network(FOLDER / name, dropout=0.3)
+    np.testing.assert_array_equal(model.features(packed, key=jax.random.key(0)), exact)
+    once, again = (np.asarray(model.features(packed, train=True, key=jax.random.key(i))) for i in (0, 1))
+    assert np.abs(once - again).max() > 0.01
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own attention promotes within
+        rough = np.asarray(network(FOLDER / name, dtype=jnp.bfloat16).features(packed))
+    assert rough.dtype == np.float32
+    cosines = (exact * rough).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert cosines.min() > 0.999
