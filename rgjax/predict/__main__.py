@@ -151,7 +151,9 @@ def read_inputs(predictor: "Predictor", options: argparse.Namespace) -> "Iterato
     columns = Columns.parse(options.columns or data.columns, "--columns", optional=not options.columns)
     if predictor.run.kind == "sentences":
         return sentences(options.inputs, options.text, columns)
-    return images(options.inputs, data.image_size, data.interpolation, columns)
+    encoder = predictor.run.encoder
+    size = 0 if encoder and encoder.reads == "pictures" else data.image_size
+    return images(options.inputs, size, data.interpolation, columns)
 
 
 def predict_all(predictor: "Predictor", rows: "Iterator[InputRow]", writer: "PredictionWriter") -> tuple[int, int]:

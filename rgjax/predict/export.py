@@ -44,10 +44,15 @@ def export(predictor: Predictor, folder: Path) -> list[Path]:
         The paths of the files.
 
     Raises:
-        UserError: if the folder holds a run or a checkpoint.
+        UserError: if the folder holds a run or a checkpoint, and for a head on features.
     """
     if (folder / "config.json").exists():
         raise UserError(f"--export={folder}: holds a run or a checkpoint, whose files it would replace; use another")
+    if predictor.run.encoder:
+        raise UserError(
+            f"--export={folder}: the run is a head on the features of another network, which is not exported; export a "
+            "run of configs/images_finetune.py or text_finetune.py"
+        )
     if predictor.run.config.model.dtype != "float32":
         raise ValueError("the predictor must compute in float32 to run on all platforms")
     names, leaves, structure = _flatten(predictor.run.params)

@@ -16,7 +16,7 @@ from rgjax.console import local_path
 from rgjax.data.folders import files_below, is_image_file
 from rgjax.data.foreign import count_kinds
 from rgjax.data.notes import note
-from rgjax.data.pictures.decode import Encoded, Unreadable, decode_with_remarks
+from rgjax.data.pictures.decode import Encoded, Unreadable, decode_with_remarks, examine
 from rgjax.data.pictures.npz import is_npz, npz_images, npz_rows
 from rgjax.data.tables.columns import Columns
 from rgjax.data.tables.parquet import image_rows
@@ -53,7 +53,7 @@ def images(names: Sequence[str], size: int, interpolation: str, columns: Columns
         names: files, folders, or "-" for paths on standard input, one per line. In folders, at any depth, files
             without the suffix of an image and hidden files are skipped. A table has a column "path", relative to its
             folder; the id is that of its column "id", or the path.
-        size: the side in pixels to which images are resized.
+        size: the side in pixels to which images are resized; 0 leaves them whole, but tests them.
         interpolation: how they are resized, `data.interpolation`.
         columns: the columns of tables that are not named after their roles.
     """
@@ -188,6 +188,8 @@ def _decoded(row: InputRow, size: int, interpolation: str) -> InputRow:
     if isinstance(image, Path) and image.exists() and not image.is_file():  # reading a pipe would block
         return _fault(row.id, "not a file")
     try:
+        if not size:
+            return InputRow(row.id, image, remarks=(*row.remarks, *examine(image).remarks))
         pixels, remarks = decode_with_remarks(image, size, interpolation)
         return InputRow(row.id, pixels, remarks=(*row.remarks, *remarks))
     except Unreadable as error:

@@ -4,6 +4,7 @@ import numpy as np
 
 from rgjax.console import progress
 from rgjax.data import load_data
+from rgjax.encoders import features_of
 from rgjax.errors import UserError
 from rgjax.predict.predictor import Predictor
 from rgjax.storage.files import cache_dir, cached_arrays, digest
@@ -35,6 +36,9 @@ class Neighbors:
             dataset = load_data(run.config.data)
             if dataset.fingerprint != run.data:
                 raise UserError(f"the data set {dataset.name} has changed since the run was trained on it")
+            if run.encoder:
+                features = predictor.start_read(features_of(run.encoder, dataset)[run.indices])().features
+                return {"features": features, "ids": dataset.ids[run.indices]}
             size = _BATCHES_PER_STEP * predictor.batch_size
             starts = progress(range(0, len(run.indices), size), "training examples", unit="step")
             steps = (dataset.inputs[run.indices[start : start + size]] for start in starts)

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from rgjax.data.augment import prepare_images
+from rgjax.data.lengths import estimated_tokens
 from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, unknown
 from rgjax.losses import class_stats, scale_logits
@@ -23,6 +24,7 @@ Inputs: TypeAlias = np.ndarray | Sequence[Any]  # uint8 images [n, S, S, 3], or 
 # Batch per device. On a CPU, a ResNet-34 reads 128 digits in one batch in half the time of four batches of 32.
 _ACCELERATOR_BATCH = 256
 _CPU_SENTENCES, _CPU_PIXELS = 32, 2**19
+_HEAD_BATCH = 2048  # which its encoder reads in batches of its own, and is built for each
 _SHORTEST = 16  # tokens that the shortest sentences are padded to
 
 
@@ -109,6 +111,12 @@ class Predictor:
         """
         if not len(inputs):
             raise ValueError("no inputs")
+        text = self.run.kind == "sentences"
+        if self.run.encoder:
+            pictures = self.run.encoder.reads == "pictures"
+            read = list(inputs) if pictures else np.array(inputs) if text else self._images(inputs)
+            lengths = estimated_tokens(inputs) if text else np.zeros(len(inputs), np.int32)
+            return self.run.encoder.encode(read), lengths
         if self.word_pieces:
             return self.word_pieces.read(np.array(inputs))
         return self._images(inputs), np.zeros(len(inputs), np.int32)
@@ -127,7 +135,7 @@ class Predictor:
         return finish
 
     def forward(self, params, batch) -> Outputs:
-        """The outputs for uint8 images [B, S, S, 3] or Tokens; a function that JAX traces."""
+        """The outputs for uint8 images [B, S, S, 3], Tokens or features [B, D]; JAX traces it."""
         config, regrouping = self.run.config, self.run.regrouping
         model = nnx.merge(self.run.graph, *params, copy=True)
         features = model.features(self._prepared(batch))
@@ -138,6 +146,8 @@ class Predictor:
     def _prepared(self, batch):
         if isinstance(batch, Tokens):
             return unpacked(batch)
+        if self.run.encoder:
+            return batch  # features
         seen = self.run.preprocessing
         return prepare_images(batch, normalization=seen and seen.normalize)
 
@@ -160,6 +170,8 @@ class Predictor:
 
 
 def _batch_per_device(run: FinishedRun) -> int:
+    if run.encoder:
+        return _HEAD_BATCH
     if jax.default_backend() != "cpu":
         return _ACCELERATOR_BATCH
     if run.kind == "sentences":

@@ -2,20 +2,23 @@
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.config import Config, recorded_config, validate
-from rgjax.encoders import Encoder, encode_images, encode_tokens
+from rgjax.config import FROZEN, Config, recorded_config, validate
+from rgjax.encoders import Encoder, encode_images, encode_tokens, make_encoder
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.losses import loss_of
 from rgjax.models.factory import PRETRAINED, input_kind, make_model, starts_from_checkpoint, word_pieces
 from rgjax.models.families import open_pretrained
+from rgjax.models.frozen import Standardization
 from rgjax.models.preprocessing import Preprocessing
 from rgjax.models.pretrained import DEFAULT_BERT, TENSORS, BlankCheckpoint, Checkpoint, ShapedCheckpoint
 from rgjax.models.tokenizer import FILES, WordPieces
@@ -46,7 +49,8 @@ class FinishedRun(NamedTuple):
         tokens: fingerprint of the tokenizer and of the weights before training; "" for images.
         word_pieces: the tokenizer; None unless the network reads sentences.
         preprocessing: how a pretrained network of images sees them; None for other networks.
-        kind: of the inputs: "images", "sentences" or "features".
+        kind: of the inputs: "images" or "sentences".
+        encoder: whose features of the inputs a head reads; None for other networks.
     """
 
     config: Config
@@ -60,12 +64,14 @@ class FinishedRun(NamedTuple):
     word_pieces: WordPieces | None
     preprocessing: Preprocessing | None
     kind: str
+    encoder: Encoder | None = None
 
     @property
     def fingerprint(self) -> str:
         """Identifies the network and its preprocessing of inputs."""
         weights = map(np.asarray, jax.tree.leaves(self.params))
-        return digest("run-v2", self.tokens, self.config.data.max_length, *weights)
+        inputs = self.encoder.fingerprint if self.encoder else self.tokens
+        return digest("run-v2", inputs, self.config.data.max_length, *weights)
 
 
 def load_run(
@@ -111,7 +117,9 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
     config.update_from_flattened_dict({name: value for name, value in changes.items() if value})
     starts = starts_from_checkpoint(config.model)
     pretrained = _pretrained(workdir, config, weights, ways_out) if starts else None
-    trained_on = input_kind(config.model, pretrained)
+    trained_on, encoder, standardization = input_kind(config.model, pretrained), None, None
+    if config.model.name in FROZEN:
+        trained_on, encoder, standardization = _encoder(config, recorded)
     if kind and trained_on != kind:
         raise UserError(f"it was trained on {trained_on}, not {kind}")
     head = loss_of(config.loss).head
@@ -122,7 +130,8 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
         preprocessing = replace(open_pretrained(pretrained).preprocessing, size=config.data.image_size)
     outputs = regrouping.num_pseudo_classes
     size = preprocessing.size if preprocessing else None
-    model = make_model(config.model, outputs, head=head, seed=config.seed, checkpoint=pretrained, image_size=size)
+    how: dict[str, Any] = {"checkpoint": pretrained, "image_size": size, "standardization": standardization}
+    model = make_model(config.model, outputs, head=head, seed=config.seed, **how)
     graph, state = init_state(model, config.train.optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, *_ = checkpoints.restore(state)
@@ -131,7 +140,20 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
         raise UserError("no checkpoint found")
     params = jax.device_get((state.params, state.batch_stats))
     network = (config, graph, params, regrouping, indices, class_names)
-    return FinishedRun(*network, data, weights, pieces, preprocessing, trained_on)
+    return FinishedRun(*network, data, weights, pieces, preprocessing, trained_on, encoder)
+
+
+def _encoder(config: Config, recorded: Mapping[str, Any]) -> tuple[str, Encoder, Standardization]:
+    """The kind of inputs of a head's encoder, this encoder, and a standardization of its width.
+
+    Raises UserError if its weights are gone or have changed, and for a data set of features.
+    """
+    if config.data.name == "features" or "width" not in recorded.get("encoder", {}):
+        raise UserError("it was trained on features alone, so it cannot read images or texts")
+    kind = "sentences" if config.data.name in ("text", "phrasebank") else "images"
+    options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
+    encoder = make_encoder(config.encoder, kind, began=recorded["encoder"], **options)
+    return kind, encoder, Standardization.blank(int(recorded["encoder"]["width"]))
 
 
 def _pretrained(workdir: Path, config: Config, fingerprint: str, ways_out: str) -> Checkpoint:
@@ -162,9 +184,11 @@ def encoder_of_run(workdir: Path, kind: str) -> Encoder:
     def features(params, batch):
         return nnx.merge(run.graph, *params, copy=True).features(batch)
 
-    def encode(inputs: np.ndarray) -> np.ndarray:
+    def encode(inputs: Any) -> np.ndarray:
+        if run.encoder:
+            return np.asarray(features(run.params, jnp.asarray(run.encoder.encode(inputs))))
         if run.word_pieces:
             return encode_tokens(features, run.params, run.word_pieces(inputs))
         return encode_images(features, run.params, inputs, run.preprocessing and run.preprocessing.normalize)
 
-    return Encoder(run.fingerprint, encode)
+    return Encoder(run.fingerprint, encode, run.encoder.reads if run.encoder else "inputs")
