@@ -148,7 +148,8 @@ def _encoder(config: Config, recorded: Mapping[str, Any]) -> tuple[str, Encoder,
 
     Raises UserError if its weights are gone or have changed, and for a data set of features.
     """
-    if config.data.name == "features" or "width" not in recorded.get("encoder", {}):
+    alone = config.data.name == "features" or config.encoder.name == "file"
+    if alone or "width" not in recorded.get("encoder", {}):
         raise UserError("it was trained on features alone, so it cannot read images or texts")
     kind = "sentences" if config.data.name in ("text", "phrasebank") else "images"
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
