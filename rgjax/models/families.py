@@ -8,17 +8,18 @@ row of tokens. Its `width` is D.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rgjax.errors import unknown
+from rgjax.errors import UserError, unknown
 from rgjax.models.backbone import Family, Options
 from rgjax.models.efficientnet import EFFICIENTNET_LITE
 from rgjax.models.preprocessing import Preprocessing, read_preprocessing
 from rgjax.models.pretrained import Checkpoint
+from rgjax.models.resnet_checkpoints import RESNET, RESNET_OF_TRANSFORMERS, TIMM
 from rgjax.models.text import TEXT
 from rgjax.models.torch_file import PACKAGED
 from rgjax.models.vit_families import VISION
 
 # By the `model_type` in config.json.
-FAMILIES: Mapping[str, Family] = {**VISION, **TEXT}
+FAMILIES: Mapping[str, Family] = {"resnet": RESNET_OF_TRANSFORMERS, **VISION, **TEXT}
 
 
 class Pretrained(NamedTuple):
@@ -54,7 +55,16 @@ def open_pretrained(checkpoint: Checkpoint) -> Pretrained:
 def _family(checkpoint: Checkpoint) -> Family:
     if any(checkpoint.file(known.file) for known in PACKAGED.values()):
         return EFFICIENTNET_LITE
-    name = str(checkpoint.json("config.json").get("model_type"))
-    if name not in FAMILIES:
-        raise unknown(f"model_type of checkpoint {checkpoint.name}", name, FAMILIES)
-    return FAMILIES[name]
+    config = checkpoint.json("config.json") if checkpoint.file("config.json") else {}
+    name, architecture = config.get("model_type"), config.get("architecture")
+    if architecture is not None and name in (None, "timm_wrapper"):
+        if architecture not in TIMM:
+            raise unknown(f"architecture of checkpoint {checkpoint.name}", str(architecture), TIMM)
+        return RESNET
+    if name is None and "layer1.0.conv1.weight" in checkpoint.tensors().weights.readers:
+        return RESNET
+    if name is None:
+        raise UserError(f"checkpoint {checkpoint.name}: no model_type in a config.json, and tensors of unknown names")
+    if str(name) not in FAMILIES:
+        raise unknown(f"model_type of checkpoint {checkpoint.name}", str(name), FAMILIES)
+    return FAMILIES[str(name)]

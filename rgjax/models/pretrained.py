@@ -177,6 +177,8 @@ class Checkpoint:
         for name in (_MSGPACK, *(known.file for known in PACKAGED.values())):
             if path := self.file(name):
                 return [path]
+        if self._folder and len(files := list(self._folder.glob("*.safetensors"))) == 1:
+            return files
         raise UserError(
             f"checkpoint {self.name} has no weights ({_SAFETENSORS}, {_INDEX} or {_MSGPACK}; "
             f"pytorch_model.bin is a pickle and is not read): give {self._ways_out}"

@@ -1,6 +1,6 @@
-"""ResNet-10, -18 and -34 (He et al. 2016) in torchvision's topology."""
+"""ResNets (He et al. 2016) in torchvision's topology."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,13 +53,100 @@ class BasicBlock(nnx.Module):
         return nnx.relu(y + shortcut)
 
 
-def _run_blocks(blocks: list[BasicBlock], x, train: bool):
+class Bottleneck(nnx.Module):
+    """A 3x3 convolution of few channels between two 1x1, and a shortcut.
+
+    The stride is that of the 3x3 convolution, or with `stride_first`, as in He et al., of the first.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: int, *, inner: int, stride_first: bool, norm: Callable, rng):
+        self.conv1 = Conv(c_in, inner, 1, stride if stride_first else 1, rng=rng)
+        self.bn1 = norm(inner)
+        self.conv2 = Conv(inner, inner, 3, 1 if stride_first else stride, rng=rng)
+        self.bn2 = norm(inner)
+        self.conv3 = Conv(inner, c_out, 1, 1, rng=rng)
+        self.bn3 = norm(c_out)
+        self.projects = stride != 1 or c_in != c_out
+        if self.projects:
+            self.shortcut_conv = Conv(c_in, c_out, 1, stride, rng=rng)
+            self.shortcut_bn = norm(c_out)
+
+    def __call__(self, x, train: bool):
+        y = nnx.relu(self.bn1(self.conv1(x), train))
+        y = nnx.relu(self.bn2(self.conv2(y), train))
+        y = self.bn3(self.conv3(y), train)
+        shortcut = self.shortcut_bn(self.shortcut_conv(x), train) if self.projects else x
+        return nnx.relu(y + shortcut)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a ResNet.
+
+    Attributes:
+        depths: blocks of each stage.
+        widths: channels of each stage's output.
+        stem: channels of the first convolution.
+        inner: channels of each stage's bottlenecks; None for basic blocks.
+        first_stride: of the first stage; that of the others is 2.
+        stride_first: bottlenecks stride in their first convolution.
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    stem: int
+    inner: tuple[int, ...] | None = None
+    first_stride: int = 1
+    stride_first: bool = False
+
+    def blocks(self, norm: Callable, rng: np.random.Generator) -> Iterator[nnx.Module]:
+        c_in = self.stem
+        for stage, (depth, c_out) in enumerate(zip(self.depths, self.widths, strict=True)):
+            for i in range(depth):
+                stride = 1 if i else 2 if stage else self.first_stride
+                if self.inner is None:
+                    yield BasicBlock(c_in, c_out, stride, norm=norm, rng=rng)
+                else:
+                    how = {"inner": self.inner[stage], "stride_first": self.stride_first}
+                    yield Bottleneck(c_in, c_out, stride, **how, norm=norm, rng=rng)
+                c_in = c_out
+
+
+def _run_blocks(blocks: list[Any], x, train: bool):
     for block in blocks:
         x = block(x, train)
     return x
 
 
-class ResNet(nnx.Module):
+class Trunk(nnx.Module):
+    """A ResNet without a head: normalized images [B, H, W, 3] -> features [B, D]."""
+
+    def __init__(self, plan: Plan, *, stem: str = "imagenet", numerics: Numerics = PLAIN, rng: np.random.Generator):
+        self.stem, self.recompute, self.dtype, norm = stem, numerics.recompute, numerics.dtype, numerics.norm
+        self.width = plan.widths[-1]
+        self.conv1 = Conv(3, plan.stem, *((7, 2) if stem == "imagenet" else (3, 1)), rng=rng)
+        self.bn1 = norm(plan.stem)
+        self.blocks = nnx.List(plan.blocks(norm, rng))
+
+    def features(self, x, *, train: bool = False, key=None):
+        """Penultimate activations, averaged over the image: [B, D] in float32."""
+
+        def run(stage, module, x):
+            if train and self.recompute:
+                stage = nnx.remat(stage, static_argnums=2, policy=KEEP_SUMS)
+            return stage(module, x, train)
+
+        x = run(Trunk._run_stem, self, x)
+        for at in range(0, len(self.blocks), 2):  # the backward pass keeps the input of every other block
+            x = run(_run_blocks, list(self.blocks[at : at + 2]), x)
+        return x.astype(jnp.float32).mean(axis=(1, 2))
+
+    def _run_stem(self, x, train: bool):
+        x = nnx.relu(self.bn1(self.conv1(x.astype(self.dtype)), train))
+        return max_pool(x) if self.stem == "imagenet" else x
+
+
+class ResNet(Trunk):
     """Basic-block ResNet: normalized images [B, H, W, 3] -> logits [B, classes]."""
 
     def __init__(
@@ -84,35 +171,10 @@ class ResNet(nnx.Module):
             numerics: how it computes.
             rng: draws the initial weights.
         """
-        self.stem, self.recompute, self.dtype, norm = stem, numerics.recompute, numerics.dtype, numerics.norm
-        self.conv1 = Conv(3, width, *((7, 2) if stem == "imagenet" else (3, 1)), rng=rng)
-        self.bn1 = norm(width)
-        blocks, c_in = [], width
-        for stage, depth in enumerate(STAGES[name]):
-            c_out = width * 2**stage
-            for i in range(depth):
-                blocks.append(BasicBlock(c_in, c_out, 2 if stage and i == 0 else 1, norm=norm, rng=rng))
-                c_in = c_out
-        self.blocks = nnx.List(blocks)
-        self.head = HEADS[head](c_in, classes, rng=rng)
-
-    def features(self, x, train: bool = False):
-        """Penultimate activations, averaged over the image: [B, 8 * width] in float32."""
-
-        def run(stage, module, x):
-            if train and self.recompute:
-                stage = nnx.remat(stage, static_argnums=2, policy=KEEP_SUMS)
-            return stage(module, x, train)
-
-        x = run(ResNet._run_stem, self, x)
-        for at in range(0, len(self.blocks), 2):  # the backward pass keeps the input of every other block
-            x = run(_run_blocks, list(self.blocks[at : at + 2]), x)
-        return x.astype(jnp.float32).mean(axis=(1, 2))
-
-    def _run_stem(self, x, train: bool):
-        x = nnx.relu(self.bn1(self.conv1(x.astype(self.dtype)), train))
-        return max_pool(x) if self.stem == "imagenet" else x
+        widths = tuple(width * 2**stage for stage in range(4))
+        super().__init__(Plan(STAGES[name], widths, width), stem=stem, numerics=numerics, rng=rng)
+        self.head = HEADS[head](self.width, classes, rng=rng)
 
     def __call__(self, x, *, train: bool = False, key=None):
         """Logits; `key` is for networks with dropout, which this one has not."""
-        return self.head(self.features(x, train))
+        return self.head(self.features(x, train=train))
