@@ -135,7 +135,7 @@ class Predictor:
         return finish
 
     def forward(self, params, batch) -> Outputs:
-        """The outputs for uint8 images [B, S, S, 3], Tokens or features [B, D]; JAX traces it."""
+        """The outputs for images uint8 [B, S, S, 3], Tokens or features [B, D]; traced."""
         config, regrouping = self.run.config, self.run.regrouping
         model = nnx.merge(self.run.graph, *params, copy=True)
         features = model.features(self._prepared(batch))

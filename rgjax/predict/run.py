@@ -144,7 +144,7 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
 
 
 def _encoder(config: Config, recorded: Mapping[str, Any]) -> tuple[str, Encoder, Standardization]:
-    """The kind of inputs of a head's encoder, this encoder, and a standardization of its width.
+    """Kind of inputs of a head's encoder, the encoder, a standardization of its width.
 
     Raises UserError if its weights are gone or have changed, and for a data set of features.
     """
