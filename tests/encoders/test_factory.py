@@ -69,7 +69,7 @@ def test_features_of_a_file_are_matched_by_id(tmp_path):
     ("ids", "features", "message"),
     [
         (["a", "c"], np.zeros((2, 3)), "1 of 2 ids of the data set are missing: b;"),
-        (["a", "b", "b"], np.zeros((3, 3)), "1 ids stand for several examples: b"),
+        (["a", "b", "b"], np.zeros((3, 3)), "1 repeated id: b"),
         (["a", "b"], [[0, 1], [np.nan, 1]], "the features of b are not finite"),
         (["a", "b"], np.zeros((3, 3)), "2 ids for 3 features"),
         (["a", "b"], np.zeros(2), "features is float32 .*it must be numbers of shape"),
