@@ -1,8 +1,9 @@
-"""The command line of all six commands: help, options, errors and exit codes.
+"""The command line of all seven commands: help, options, errors and exit codes.
 
-Commands with a config (main, sweep, preflight) take absl flags and ml_collections' `--config.NAME=VALUE`, through
-`run_with_config`. The others (report, predict, data.inspect) use `Parser`. In both, `--help` prints the command's
-docstring, hyphens and underscores are equal, `--no-NAME` negates a switch, and a mistake is a UserError of one line.
+Commands with a config (main, sweep, preflight, encoders) take absl flags and ml_collections' `--config.NAME=VALUE`,
+through `run_with_config`. The others (report, predict, data.inspect) use `Parser`. In both, `--help` prints the
+command's docstring, hyphens and underscores are equal, `--no-NAME` negates a switch, and a
+mistake is a UserError of one line.
 """
 
 import argparse

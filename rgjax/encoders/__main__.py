@@ -1,4 +1,4 @@
-"""Write the features of a data set to a file, for any other tool or for encoder.name=file.
+"""Write the features of a data set to a file, for use in any other tool.
 
     python -m rgjax.encoders --config=configs/FILE.py [--config.encoder.NAME=VALUE ...] --output=features.npz
 
@@ -40,10 +40,15 @@ _TOKENS = 64  # at which sentences are cut for data.max_length=auto, which belon
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)
-    config, path = CONFIG.value, local_path(_OUTPUT.value)
+    config = CONFIG.value
     settings.validate(config)
+    write(config, local_path(_OUTPUT.value))
+
+
+def write(config: settings.Config, path: Path) -> None:
+    """Write the features of a config's data set. Raises UserError for bad input."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--output={_OUTPUT.value}: must be FILE{' or FILE'.join(SUFFIXES)}")
+        raise UserError(f"--output={path}: must be FILE{' or FILE'.join(SUFFIXES)}")
     require_devices()
     if config.data.image_size == AUTO:  # the encoder sees the original pictures
         config.data.image_size = 32

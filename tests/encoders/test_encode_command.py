@@ -1,12 +1,11 @@
 """python -m rgjax.encoders: the file of features, read again as encoder and as data set."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 
-from rgjax.command import parse
 from rgjax.config import method_config
 from rgjax.data import load_data
 from rgjax.encoders import __main__ as command
@@ -14,22 +13,15 @@ from rgjax.encoders import features_of, make_encoder
 from rgjax.errors import UserError
 
 
-@pytest.fixture
-def encode(monkeypatch, tmp_path):
-    def run(output, *more):
-        checkpoint = "--config.encoder.checkpoint=tests/encoders/pictures/clip"
-        words = ["--config=configs/digits.py", "--config.encoder.name=pretrained", checkpoint, *more]
-        monkeypatch.setattr(flags, "FLAGS", flags.FLAGS)
-        parse(["encoders", *words, f"--output={output}"])
-        command.main([])
-        return output
-
-    return run
+def encode(path):
+    encoder = {"encoder.name": "pretrained", "encoder.checkpoint": "tests/encoders/pictures/clip"}
+    command.write(method_config("ce", {"data.name": "digits", **encoder}), path)
+    return path
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
-def test_file_serves_as_encoder_and_as_data_set(suffix, encode, tmp_path):
+def test_file_serves_as_encoder_and_as_data_set(suffix, tmp_path):
     path = encode(tmp_path / f"features{suffix}")
     config = method_config("ce", {"data.name": "digits"})
     digits = load_data(config.data)
@@ -55,6 +47,6 @@ def test_file_serves_as_encoder_and_as_data_set(suffix, encode, tmp_path):
             )
 
 
-def test_other_outputs_are_refused(encode):
+def test_other_outputs_are_refused():
     with pytest.raises(UserError, match=r"--output=features\.csv: must be FILE\.npz or FILE\.parquet"):
-        encode("features.csv")
+        encode(Path("features.csv"))
