@@ -87,7 +87,7 @@ def recorded_choices(workdir: Path) -> dict[str, Any]:
 
 def write_start(task: Task, trial: Trial) -> None:
     """Write the files of a run that are known before training."""
-    (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
+    (config, workdir, only_scores), dataset, regrouping = trial, task.dataset, task.regrouping
     if not is_first_process():
         return
     settings = json.loads(config.to_json())
@@ -114,6 +114,8 @@ def write_start(task: Task, trial: Trial) -> None:
         **({"group_names": np.array(regrouping.names)} if regrouping.names else {}),
     )
     manifest.write(workdir, START_FILES)
+    if only_scores:
+        return
     if regrouping.num_pseudo_classes > regrouping.num_classes and not (workdir / "groups" / "sizes.png").exists():
         shown = dataset.ids if dataset.kind == "features" else dataset.inputs
         draw_groups(workdir / "groups", shown, dataset.train, regrouping, task.features, dataset.class_names)
@@ -126,7 +128,7 @@ def write_result(task: Task, trial: Trial, outcome: Outcome, timing: dict) -> No
     """Write the predictions of a trial, and its result."""
     if not is_first_process():
         return
-    (config, workdir), dataset, regrouping = trial, task.dataset, task.regrouping
+    (config, workdir, _), dataset, regrouping = trial, task.dataset, task.regrouping
     splits = {name: dataset.splits[name] for name in outcome.logits}
     write_npz(
         workdir / "predictions.npz",

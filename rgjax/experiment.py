@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,23 +14,24 @@ import jax
 import numpy as np
 
 from rgjax import artifacts
-from rgjax.config import FROZEN, TRACED, Config, identity
+from rgjax.config import FROZEN, Config, program_settings, task_settings
 from rgjax.data import Dataset, load_data
 from rgjax.encoders import Encoder, features_of, make_encoder
 from rgjax.errors import UserError
 from rgjax.losses import loss_of
-from rgjax.models.factory import compute_dtype, make_model
+from rgjax.models.factory import compute_dtype, make_model, padded
 from rgjax.predict.run import encoder_of_run
 from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, needs_features, regroup
 from rgjax.sampling import DeepSmoteSettings, Synthetic, deepsmote, feature_smote
 from rgjax.sharding import make_mesh, wait_for_all
 from rgjax.storage import manifest
 from rgjax.storage.files import cache_dir, cached_arrays, digest, newest_step
+from rgjax.storage.memory import keeping, kept
 from rgjax.training.inputs import network_inputs, resolve_images
-from rgjax.training.setup import require_trainable
+from rgjax.training.setup import make_schedule, require_trainable
 from rgjax.training.task import Task, clustering_of, how_to_regroup, make_task
 from rgjax.training.trackers import require_trackers
-from rgjax.training.trainer import Trial, train
+from rgjax.training.trainer import Outcome, Trial, train
 
 _log = logging.getLogger(__name__)
 
@@ -42,13 +42,13 @@ def run(config: Config, workdir: Path) -> dict:
 
 
 def run_population(trials: Sequence[Trial]) -> list[dict]:
-    """Run experiments that differ only in `config.TRACED` settings as one program.
+    """Run experiments with the same `config.program_settings` as one program.
 
     Each workdir gets the files that its experiment alone would write. Raises UserError for bad input, and for trials
     that diverged, after the others have ended.
     """
-    shared = [{k: v for k, v in identity(trial.config).items() if k not in TRACED} for trial in trials]
-    if any(settings != shared[0] for settings in shared):
+    shared = program_settings(trials[0].config)
+    if any(program_settings(trial.config) != shared for trial in trials):
         raise ValueError("trials of a population differ in settings that are not traced")
     if unfinished := [trial for trial in trials if not manifest.finished(trial.workdir)]:
         for trial in unfinished:
@@ -63,30 +63,64 @@ def complete(trials: Sequence[Trial]) -> None:
     started, config = time.perf_counter(), trials[0].config
     for trial in trials:
         require_trackers(trial.config.trackers)
-    mesh = make_mesh(jax.devices(), trials=len(trials), batch_size=config.train.batch_size)
-    task = prepare(config, artifacts.recorded_choices(trials[0].workdir))
-
-    reads = {"standardization": task.standardization, "image_size": task.image_size}
-    network = {"head": loss_of(config.loss).head, **reads}
-    outputs, errors = task.regrouping.num_pseudo_classes, []
-    for _, group in groupby(sorted(trials, key=_step), _step):  # trials that resume from one step share a program
-        group = list(group)
-        models = [make_model(trial.config.model, outputs, seed=trial.config.seed, **network) for trial in group]
-        for trial in group:  # all input is valid by now, so the workdirs can become those of these runs
-            artifacts.write_start(task, trial)
-        outcomes, timing = train(task, group, models, mesh)
+    make_mesh(jax.devices(), trials=len(trials), batch_size=config.train.batch_size)  # fail now, not after minutes
+    tasks, errors = prepare_all(trials), []
+    for group in in_programs(tasks, trials):
+        members = [trials[i] for i in group]
+        outcomes, timing = train_together([tasks[i] for i in group], members)
         timing["total_s"] = round(time.perf_counter() - started, 3)
-        for trial, outcome in zip(group, outcomes, strict=True):
+        for i, outcome in zip(group, outcomes, strict=True):
             if outcome.error:
-                errors.append(f"{trial.workdir}: {outcome.error}" if len(trials) > 1 else outcome.error)
+                errors.append(f"{trials[i].workdir}: {outcome.error}" if len(trials) > 1 else outcome.error)
             else:
-                artifacts.write_result(task, trial, outcome, timing)
+                artifacts.write_result(tasks[i], trials[i], outcome, timing)
     if errors:
         raise UserError("; ".join(errors))
 
 
-def _step(trial: Trial) -> int:
-    return newest_step(trial.workdir / "checkpoints")
+def train_together(tasks: Sequence[Task], trials: Sequence[Trial]) -> tuple[list[Outcome], dict]:
+    """Train trials that share a program; see `train`."""
+    models = [
+        make_model(
+            trial.config.model,
+            task.regrouping.num_pseudo_classes,
+            head=loss_of(trial.config.loss).head,
+            seed=trial.config.seed,
+            standardization=task.standardization,
+            image_size=task.image_size,
+        )
+        for task, trial in zip(tasks, trials, strict=True)
+    ]
+    for task, trial in zip(tasks, trials, strict=True):
+        artifacts.write_start(task, trial)  # all input is valid by now: the workdirs can become those of these runs
+    mesh = make_mesh(jax.devices(), trials=len(trials), batch_size=trials[0].config.train.batch_size)
+    return train(tasks, trials, models, mesh)
+
+
+def in_programs(tasks: Sequence[Task], trials: Sequence[Trial]) -> list[list[int]]:
+    """The numbers of the trials that share a program, in groups.
+
+    They have the same inputs, output width and schedule, and resume from the same step.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for i, (task, (config, workdir, _)) in enumerate(zip(tasks, trials, strict=True)):
+        schedule = make_schedule(config, task.examples_per_epoch(config))
+        width = padded(task.regrouping.num_pseudo_classes)
+        step = newest_step(workdir / "checkpoints")
+        key = id(task.inputs), width, replace(schedule, warmup=0, drw_start=None), step  # those two are traced
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def prepare_all(trials: Sequence[Trial]) -> list[Task]:
+    """The task of each trial; trials with equal settings of it share one."""
+    tasks: dict[str, Task] = {}
+    keys = [json.dumps(task_settings(trial.config)) for trial in trials]
+    with keeping():
+        for key, trial in zip(keys, trials, strict=True):
+            if key not in tasks:
+                tasks[key] = prepare(trial.config, artifacts.recorded_choices(trial.workdir))
+    return [tasks[key] for key in keys]
 
 
 def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) -> Task:
@@ -100,7 +134,10 @@ def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) 
     config, dataset, inputs = network_inputs(config, dataset, recorded.get("max_length"))
     _log.info(dataset.summary)
     encoder = encoder_of(config, dataset, recorded.get("encoder"))
-    features, clustered = features_of(encoder, dataset) if encoder else None, None
+    features = clustered = None
+    if encoder:
+        identity = encoder.fingerprint, dataset.fingerprint
+        features = kept("features", identity, lambda: features_of(encoder, dataset))
     if features is not None:
         inputs = features if config.model.name in FROZEN else inputs
         clustered = features[dataset.train] if clustering_of(config) in (*FEATURE_CLUSTERINGS, "given") else None
@@ -129,7 +166,8 @@ def encoder_of(config: Config, dataset: Dataset, began: Mapping[str, Any] | None
     if not clustered and config.model.name not in FROZEN:
         return None
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run, "began": began}
-    return make_encoder(config.encoder, dataset.kind, **options)
+    settings = config.encoder.to_json(), config.data.max_length, dataset.kind, began
+    return kept("encoder", settings, lambda: make_encoder(config.encoder, dataset.kind, **options))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from rgjax.config.fields import CUSTOM_MIN_SIZE as CUSTOM_MIN_SIZE
 from rgjax.config.fields import FIELDS as FIELDS
 from rgjax.config.fields import MAX_INT32 as MAX_INT32
 from rgjax.config.fields import NON_IDENTITY_FIELDS as NON_IDENTITY_FIELDS
-from rgjax.config.fields import TRACED as TRACED
 from rgjax.config.fields import Field as Field
 from rgjax.config.methods import BERT_FINETUNING as BERT_FINETUNING
 from rgjax.config.methods import ENCODERS as ENCODERS
@@ -28,6 +27,8 @@ from rgjax.config.settings import comma_list as comma_list
 from rgjax.config.settings import identity as identity
 from rgjax.config.settings import method_config as method_config
 from rgjax.config.settings import prepare_training as prepare_training
+from rgjax.config.settings import program_settings as program_settings
 from rgjax.config.settings import recorded_config as recorded_config
+from rgjax.config.settings import task_settings as task_settings
 from rgjax.config.settings import validate as validate
 from rgjax.config.settings import value_of as value_of

@@ -26,6 +26,7 @@ class Field:
         several: the value is a comma-separated list of choices.
         automatic: `AUTO` is valid in the place of a number.
         traced: a compiled program takes the value as an argument, so that trials with different values share it.
+        task: it chooses or labels the training examples of a data set.
         identity: runs with different values are different runs; not so for paths, trackers and failure policy.
         late: added when runs existed, which keep their names: at its default it is no part of the identity.
     """
@@ -39,6 +40,7 @@ class Field:
     several: bool = False
     automatic: bool = False
     traced: bool = False
+    task: bool = False
     identity: bool = True
     late: bool = False
 
@@ -75,7 +77,7 @@ def _duration(name: str, help: str, *, percent: float | None = None) -> dict[str
 
 
 FIELDS: dict[str, Field] = {
-    "method": Field("rg", "name of the method that set the fields below"),
+    "method": Field("rg", "name of the method that set the fields below", traced=True),
     "seed": _count(0, "seed of training: weights, batches, augmentation", low=0, traced=True),
     "population": _count(1, "train this seed and the next ones as one program: how many", high=1024),
     "trackers": _choice(
@@ -122,7 +124,7 @@ FIELDS: dict[str, Field] = {
     "data.test_fraction": Field(0.2, "share of the examples held out for the test", low=0.01, high=0.9),
     "data.val_fraction": Field(0.2, "share of the remaining examples held out for validation", low=0.01, high=0.9),
     "data.positive": Field("", "one class against the rest; empty: all classes"),
-    "data.seed": _count(0, "seed of the split", low=0),
+    "data.seed": _count(0, "seed of the split", low=0, task=True),
     "data.placement": _choice(
         "auto",
         "inputs resident on the devices, or streamed from the host; auto: streamed above half of the memory",
@@ -174,19 +176,25 @@ FIELDS: dict[str, Field] = {
         "spectral",
         "random",
         "given",
+        task=True,
     ),
     "regroup.rule": _choice(
-        "ratio", "ratio: n_c / n_min groups above the threshold; target: n_c / threshold", "ratio", "target"
+        "ratio", "ratio: n_c / n_min groups above the threshold; target: n_c / threshold", "ratio", "target", task=True
     ),
-    "regroup.threshold": _count(0, "ratio: largest class that is left whole; target: size of a group", low=0),
-    "regroup.aggregate": _choice("max", "how pseudo-class logits become class logits", "max", "sum"),
-    "regroup.n_init": _count(10, "restarts of K-means", high=1000),
-    "regroup.min_size": _count(0, "least size of a group; smaller ones are merged (0: any; balanced: equal)", low=0),
-    "regroup.seed": _count(0, "seed of the clustering", low=0),
+    "regroup.threshold": _count(
+        0, "ratio: largest class that is left whole; target: size of a group", low=0, task=True
+    ),
+    "regroup.aggregate": _choice("max", "how pseudo-class logits become class logits", "max", "sum", task=True),
+    "regroup.n_init": _count(10, "restarts of K-means", high=1000, task=True),
+    "regroup.min_size": _count(
+        0, "least size of a group; smaller ones are merged (0: any; balanced: equal)", low=0, task=True
+    ),
+    "regroup.seed": _count(0, "seed of the clustering", low=0, task=True),
     "sampler": _choice(
         "none",
         "over- or undersampling; deepsmote: synthetic images, all held in memory",
         *("none", "ros", "rus", "rusc", "deepsmote"),
+        task=True,
     ),
     "deepsmote.epochs": _count(300, "passes of the autoencoder over the training set", high=1_000_000),
     "deepsmote.batch_size": _count(128, "examples per step of the autoencoder", low=2),
@@ -203,7 +211,7 @@ FIELDS: dict[str, Field] = {
     "loss.posthoc": Field(False, "la: train with ce and adjust at test time instead"),
     "loss.max_m": Field(0.5, "ldam: margin of the smallest class", low=0, high=100, traced=True),
     "loss.s": Field(30.0, "ldam: scale of the logits", low=1e-3, high=1000, traced=True),
-    "loss.stats": _choice("pseudo", "whose counts set weights, priors and margins", "pseudo", "class"),
+    "loss.stats": _choice("pseudo", "whose counts set weights, priors and margins", "pseudo", "class", traced=True),
     **_duration("loss.drw_start", "deferred re-weighting: when it starts (unset: never)"),
     "model.name": _choice(
         "resnet34",
@@ -269,7 +277,5 @@ FIELDS: dict[str, Field] = {
     ),
 }
 
-# Runs that differ only in these train as one program.
-TRACED = tuple(name for name, setting in FIELDS.items() if setting.traced)
 # Excluded from the identity of a run: paths, trackers, failure policy (a run stopped by a fault has no result).
 NON_IDENTITY_FIELDS = tuple(name for name, setting in FIELDS.items() if not setting.identity)

@@ -104,6 +104,7 @@ HEAD_TRAINING: Mapping[str, Any] = {
     "train.weight_decay": 0.01,
     "train.batch_size": 128,
     "train.epochs": 50,
+    "train.checkpoint_percent": 100.0,  # it trains for seconds
 }
 
 

@@ -95,6 +95,22 @@ def identity(config: Config) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in late}
 
 
+def program_settings(config: Config) -> dict[str, Any]:
+    """The identity without what runs of one program may differ in.
+
+    That are traced settings and, for heads on features, those of their tasks.
+    """
+    differing = {name for name, setting in FIELDS.items() if setting.traced}
+    if config.model.name in FROZEN:
+        differing |= set(task_settings(config))
+    return {name: value for name, value in identity(config).items() if name not in differing}
+
+
+def task_settings(config: Config) -> dict[str, Any]:
+    """The settings that choose and label the training examples of a data set."""
+    return {name: value_of(config, name) for name, setting in FIELDS.items() if setting.task}
+
+
 def validate(config: Config) -> None:
     """Raise UserError for the first field whose value is invalid."""
     for name, setting in FIELDS.items():

@@ -1,6 +1,7 @@
 """Load a data set by its name and split it."""
 
 import importlib
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rgjax.data.pictures.npz import is_npz
 from rgjax.data.splits import split
 from rgjax.data.tables.reader import READ
 from rgjax.errors import UserError
+from rgjax.storage.memory import kept
 
 
 def display_name(name: str, manual_dir: str) -> str:
@@ -37,7 +39,8 @@ def load_data(config: Config, *, spec: bool = False) -> Dataset:
     if config.columns and config.name not in CUSTOM:
         raise UserError(f"config.data.columns={config.columns}: {config.name} is no custom table; leave the option out")
     module = importlib.import_module(f"rgjax.data.{config.name}")  # on demand: TFDS takes seconds to import
-    source = module.spec(config) if spec else module.load(config)
+    settings = json.dumps({name: value for name, value in config.items() if name != "seed"})
+    source = module.spec(config) if spec else kept("source", settings, lambda: module.load(config))
     train, val, test = split(source, config)
     dataset = Dataset(
         name=display_name(config.name, config.manual_dir),

@@ -40,7 +40,7 @@ from rgjax.training.setup import (
     require_trainable,
     training_program,
 )
-from rgjax.training.task import Task, how_to_regroup, make_task
+from rgjax.training.task import Task, how_to_regroup, make_task, stacked
 
 _log = logging.getLogger(__name__)
 
@@ -130,11 +130,18 @@ def lowered_program(
     def shared(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), tree)
 
+    def stacked_shapes(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=trial_sharded(mesh)), tree)
+
     def per_trial(tree):
         sharding = trial_sharded(mesh)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((trials, *x.shape), x.dtype, sharding=sharding), tree)
 
-    data = TrainData(sharded_spec(host.spec(count), mesh), *shared(task.examples))
+    if spec.by_trial:
+        examples = stacked_shapes(stacked([task] * trials, schedule.examples_per_epoch))
+    else:
+        examples = shared(task.examples)
+    data = TrainData(sharded_spec(host.spec(count), mesh), *examples)
     [augmentation] = make_augmentation([config], task)
     hyper = make_hyper(config, schedule, class_stats(config.loss, task.regrouping), augmentation)
     state, hyper, key = per_trial((jax.eval_shape(spec.layout.flatten, state), hyper, keys[0]))

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Int32, Integer
+from jaxtyping import Array, ArrayLike, Int, Int32, Integer
 
 Labels: TypeAlias = Integer[np.ndarray, " N"]
 Clusters: TypeAlias = Integer[np.ndarray, " N_real"]  # synthetic examples follow the real ones and have no cluster
@@ -70,8 +70,27 @@ SAMPLERS = {
 }
 
 
-def epoch_rows(key: jax.Array, pool: Int[Array, " P"], draws: int) -> Int[Array, " {draws}"]:
-    """The first `draws` examples of independent permutations of the pool."""
+def cycled(pool: Pool, draws: int) -> Int32[np.ndarray, " cycled"]:
+    """The pool, repeated as a whole until it has at least `draws` examples."""
+    return np.resize(pool, -(-draws // len(pool)) * len(pool))
+
+
+def epoch_rows(
+    key: jax.Array, pool: Int[Array, " P"], draws: int, size: Int[ArrayLike, ""] | None = None
+) -> Int[Array, " {draws}"]:
+    """The first `draws` examples of independent permutations of the pool.
+
+    Args:
+        key: of the draw.
+        pool: what is drawn from; with `size`, a `cycled` pool.
+        draws: number of examples.
+        size: the pool's traced size before it was cycled. What follows the first `draws` examples of a cycled pool
+            changes nothing, so that pools of different sizes share a program.
+    """
+    if size is not None:
+        slots = jnp.arange(len(pool), dtype=jnp.int32)
+        bits = jax.random.bits(key, (len(pool),))  # those of a slot depend on no other slot
+        return jax.lax.sort((slots // size, bits, pool), num_keys=2)[2][:draws]
     passes = -(-draws // len(pool))
     keys = jax.random.split(key, passes)
     return jnp.concatenate([jax.random.permutation(k, pool) for k in keys])[:draws]

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -51,7 +52,7 @@ def write(
         {
             "git": _git_state(),
             "python": platform.python_version(),
-            "packages": {name: version(name) for name in _PACKAGES},
+            "packages": _versions(),
             "platform": jax.default_backend(),
             "devices": [device.device_kind for device in jax.devices()],
             "fingerprints": fingerprints,
@@ -70,6 +71,12 @@ def read(folder: Path) -> dict[str, Any]:
         return {}
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
+
+
+@cache  # the code that runs is what was loaded
 def _git_state() -> dict[str, str | bool] | None:
     """The checkout's commit and whether files differ from it; None without one."""
 

@@ -23,7 +23,8 @@ Options:
     --workers=N                runs at a time (local: one per device or CPU core; slurm: limit of a job array)
     --resources=NAME=VALUE,... of each run: for ray num_gpus=1 or TPU=4; for slurm submitit's parameters, such as
                                slurm_partition=gpu,gpus_per_node=1,timeout_min=240, or cluster=local
-    --population=N             train up to N runs that differ only in traced settings as one program (1)
+    --population=N             train up to N runs that differ only in traced settings as one program (heads on
+                               features: 16, also of different seeds and groups; other networks: 1)
     --retries=N                how often a failed run is tried again (1)
     --accept-failures          select although some runs of a grid failed for reasons that may pass
     --keep=all|reported|none   runs whose checkpoints stay on disk; reported: those of stage 2 (reported)
@@ -63,7 +64,7 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the cost and stop")
 _LAUNCHER = flags.DEFINE_enum("launcher", "local", list(LAUNCHERS), "where runs are trained")
 _WORKERS = flags.DEFINE_integer("workers", None, "runs at a time", lower_bound=1)
 _RESOURCES = flags.DEFINE_list("resources", [], "of each run")
-_POPULATION = flags.DEFINE_integer("population", 1, "runs trained as one program", lower_bound=1)
+_POPULATION = flags.DEFINE_integer("population", None, "runs trained as one program", lower_bound=1)
 _RETRIES = flags.DEFINE_integer("retries", 1, "how often a failed run is tried again", lower_bound=0)
 _ACCEPT_FAILURES = flags.DEFINE_bool("accept_failures", False, "select without failed runs")
 _KEEP = flags.DEFINE_enum("keep", "reported", ["all", "reported", "none"], "whose checkpoints stay")

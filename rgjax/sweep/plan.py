@@ -115,10 +115,18 @@ class RunSpec:
     def done(self) -> bool:
         return self.result is not None
 
-    def write(self) -> None:
-        """Write run.json for the report, then config.json for the worker.
+    @property
+    def is_head(self) -> bool:
+        """Whether it trains a head on features, which takes seconds."""
+        return self.config.model.name in settings.FROZEN
+
+    def write(self, *, only_scores: bool = False) -> None:
+        """Write run.json for the report and the worker, then config.json for the worker.
 
         In this order, because a folder with config.json counts as a run.
+
+        Args:
+            only_scores: as in `Trial`.
         """
         description = {
             "run_id": self.run_id,
@@ -128,7 +136,7 @@ class RunSpec:
             "overrides": self.point,
             "selected_by": self.selected_by,
             "command": self.command,
-        }
+        } | ({"only_scores": True} if only_scores else {})
         write_json(self.workdir / "run.json", description)
         write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
 

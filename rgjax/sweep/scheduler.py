@@ -8,14 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from rgjax.config import TRACED, Point, identity
+from rgjax.config import Point, identity, program_settings
 from rgjax.errors import UserError
 from rgjax.storage.files import digest, newest_step, read_json_object, write_json
 from rgjax.sweep.launchers import Handle, Launcher
@@ -23,6 +22,7 @@ from rgjax.sweep.plan import RunSpec, SweepPlan, Variant, resolve
 from rgjax.sweep.worker import read_failure, write_failure
 
 _POLL = 0.2  # seconds
+HEADS_PER_JOB = 16  # so that a sweep has several jobs for each worker
 
 
 class SweepState:
@@ -107,13 +107,13 @@ class SchedulerOptions:
 
     Attributes:
         retries: restarts of a failed run; a run that failed because of its settings is never restarted.
-        population: most runs that may train as one program (they differ only in traced settings).
+        population: most runs that may train as one program; None: `HEADS_PER_JOB` heads on features, or one network.
         accept_failures: whether to select even if a run of the grid failed for a reason other than its settings.
         keeps: whether to keep the checkpoints of a finished run.
     """
 
     retries: int
-    population: int
+    population: int | None
     accept_failures: bool
     keeps: Callable[[RunSpec], bool]
 
@@ -227,7 +227,7 @@ class Scheduler:
 
     def _start(self, launcher: Launcher, runs: Sequence[RunSpec]) -> None:
         for run in runs:
-            run.write()
+            run.write(only_scores=run.is_head and not self._options.keeps(run))
             self._progress.steps_before[run.workdir] = _newest_step(run)
         jobs = as_jobs(runs, self._options.population)
         now = time.time()
@@ -281,19 +281,16 @@ def _has_started(job: Job) -> bool:
         return False
 
 
-def as_jobs(runs: Sequence[RunSpec], population: int) -> list[list[RunSpec]]:
+def as_jobs(runs: Sequence[RunSpec], population: int | None) -> list[list[RunSpec]]:
     """Group runs into jobs of up to `population` runs, which train as one program.
 
-    The runs of a job differ only in traced settings.
+    The runs of a job have the same `config.program_settings`. The largest jobs come first.
     """
-
-    def program(run: RunSpec) -> str:
-        return json.dumps({name: value for name, value in identity(run.config).items() if name not in TRACED})
-
-    if population == 1:
-        return [[run] for run in runs]
+    programs: dict[str, list[RunSpec]] = {}
+    for run in runs:
+        programs.setdefault(json.dumps(program_settings(run.config)), []).append(run)
     jobs = []
-    for _, equal in groupby(sorted(runs, key=program), program):
-        members = list(equal)
-        jobs += [members[i : i + population] for i in range(0, len(members), population)]
-    return jobs
+    for members in programs.values():
+        size = population or (HEADS_PER_JOB if members[0].is_head else 1)
+        jobs += [members[i : i + size] for i in range(0, len(members), size)]
+    return sorted(jobs, key=len, reverse=True)

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from rgjax import console
 from rgjax.errors import UserError
 from rgjax.storage.files import lock_run_dir, read_json_object, write_json
+from rgjax.storage.memory import keeping
 
 
 def train_runs(workdirs: Sequence[str], cwd: str) -> None:
@@ -64,8 +65,15 @@ def _train(folders: Sequence[Path]) -> None:
 
     require_devices()
     cache_programs()
-    trials = [Trial(ConfigDict(json.loads((folder / "config.json").read_text())), folder) for folder in folders]
-    experiment.run_population(trials)
+    configs = [ConfigDict(json.loads((folder / "config.json").read_text())) for folder in folders]
+    only_scores = [_description(folder).get("only_scores", False) for folder in folders]
+    experiment.run_population([Trial(*trial) for trial in zip(configs, folders, only_scores, strict=True)])
+
+
+def _description(folder: Path) -> dict:
+    """The content of run.json, if there is any."""
+    path = folder / "run.json"
+    return read_json_object(path) if path.exists() else {}
 
 
 def _write_failures(folders: Sequence[Path], error: str, *, lasting: bool) -> None:
@@ -103,7 +111,7 @@ def serve() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=read_jobs, daemon=True).start()
-    with console.exit_codes():
+    with console.exit_codes(), keeping():
         while True:
             train_runs(*json.loads(jobs.get()))
             print("done", file=answers, flush=True)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,15 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path):
+        self._directory = directory.absolute()
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Made when it is needed, which is never for a run whose scores alone matter."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        self._directory = directory.absolute()
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        return ocp.CheckpointManager(self._directory, options=options)
 
     def restore(self, state: TrainState, sharding: NamedSharding | None = None) -> tuple[TrainState, float, int]:
         """The newest sound state, and the seconds trained and steps skipped until then.
@@ -60,7 +65,7 @@ class Checkpoints:
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), StoredState.of(state)
         )
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(self._manager.all_steps(), reverse=True) if self._directory.exists() else ():
             restored, reason = None, "in another process"
             try:
                 restored = self._read(step, target)
@@ -106,6 +111,8 @@ class Checkpoints:
 
         Raises UserError if one cannot be written.
         """
+        if "_manager" not in vars(self):
+            return
         with self._user_errors():
             self._manager.wait_until_finished()
         self._manager.close()

@@ -18,7 +18,9 @@ from rgjax.training.optimizer import cosine_decay
 from rgjax.training.program import TrainState, draw_epoch
 
 
-def batch_at(key: jax.Array, step: int, pool: np.ndarray, schedule: TrainSchedule) -> np.ndarray:
+def batch_at(
+    key: jax.Array, step: int, pool: np.ndarray, schedule: TrainSchedule, size: np.ndarray | None = None
+) -> np.ndarray:
     """The training positions [B] of a step's batch.
 
     Args:
@@ -26,9 +28,10 @@ def batch_at(key: jax.Array, step: int, pool: np.ndarray, schedule: TrainSchedul
         step: counted from 0.
         pool: what the sampler draws from [P].
         schedule: of the training.
+        size: of the pool, if it is cycled.
     """
     epoch, within = divmod(step, schedule.steps_per_epoch)
-    order = draw_epoch(key, jnp.int32(epoch), jnp.asarray(pool), schedule.steps_per_epoch, schedule.batch_size)
+    order = draw_epoch(key, jnp.int32(epoch), jnp.asarray(pool), schedule.steps_per_epoch, schedule.batch_size, size)
     return np.asarray(order[within])
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rgjax.sharding import AXIS, put, put_sharded, replicated, sharded_spec
+from rgjax.sharding import AXIS, put, put_sharded, replicated, sharded_spec, trial_sharded
 from rgjax.training.loop import TrainSchedule
 from rgjax.training.program import TrainData, draw_epoch
 
@@ -26,7 +26,8 @@ CHUNK_BYTES = 2**27  # per device, which holds two chunks (one is prefetched), a
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 _BLOCK_BYTES, _BLOCKS_AHEAD = 2**23, 16
 
-Examples: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # indices [N], labels [N], pool [P], as in TrainData
+# Indices [N], labels [N] and pool [P], or those of each trial and the sizes of their pools, as in TrainData.
+Examples: TypeAlias = tuple[np.ndarray, ...]
 
 
 def _unchanged(examples: Any) -> Any:
@@ -111,21 +112,25 @@ def steps_per_chunk(host: HostData, schedule: TrainSchedule, *, trials: int, dev
     return -(-schedule.steps_per_epoch // chunks)
 
 
+def _put_examples(examples: Examples, mesh: Mesh) -> Examples:
+    return put(examples, trial_sharded(mesh) if examples[0].ndim == 2 else replicated(mesh))
+
+
 class DeviceFeed:
     """Training data that is resident on the devices, in equal shards."""
 
     def __init__(self, host: HostData, examples: Examples, schedule: TrainSchedule, mesh: Mesh):
         self.schedule = schedule
-        self._data = TrainData(put_sharded(host.read(slice(None)), mesh), *put(examples, replicated(mesh)))
+        self._data = TrainData(put_sharded(host.read(slice(None)), mesh), *_put_examples(examples, mesh))
 
     def at(self, step: int) -> TrainData:
         """The data for the steps from `step` to the schedule's next stop."""
         return self._data
 
     def eval_chunks(self, batches: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
-        """Load the examples of `batches` [n, B], given as indices, chunk by chunk.
+        """Load the examples of `batches` [..., n, B], given as indices, chunk by chunk.
 
-        Yields a chunk's inputs on the devices, and its batches [m, B] as indices in these inputs.
+        Yields a chunk's inputs on the devices, and its batches [..., m, B] as indices in these inputs.
         """
         yield self._data.inputs, batches
 
@@ -143,9 +148,8 @@ class StreamFeed:
         self._steps = steps_per_chunk(host, schedule, trials=len(keys), devices=mesh.shape[AXIS])
         self._per_epoch = -(-schedule.steps_per_epoch // self._steps)
         self.schedule = replace(schedule, steps_per_chunk=self._steps)
-        self._indices, labels, pool = examples
-        self._shared = put((labels, pool), replicated(mesh))
-        self._draw, self._lock = lru_cache(2)(epoch_drawer(keys, pool, schedule)), threading.Lock()
+        self._indices, self._others = examples[0], _put_examples(examples[1:], mesh)
+        self._draw, self._lock = lru_cache(2)(epoch_drawer(keys, *examples[2:], schedule=schedule)), threading.Lock()
         self._chunks: Iterator[tuple[int, TrainData]] | None = None
         self._current: tuple[int, TrainData] | None = None
 
@@ -159,9 +163,9 @@ class StreamFeed:
         return self._current[1]
 
     def eval_chunks(self, batches: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
-        size = batches.shape[1]
-        most = max(1, CHUNK_BYTES * self._mesh.shape[AXIS] // (size * self._host.example_bytes))
-        chunks = np.array_split(batches, -(-len(batches) // most))
+        count = batches.shape[-2]
+        most = max(1, CHUNK_BYTES * self._mesh.shape[AXIS] * count // (batches.size * self._host.example_bytes))
+        chunks = np.array_split(batches, -(-count // most), axis=-2)
         count = chunks[0].size
         inputs = stream(self._host, lambda i: np.resize(chunks[i], count), range(len(chunks)), count, self._mesh)
         for chunk, on_devices in zip(chunks, inputs, strict=True):
@@ -169,34 +173,44 @@ class StreamFeed:
 
     def _train_chunks(self, first: int) -> Iterator[tuple[int, TrainData]]:
         chunks = range(first, -(-self.schedule.total_steps // self.schedule.steps_per_epoch) * self._per_epoch)
-        size = len(self._positions(first))
-        inputs = stream(self._host, lambda chunk: self._indices[self._positions(chunk)], chunks, size, self._mesh)
+        size = self._key(first)[-1].size
+        inputs = stream(self._host, lambda chunk: self._indices[self._key(chunk)].ravel(), chunks, size, self._mesh)
         for chunk, on_devices in zip(chunks, inputs, strict=True):
-            indices = np.zeros(len(self._indices), np.int32)
-            indices[self._positions(chunk)] = np.arange(size)
-            yield chunk, TrainData(on_devices, put(indices, replicated(self._mesh)), *self._shared)
+            key = self._key(chunk)
+            indices = np.zeros(self._indices.shape, np.int32)
+            indices[key] = np.arange(size).reshape(key[-1].shape)
+            yield chunk, TrainData(on_devices, _put_examples((indices,), self._mesh)[0], *self._others)
 
-    def _positions(self, chunk: int) -> np.ndarray:
-        """Positions, among the training examples, of a chunk's batches of all trials.
+    def _key(self, chunk: int) -> tuple[np.ndarray, ...]:
+        """What selects the examples of a chunk's batches of all trials from `_indices`.
 
         The last chunk of an epoch is padded by repeating its last position.
         """
         epoch, i = divmod(chunk, self._per_epoch)
         with self._lock:
             order = self._draw(epoch)
-        positions = order[:, i * self._steps : (i + 1) * self._steps].ravel()
-        return np.pad(positions, (0, order[:, : self._steps].size - positions.size), mode="edge")
+        positions = order[:, i * self._steps : (i + 1) * self._steps].reshape(len(order), -1)
+        missing = order[0, : self._steps].size - positions.shape[1]
+        positions = np.pad(positions, ((0, 0), (0, missing)), mode="edge")
+        return (positions,) if self._indices.ndim == 1 else (np.arange(len(order))[:, None], positions)
 
 
-def epoch_drawer(keys: Sequence[jax.Array], pool: np.ndarray, schedule: TrainSchedule) -> Callable[[int], np.ndarray]:
-    """A function that draws as training does: epoch -> positions [T, steps, B]."""
-    stacked, pool_on_device = jnp.stack(keys), jnp.asarray(pool)
+def epoch_drawer(
+    keys: Sequence[jax.Array], pool: np.ndarray, size: np.ndarray | None = None, *, schedule: TrainSchedule
+) -> Callable[[int], np.ndarray]:
+    """A function that draws as training does: epoch -> positions [T, steps, B].
+
+    The pool is that of all trials, or with `size` those of each, as in TrainData.
+    """
+    arguments = jnp.stack(keys), jnp.asarray(pool), None if size is None else jnp.asarray(size)
+    axis = None if size is None else 0
 
     @jax.jit
     def draw(epoch):
-        return jax.vmap(
-            lambda key: draw_epoch(key, epoch, pool_on_device, schedule.steps_per_epoch, schedule.batch_size)
-        )(stacked)
+        def of_trial(key, pool, size):
+            return draw_epoch(key, epoch, pool, schedule.steps_per_epoch, schedule.batch_size, size)
+
+        return jax.vmap(of_trial, (0, axis, axis))(*arguments)
 
     return lambda epoch: jax.device_get(draw(jax.device_put(np.int32(epoch))))
 

@@ -41,6 +41,11 @@ class TrainSchedule:
     batch_size: int
     steps_per_chunk: int | None = None
 
+    @property
+    def examples_per_epoch(self) -> int:
+        """How many examples an epoch draws."""
+        return self.steps_per_epoch * self.batch_size
+
     def next_stop(self, step: int) -> int:
         """The last step that a call from `step` may reach.
 

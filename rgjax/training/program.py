@@ -5,7 +5,7 @@ run_steps = jit(shard_map(vmap(fori_loop(train_step))))
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -46,12 +46,14 @@ class TrainData(NamedTuple):
         indices: index of each training example [N] in `inputs`, replicated like the fields below.
         labels: (pseudo-)label of each training example [N].
         pool: the sampler's pool [P]: positions in 0..N-1, from which each epoch is drawn.
+        size: the pool's traced size, if `pool` is cycled as in `task.stacked`.
     """
 
     inputs: Any
     indices: Any
     labels: Any
     pool: Any
+    size: Any = None
 
 
 class HyperParams(NamedTuple):
@@ -135,6 +137,9 @@ class StepSpec:
         layout: how the state is stored on the devices.
         skip: whether to skip a non-finite step and go on; otherwise the trial diverges.
         habits: what fine-tuning does otherwise.
+        by_trial: whether each trial has its own indices, labels and pool [T, ...]; otherwise they share them.
+        in_turn: whether a call trains its trials one after the other. On a CPU that is faster for small networks:
+            the state of one trial stays in the cache.
     """
 
     graph: nnx.GraphDef
@@ -147,6 +152,8 @@ class StepSpec:
     layout: Layout = TREES
     skip: bool = False
     habits: Habits = PLAIN
+    by_trial: bool = False
+    in_turn: bool = False
 
     @property
     def shards(self) -> int:
@@ -224,7 +231,7 @@ def is_finite(tree: Any) -> jax.Array:
     return jnp.isfinite(jnp.stack([leaf.sum() for leaf in jax.tree.leaves(tree)]).sum())
 
 
-def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: int) -> jax.Array:
+def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: int, size=None) -> jax.Array:
     """Draw an epoch: positions int32 [steps, batch_size] among the training examples.
 
     Args:
@@ -233,9 +240,11 @@ def draw_epoch(key: jax.Array, epoch, pool: jax.Array, steps: int, batch_size: i
         pool: the sampler's pool [P].
         steps: steps per epoch.
         batch_size: examples per step.
+        size: as in TrainData.
     """
     epoch_key, _ = jax.random.split(key)
-    return epoch_rows(jax.random.fold_in(epoch_key, epoch), pool, steps * batch_size).reshape(steps, batch_size)
+    rows = epoch_rows(jax.random.fold_in(epoch_key, epoch), pool, steps * batch_size, size)
+    return rows.reshape(steps, batch_size)
 
 
 def load_batch(
@@ -267,7 +276,7 @@ def train_steps(
     any number of steps per call and after any interruption.
     """
     epoch, first = state.step // spec.steps_per_epoch, state.step % spec.steps_per_epoch
-    order = draw_epoch(key, epoch, data.pool, spec.steps_per_epoch, spec.batch_size)
+    order = draw_epoch(key, epoch, data.pool, spec.steps_per_epoch, spec.batch_size, data.size)
     _, key = jax.random.split(key)
 
     def body(i, carry):
@@ -281,13 +290,13 @@ def train_steps(
     return state, totals._replace(correct=spec.all_reduce(totals.correct))
 
 
-def for_each_trial(function: Callable, arguments: Any) -> Any:
+def for_each_trial(function: Callable, arguments: Any, *, in_turn: bool = False) -> Any:
     """Map `function` over the first axis of `arguments`, arrays [T, ...].
 
     For a single trial `function` is called directly, because the program without vmap is simpler.
     """
     if len(jax.tree.leaves(arguments)[0]) > 1:
-        return jax.vmap(function)(arguments)
+        return jax.lax.map(function, arguments) if in_turn else jax.vmap(function)(arguments)
     return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], arguments)))
 
 
@@ -297,8 +306,8 @@ def make_run_steps(spec: StepSpec) -> jax.stages.Wrapped:
     It trains for `count` steps of one epoch.
 
     Several trials train as one program: all arrays of `state`, `hyper`, `key` and the Totals are [T, ...], all trials
-    are at the same step, and they share `data`. The number of steps is traced: any count runs the same program. The
-    state is stored in `spec.layout` and is donated.
+    are at the same step, and they share `data`, or of it the inputs alone (`spec.by_trial`). The number of steps is
+    traced: any count runs the same program. The state is stored in `spec.layout` and is donated.
 
     Trials are spread over the mesh axis "trial" and do not communicate. Along "data", each device trains on its part of
     every batch, and gradients are summed. Results with different numbers of devices therefore differ only by rounding
@@ -306,13 +315,17 @@ def make_run_steps(spec: StepSpec) -> jax.stages.Wrapped:
     """
 
     def train_trials(state, count, data, hyper, key):
-        return for_each_trial(
-            lambda trial: train_steps(spec, trial[0], count, data, *trial[1:]),
-            (state, hyper, key),
-        )
+        def train_trial(trial):
+            state, examples, hyper, key = trial
+            of_trial = data if examples is None else TrainData(data.inputs, *examples)
+            return train_steps(spec, state, count, of_trial, hyper, key)
+
+        examples = data[1:] if spec.by_trial else None
+        return for_each_trial(train_trial, (state, examples, hyper, key), in_turn=spec.in_turn)
 
     everywhere, by_trial = PartitionSpec(), PartitionSpec(TRIAL)
-    data = TrainData(PartitionSpec(AXIS), everywhere, everywhere, everywhere)
+    examples = by_trial if spec.by_trial else everywhere
+    data = TrainData(PartitionSpec(AXIS), examples, examples, examples, examples)
     mapped = jax.shard_map(
         train_trials,
         mesh=spec.mesh,
@@ -325,53 +338,7 @@ def make_run_steps(spec: StepSpec) -> jax.stages.Wrapped:
     return jax.jit(mapped, donate_argnums=0, out_shardings=shardings)
 
 
-def make_predict(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Layout = TREES) -> Callable:
-    """`(state, inputs, batches [n, B]) -> logits [T, n * B, K]` of T trials.
-
-    The logits are float32 NumPy, computed in one device call.
-
-    n is padded to a multiple of 8, so that calls with the same B and a similar n share a compiled program.
-
-    Args:
-        graph: structure of the network, which is called as `(inputs) -> logits [b, K]`.
-        prepare: the network's inputs of b examples, without augmentation.
-        mesh: devices by the axes "trial" and "data".
-        layout: how the state is stored on the devices.
-    """
-
-    def forward(params, batch_stats, inputs, batches, count):
-        model = nnx.merge(graph, layout.unflatten(params), batch_stats, copy=True)
-
-        def logits_of(i):
-            return model(prepare(take(inputs, batches[i], mesh.shape[AXIS])))
-
-        first = jax.eval_shape(logits_of, jnp.int32(0))
-        logits = jnp.zeros((len(batches), *first.shape), first.dtype)
-        return jax.lax.fori_loop(0, count, lambda i, logits: logits.at[i].set(logits_of(i)), logits)
-
-    def forward_trials(params, batch_stats, *shared):
-        return for_each_trial(lambda trial: forward(*trial, *shared), (params, batch_stats))
-
-    everywhere, by_trial, by_example = PartitionSpec(), PartitionSpec(TRIAL), PartitionSpec(AXIS)
-    mapped = jax.jit(
-        jax.shard_map(
-            forward_trials,
-            mesh=mesh,
-            in_specs=(by_trial, by_trial, by_example, everywhere, everywhere),
-            out_specs=PartitionSpec(TRIAL, None, AXIS),
-            check_vma=False,
-        ),
-        out_shardings=NamedSharding(mesh, everywhere),
-    )
-
-    def predict(state: TrainState, inputs: Any, batches: np.ndarray) -> np.ndarray:
-        count = len(batches)
-        padded = np.zeros((-(-count // 8) * 8, batches.shape[1]), np.int32)
-        padded[:count] = batches
-        logits = np.asarray(mapped(state.params, state.batch_stats, inputs, padded, np.int32(count)))
-        return logits[:, :count].reshape(len(logits), -1, logits.shape[-1])
-
-    return predict
+run_steps_of_heads = lru_cache(maxsize=8)(make_run_steps)  # a sweep's jobs have equal specs, which are compiled once
 
 
 def take(inputs: Any, indices: jax.Array, shards: int) -> Any:

@@ -64,6 +64,8 @@ def training_program(
         layout=layout_for(platform, state.params),
         skip=config.train.on_nan == "skip",
         habits=make_habits(config.train, nnx.merge(graph, state.params, state.batch_stats)),
+        by_trial=config.model.name in FROZEN,
+        in_turn=config.model.name in FROZEN and platform == "cpu",
     )
 
 

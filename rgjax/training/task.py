@@ -1,6 +1,6 @@
 """What trials are trained on: examples, labels and the sampler's pool."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from rgjax.models.preprocessing import Preprocessing
 from rgjax.models.tokenizer import Tokens
 from rgjax.regroup import Regrouping
 from rgjax.sampling import SAMPLERS, Synthetic, SyntheticFeatures
+from rgjax.sampling.samplers import cycled
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,25 @@ class Task:
 
     def examples_per_epoch(self, config: Config) -> int:
         return len(self.pool) if config.train.epoch_size == "sampler" else len(self.dataset.train)
+
+
+def stacked(tasks: Sequence[Task], draws: int) -> tuple[np.ndarray, ...]:
+    """The examples of T tasks with the same inputs: indices, labels, pools, sizes.
+
+    They are [T, N], [T, N], [T, P] and [T], as in TrainData: the indices and labels are padded to a common length, and
+    the pools are cycled for epochs of up to `draws` examples.
+    """
+
+    def stack(rows):
+        length = max(map(len, rows))
+        return np.stack([np.resize(row, length) for row in rows])
+
+    return (
+        stack([task.indices for task in tasks]),
+        stack([task.labels for task in tasks]),
+        stack([cycled(task.pool, draws) for task in tasks]),
+        np.array([len(task.pool) for task in tasks], np.int32),
+    )
 
 
 def clustering_of(config: Config) -> str:

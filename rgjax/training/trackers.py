@@ -39,6 +39,7 @@ class JsonLines:
 
     def __init__(self, workdir: Path, step: int):
         self._path = workdir / "metrics.jsonl"
+        workdir.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
             kept = [line for line in self._path.read_text(errors="replace").splitlines() if _step(line) <= step]
             with atomic_path(self._path) as temporary:

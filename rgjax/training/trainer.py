@@ -33,9 +33,10 @@ from rgjax.training import faults
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.feed import DeviceFeed, StreamFeed, device_memory, streams
 from rgjax.training.loop import Callbacks, Fault, Status, TrainSchedule, fit, nonfinite_logits
-from rgjax.training.program import HyperParams, StepSpec, TrainState, init_state, make_predict, make_run_steps
+from rgjax.training.prediction import make_predict
+from rgjax.training.program import HyperParams, StepSpec, TrainState, init_state, make_run_steps, run_steps_of_heads
 from rgjax.training.setup import host_data, make_augmentation, make_hyper, make_prepare, make_schedule, training_program
-from rgjax.training.task import Task
+from rgjax.training.task import Task, stacked
 from rgjax.training.trackers import Trackers
 
 _log = logging.getLogger(__name__)
@@ -45,10 +46,14 @@ _EVAL_BATCH = 256  # examples; less if both val and test are smaller
 
 
 class Trial(NamedTuple):
-    """One run: its settings and its folder."""
+    """One run: its settings, its folder, and whether only its scores count.
+
+    Such a run leaves neither checkpoints, unless it is interrupted, nor pictures of its groups.
+    """
 
     config: Config
     workdir: Path
+    only_scores: bool = False
 
 
 class Outcome(NamedTuple):
@@ -64,8 +69,8 @@ class Session:
     """Everything that stays constant while the trials of a task train together.
 
     Attributes:
-        task: the data to train and evaluate on.
-        trials: T runs that differ only in traced settings.
+        tasks: the data of each trial; heads on features have tasks of their own, all others share one.
+        trials: T runs that differ only in traced settings, and in their tasks.
         schedules: the schedule of each trial; they differ only in warm-up and deferred re-weighting.
         checkpoints: the checkpoints of each trial.
         spec: the static parts of the training program.
@@ -74,7 +79,7 @@ class Session:
         hyper: hyper-parameters [T, ...] and `key` [T] on the devices.
     """
 
-    task: Task
+    tasks: Sequence[Task]
     trials: Sequence[Trial]
     schedules: Sequence[TrainSchedule]
     checkpoints: Sequence[Checkpoints]
@@ -95,20 +100,20 @@ class Session:
 
 
 def train(
-    task: Task, trials: Sequence[Trial], models: Sequence[Network], mesh: Mesh
+    tasks: Sequence[Task], trials: Sequence[Trial], models: Sequence[Network], mesh: Mesh
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Train all trials as one program, or resume them from the same step.
 
     Args:
-        task: the data to train and evaluate on.
-        trials: runs that differ only in traced settings.
+        tasks: the data of each trial to train and evaluate on, as in Session.
+        trials: runs that differ only in traced settings, and in their tasks.
         models: the network of each trial before training.
         mesh: the devices that share the trials.
 
     Returns:
         The outcome of each trial, and the timing that all of them share.
     """
-    session, state, status = open_session(task, trials, models, mesh)
+    session, state, status = open_session(tasks, trials, models, mesh)
     first_step, before_s = int(np.asarray(state.step)[0]), status.train_s
     run_steps, compile_s = compile_steps(session, state)
     predict = make_predict_split(session)
@@ -131,36 +136,34 @@ def train(
 
 
 def open_session(
-    task: Task, trials: Sequence[Trial], models: Sequence[Network], mesh: Mesh
+    tasks: Sequence[Task], trials: Sequence[Trial], models: Sequence[Network], mesh: Mesh
 ) -> tuple[Session, TrainState, Status]:
-    """Restore the trials and put their states and data on the devices.
-
-    Args:
-        task: the data to train and evaluate on.
-        trials: runs that differ only in traced settings.
-        models: the network of each trial before training.
-        mesh: the devices that share the trials.
-    """
+    """Restore the trials and put their states and data on the devices; see `train`."""
     config, shared, by_trial = trials[0].config, replicated(mesh), trial_sharded(mesh)
-    schedules = [make_schedule(trial.config, task.examples_per_epoch(config)) for trial in trials]
+    schedules = [
+        make_schedule(trial.config, task.examples_per_epoch(config)) for task, trial in zip(tasks, trials, strict=True)
+    ]
     checkpoints = [Checkpoints(trial.workdir / "checkpoints") for trial in trials]
     graphs, states = zip(*(init_state(model, config.train.optimizer) for model in models), strict=True)
     restored = [files.restore(state, shared) for files, state in zip(checkpoints, states, strict=True)]
     states, seconds, skipped = zip(*restored, strict=True)
 
     keys = [jax.random.key(trial.config.seed) for trial in trials]
-    spec = training_program(config, task, graphs[0], states[0], keys=keys, mesh=mesh, platform=jax.default_backend())
-    stats = class_stats(config.loss, task.regrouping)
-    configs = [trial.config for trial in trials]
-    by_trial_settings = zip(configs, schedules, make_augmentation(configs, task), strict=True)
-    hypers = [make_hyper(config, schedule, stats, how) for config, schedule, how in by_trial_settings]
+    spec = training_program(
+        config, tasks[0], graphs[0], states[0], keys=keys, mesh=mesh, platform=jax.default_backend()
+    )
+    augmentations = make_augmentation([trial.config for trial in trials], tasks[0])
+    hypers = [
+        make_hyper(trial.config, schedule, class_stats(trial.config.loss, task.regrouping), augmentation)
+        for task, trial, schedule, augmentation in zip(tasks, trials, schedules, augmentations, strict=True)
+    ]
     session = Session(
-        task=task,
+        tasks=tasks,
         trials=trials,
         schedules=schedules,
         checkpoints=checkpoints,
         spec=spec,
-        feed=make_feed(config, task, schedules[0], mesh, keys),
+        feed=make_feed(config, tasks, schedules[0], mesh, keys),
         keys=keys,
         hyper=put(stack(hypers), by_trial),
         key=put(jnp.stack(keys), by_trial),
@@ -170,21 +173,22 @@ def open_session(
 
 
 def make_feed(
-    config: Config, task: Task, schedule: TrainSchedule, mesh: Mesh, keys: Sequence[jax.Array]
+    config: Config, tasks: Sequence[Task], schedule: TrainSchedule, mesh: Mesh, keys: Sequence[jax.Array]
 ) -> DeviceFeed | StreamFeed:
     """Put the training data on the devices, or stream it if it is too large.
 
     Args:
         config: gives the placement, `data.placement`.
-        task: the data.
+        tasks: the data of each trial.
         schedule: the steps that read the data.
         mesh: the devices.
         keys: the random key of each trial, from which its batches are drawn.
     """
-    host = host_data(task.inputs)
+    host, by_trial = host_data(tasks[0].inputs), config.model.name in FROZEN
+    examples = stacked(tasks, schedule.examples_per_epoch) if by_trial else tasks[0].examples
     if streams(config.data.placement, host, mesh.shape[AXIS], device_memory()):
-        return StreamFeed(host, task.examples, schedule, mesh, keys)
-    return DeviceFeed(host, task.examples, schedule, mesh)
+        return StreamFeed(host, examples, schedule, mesh, keys)
+    return DeviceFeed(host, examples, schedule, mesh)
 
 
 def compile_steps(session: Session, state: TrainState) -> tuple[Callable, float]:
@@ -193,7 +197,10 @@ def compile_steps(session: Session, state: TrainState) -> tuple[Callable, float]
     started = time.perf_counter()
     step = min(int(np.asarray(state.step)[0]), session.schedule.total_steps - 1)
     arguments = put(np.int32(1), shared), session.feed.at(step), session.hyper, session.key
-    compiled = make_run_steps(session.spec).lower(state, *arguments).compile()
+    habits = session.spec.habits
+    hashable = session.spec.by_trial and habits.rates is habits.decays is habits.heads is None
+    make = run_steps_of_heads if hashable else make_run_steps
+    compiled = make(session.spec).lower(state, *arguments).compile()
     compile_s = time.perf_counter() - started
     wait_for_all("the program")  # a process gives up if the others join its first call half a minute late
 
@@ -205,26 +212,33 @@ def compile_steps(session: Session, state: TrainState) -> tuple[Callable, float]
 
 def make_predict_split(session: Session) -> Callable[[TrainState, str], list[np.ndarray]]:
     """`(state, split) -> logits [n, K] of each trial`, scaled as in its loss."""
-    task, spec, loss = session.task, session.spec, session.config.loss
-    splits = {"val": task.dataset.val, "test": task.dataset.test}
+    tasks, spec, inputs = session.tasks, session.spec, session.tasks[0].inputs
+    splits = {split: [task.dataset.splits[split] for task in tasks] for split in ("val", "test")}
+    longest = {split: max(map(len, indices)) for split, indices in splits.items()}
     # The batch size is a multiple of the number of devices that share a batch.
-    size = spec.shards * -(-min(_EVAL_BATCH, max(map(len, splits.values()))) // spec.shards)
-    batches = {split: in_batches(indices, size) for split, indices in splits.items()}
+    size = spec.shards * -(-min(_EVAL_BATCH, max(longest.values())) // spec.shards)
+    batches = {
+        split: np.stack([in_batches(np.resize(of_trial, longest[split]), size) for of_trial in indices])
+        for split, indices in splits.items()
+    }
+    if not spec.by_trial:
+        batches = {split: of_trials[0] for split, of_trials in batches.items()}
     tokens = 0
-    if isinstance(task.inputs, Tokens):
-        lengths = [task.inputs.lengths[indices].reshape(-1, size // spec.shards) for indices in batches.values()]
+    if isinstance(inputs, Tokens):
+        lengths = [inputs.lengths[indices].reshape(-1, size // spec.shards) for indices in batches.values()]
         tokens = max(int(of_split.sum(axis=1).max()) for of_split in lengths)
-    predict = make_predict(spec.graph, make_prepare(task, tokens), spec.mesh, spec.layout)
-    stats = class_stats(loss, task.regrouping)
+    how = {"by_trial": spec.by_trial, "in_turn": spec.in_turn}
+    predict = make_predict(spec.graph, make_prepare(tasks[0], tokens), spec.mesh, spec.layout, **how)
 
     def predict_split(state: TrainState, split: str) -> list[np.ndarray]:
         chunks = session.feed.eval_chunks(batches[split])
         logits = np.concatenate([predict(state, inputs, indices) for inputs, indices in chunks], axis=1)
-        logits = logits[:, : len(splits[split]), : task.regrouping.num_pseudo_classes]
-        return [
-            np.asarray(scale_logits(trial.config.loss, stats, of_trial))
-            for trial, of_trial in zip(session.trials, logits, strict=True)
-        ]
+        scaled = []
+        for task, trial, of_trial in zip(tasks, session.trials, logits, strict=True):
+            of_classes = of_trial[: len(task.dataset.splits[split]), : task.regrouping.num_pseudo_classes]
+            loss = trial.config.loss
+            scaled.append(np.asarray(scale_logits(loss, class_stats(loss, task.regrouping), of_classes)))
+        return scaled
 
     return predict_split
 
@@ -240,18 +254,19 @@ def open_trackers(session: Session, step: int) -> list[Trackers]:
 
 def make_callbacks(session: Session, predict: Callable, trackers: Sequence[Trackers]) -> Callbacks:
     """The callbacks that evaluate, save and log the trials."""
-    task, spec = session.task, session.spec
+    tasks, spec = session.tasks, session.spec
+    aggregations = [trial.config.regroup.aggregate for trial in session.trials]
     member = jax.jit(
         lambda state, i: spec.layout.unflatten(jax.tree.map(lambda x: x[i], state)),
         out_shardings=replicated(spec.mesh),
     )
 
     def evaluate(state: TrainState) -> list[dict[str, float] | None]:
-        return [validate(task, logits, session.config.regroup.aggregate) for logits in predict(state, "val")]
+        return [validate(*trial) for trial in zip(tasks, predict(state, "val"), aggregations, strict=True)]
 
     def save(state: TrainState, status: Status) -> None:
         for i, checkpoints in enumerate(session.checkpoints):
-            if i not in status.diverged:
+            if i not in status.diverged and (status.stop or not session.trials[i].only_scores):
                 checkpoints.save(member(state, np.int32(i)), status.train_s, int(status.skipped[i]))
 
     def log(i: int, row: dict[str, Any]) -> None:
@@ -259,8 +274,11 @@ def make_callbacks(session: Session, predict: Callable, trackers: Sequence[Track
             trackers[i].log(row)
 
     def on_nonfinite(i: int, state: TrainState, fault: Fault) -> str:
-        trial, schedule = session.trials[i], session.schedules[i]
-        indices = task.indices[faults.batch_at(session.keys[i], fault.step, task.pool, schedule)]
+        trial, task, schedule = session.trials[i], tasks[i], session.schedules[i]
+        pool, size = task.pool, None
+        if spec.by_trial:
+            *_, (pool,), (size,) = stacked([task], schedule.examples_per_epoch)
+        indices = task.indices[faults.batch_at(session.keys[i], fault.step, pool, schedule, size)]
         return faults.save_debug(
             trial.workdir / "debug",
             member(state, np.int32(i)),

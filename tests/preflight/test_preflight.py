@@ -288,7 +288,7 @@ def test_preflight_lowers_the_program_that_the_trainer_compiles(method, changes,
     make_run_steps = trainer.make_run_steps
     monkeypatch.setattr(trainer, "make_run_steps", lambda spec: Noted(make_run_steps(spec)))
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes within
-        session, state, _ = trainer.open_session(task, [trainer.Trial(config, tmp_path)], [model], mesh)
+        session, state, _ = trainer.open_session([task], [trainer.Trial(config, tmp_path)], [model], mesh)
         trainer.compile_steps(session, state)
         _, ours = lowered_program(config, spec_task(config), jax.devices()[:1], jax.default_backend(), 2**40)
     for checkpoints in session.checkpoints:

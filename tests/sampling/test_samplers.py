@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rgjax.sampling.samplers import SAMPLERS, epoch_rows
+from rgjax.sampling.samplers import SAMPLERS, cycled, epoch_rows
 
 LABELS = np.repeat([0, 1, 2], [50, 13, 5])
 CLUSTERS = np.concatenate([np.repeat([0, 1], [48, 2]), np.full(13, 2), np.full(5, 3)])
@@ -40,6 +40,17 @@ def test_epochs_consist_of_whole_permutations(draws):
     assert len(indices) == draws
     uses = np.bincount(indices, minlength=10)
     assert uses.max() - uses.min() <= 1
+
+
+def test_the_draw_of_a_cycled_pool_depends_on_its_own_size_alone():
+    pool, key = np.array([3, 1, 4, 1, 5], np.int32), jax.random.key(0)
+    rows = np.asarray(epoch_rows(key, jnp.asarray(cycled(pool, 12)), 12, jnp.int32(5)))
+    for passed in (rows[:5], rows[5:10]):
+        assert sorted(passed) == sorted(pool)
+    assert len(rows) == 12 and not (rows[:5] == rows[5:10]).all()
+    longer = np.append(cycled(pool, 12), np.arange(70, 80, dtype=np.int32))  # as the pool of another trial needs it
+    np.testing.assert_array_equal(epoch_rows(key, jnp.asarray(longer), 12, jnp.int32(5)), rows)
+    np.testing.assert_array_equal(epoch_rows(key, jnp.asarray(cycled(pool, 7)), 7, jnp.int32(5)), rows[:7])
 
 
 @given(

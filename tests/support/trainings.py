@@ -52,7 +52,7 @@ def train(folder, task: Task | None = None, model=None, **changes) -> Outcome:
     settings = {"train.batch_size": BATCH, "train.steps": 12, "train.eval_steps": 4, "train.lr": 0.1, "trackers": ""}
     settings |= {name.replace("_", ".", 1): value for name, value in changes.items()}
     config = method_config("ce", settings)
-    (outcome,), _ = trainer.train(task or small_task(), [Trial(config, folder)], [model or Dense()], mesh())
+    (outcome,), _ = trainer.train([task or small_task()], [Trial(config, folder)], [model or Dense()], mesh())
     return outcome
 
 

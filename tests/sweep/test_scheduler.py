@@ -12,7 +12,7 @@ from rgjax.errors import UserError
 from rgjax.storage import manifest
 from rgjax.storage.files import write_json
 from rgjax.sweep import scheduler
-from rgjax.sweep.scheduler import Scheduler, SchedulerOptions, SweepState, as_jobs
+from rgjax.sweep.scheduler import HEADS_PER_JOB, Scheduler, SchedulerOptions, SweepState, as_jobs
 from rgjax.sweep.worker import write_failure
 from tests.support.studies import FILE, plan_of, variant_of
 
@@ -212,4 +212,20 @@ def test_runs_that_differ_in_traced_settings_share_a_job(plan):
     assert sorted(len(job) for job in jobs if job[0].variant.label == "focal") == [1, 1, 1, 1, 3]
     for job in jobs:
         assert len({(run.config.data.seed, run.variant.label) for run in job}) == 1
-    assert all(len(job) == 1 for job in as_jobs(plan.all_runs(), 1))
+    for population in (1, None):
+        assert all(len(job) == 1 for job in as_jobs(plan.all_runs(), population))
+
+
+def test_heads_of_all_seeds_and_groups_share_a_job(tmp_path):
+    path = tmp_path / "study.py"
+    path.write_text(FILE)
+    runs = plan_of(str(path), tmp_path / "sweep", {"model.name": "mlp"}).all_runs()
+    jobs = as_jobs(runs, None)
+    assert [len(job) for job in jobs] == [
+        *[HEADS_PER_JOB] * (len(jobs) - 2),
+        *sorted(map(len, jobs[-2:]), reverse=True),
+    ]
+    assert {run.workdir for job in jobs for run in job} == {run.workdir for run in runs}
+    for job in jobs:
+        assert len({run.config.loss.name for run in job}) == 1
+    assert max(len({(run.variant.label, run.seed) for run in job}) for job in jobs) > 5

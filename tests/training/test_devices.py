@@ -10,7 +10,8 @@ from rgjax.data.augment import prepare_images
 from rgjax.models.layers import BatchNorm
 from rgjax.models.resnet import Numerics, ResNet
 from rgjax.sharding import in_batches, make_mesh, put, put_sharded, replicated, trial_sharded
-from rgjax.training.program import TrainData, init_state, make_predict, make_run_steps
+from rgjax.training.prediction import make_predict
+from rgjax.training.program import TrainData, init_state, make_run_steps
 from tests.support.programs import (
     BATCH,
     EXAMPLES,

@@ -65,7 +65,7 @@ def train(inputs, folder, placement, models, name="resnet34"):
         changed.seed = seed
         trials.append(Trial(changed, folder / f"{placement}-{seed}"))
     mesh = make_mesh(jax.devices()[: 2 * len(models)], trials=len(models), batch_size=BATCH)
-    outcomes, _ = trainer.train(task, trials, models, mesh)
+    outcomes, _ = trainer.train([task] * len(trials), trials, models, mesh)
     assert [outcome.error for outcome in outcomes] == [None] * len(models)
     logits = [outcome.logits[split] for outcome in outcomes for split in ("val", "test")]
     assert all(np.ptp(values) > 0 for values in logits)

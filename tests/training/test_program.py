@@ -14,7 +14,8 @@ from rgjax.data.augment import prepare_images
 from rgjax.losses import LOSSES, ClassStats
 from rgjax.sharding import in_batches
 from rgjax.training.layout import one_vector
-from rgjax.training.program import Batch, TrainState, init_state, make_predict, make_run_steps, train_step
+from rgjax.training.prediction import make_predict
+from rgjax.training.program import Batch, TrainState, init_state, make_run_steps, train_step
 from tests.support.programs import (
     CLASSES,
     STEPS_PER_EPOCH,
