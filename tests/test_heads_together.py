@@ -63,7 +63,7 @@ def assert_equal(ours, theirs, atol):
         else:
             np.testing.assert_array_equal(array, expected)
     for row, expected in zip(ours[1], theirs[1], strict=True):
-        assert row == pytest.approx(expected, abs=10 * atol)
+        assert row == pytest.approx(expected, abs=10 * atol + 1e-6)  # losses are summed in calls of any length
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_trial_that_diverges_stops_alone(lone, tmp_path):
         experiment.run_population(trials)
     assert not (trials[1].workdir / "result.json").exists()
     for i in (0, 2, 3, 4):
-        assert_equal(content(trials[i]), content(lone[i]), atol=1e-7)
+        assert_equal(content(trials[i]), content(lone[i]), atol=0)
 
 
 def test_an_interrupted_population_resumes_run_by_run(lone, tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_an_interrupted_population_resumes_run_by_run(lone, tmp_path, monkeypatc
     monkeypatch.undo()
     experiment.run_population(trials[::-1])
     for trial, alone in zip(trials, lone, strict=True):
-        assert_equal(content(trial), content(alone), atol=1e-7)  # losses are summed in calls of other lengths
+        assert_equal(content(trial), content(alone), atol=0)
 
 
 def test_a_run_whose_scores_alone_count_leaves_no_checkpoint_and_no_pictures(lone, tmp_path):
