@@ -171,7 +171,7 @@ class ResNet(Trunk):
             numerics: how it computes.
             rng: draws the initial weights.
         """
-        widths = tuple(width * 2**stage for stage in range(4))
+        widths = tuple(width * 2**stage for stage in range(len(STAGES[name])))
         super().__init__(Plan(STAGES[name], widths, width), stem=stem, numerics=numerics, rng=rng)
         self.head = HEADS[head](self.width, classes, rng=rng)
 
