@@ -117,7 +117,11 @@ def main():
     for case, changes in {
         "transformers_basic": {"layer_type": "basic"},
         "transformers_bottleneck": {"layer_type": "bottleneck"},
-        "transformers_strides": {"downsample_in_first_stage": True, "downsample_in_bottleneck": True},
+        # Three stages, or the last maps would be one pixel, and the gradient of their normalization ill-conditioned.
+        "transformers_strides": {
+            **{"downsample_in_first_stage": True, "downsample_in_bottleneck": True},
+            **{"depths": [1, 2, 1], "hidden_sizes": [8, 12, 16]},
+        },
     }.items():
         model = transformers_resnet(**changes)
         model.save_pretrained(FOLDER / case)
