@@ -7,7 +7,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 import sys
 
-SCRIPTS = {f"rgjax-{name}" for name in ("train", "sweep", "report", "preflight", "predict", "inspect")}
+SCRIPTS = {f"rgjax-{name}" for name in ("train", "sweep", "report", "preflight", "predict", "inspect", "encode")}
 
 
 def is_command() -> bool:

@@ -16,7 +16,7 @@ def shell_line(command: str, *words: str) -> str:
         command: the module of the command below `rgjax`, such as "main".
         words: its arguments, which are quoted.
     """
-    script = "rgjax-" + {"main": "train", "data.inspect": "inspect"}.get(command, command)
+    script = "rgjax-" + {"main": "train", "data.inspect": "inspect", "encoders": "encode"}.get(command, command)
     program = Path(sys.argv[0])
     if program.name in SCRIPTS:
         on_path = shutil.which(program.name) == str(program)

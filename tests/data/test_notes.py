@@ -223,13 +223,22 @@ def single_example(folder):
     return notes
 
 
+def single_subclass(folder):
+    dataset = load_data(data_config("images", manual_dir=str(write_images(folder / "data")), image_size=8))
+    dataset = replace(dataset, labels=np.repeat([0, 1], [4, 2]), train=np.arange(6))
+    grouping = Regrouping(
+        np.array([0, 1, 1, 1, 2, 2], np.int32), np.array([0, 0, 1], np.int32), names=("lion", "lynx", "")
+    )
+    return notes_on_groups(grouping, dataset, method_config("rg", {}).regroup, "given")
+
+
 # From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
 _MAKERS = [
     stray_file, other_file, other_kind, hidden_file, hidden_folder, hidden_class, system_folder, no_suffix,
     unreadable_image, rescaled_image, first_frame, blank_image,
     mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion, cut_text,
     unreadable_row, comment_line, repeated_header, literal_quote, backslash_quotes, spaced_quotes,
-    joined_class, near_class, null_class, near_path, fewer_groups, single_example,
+    joined_class, near_class, null_class, near_path, fewer_groups, single_example, single_subclass,
 ]  # fmt: skip
 MAKERS = {maker.__name__: maker for maker in _MAKERS}
 

@@ -376,7 +376,7 @@ def test_predictions_of_folders_of_images(faults):
         for number, (name, _) in enumerate(faults, start=10):
             made = IN_FOLDERS[name](folder, folder, number)
             given_images += made and name not in NOT_GIVEN
-        outputs = list(inputs.images([str(folder)], 4, Columns()))
+        outputs = list(inputs.images([str(folder)], 4, "bilinear", Columns()))
     assert len([row for row in outputs if row.id]) == given_images
 
 
@@ -384,7 +384,7 @@ def test_files_that_are_not_predicted_are_counted(tmp_path, capsys):
     picture(tmp_path / "a.png")
     for name in ("b.heic", "c.heic", "d.txt"):
         content(tmp_path / name, b"?")
-    assert [row.id for row in inputs.images([str(tmp_path)], 4, Columns())] == [str(tmp_path / "a.png")]
+    assert [row.id for row in inputs.images([str(tmp_path)], 4, "bilinear", Columns())] == [str(tmp_path / "a.png")]
     assert "note: 3 files skipped, of kinds that are not read: 2 .heic (HEIC" in capsys.readouterr().err
     outputs = list(inputs.sentences([str(tmp_path)], (), Columns()))
     assert [(row.id, row.content) for row in outputs] == [(f"{tmp_path / 'd.txt'}:1", "?")]
@@ -403,7 +403,7 @@ def test_folders_that_cannot_be_read_are_named(name, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     reason = f"{locked}: Permission denied"
-    assert reason in [row.fault for row in inputs.images([str(tmp_path / "data")], 4, Columns())]
+    assert reason in [row.fault for row in inputs.images([str(tmp_path / "data")], 4, "bilinear", Columns())]
     with pytest.raises(UserError) as error:
         read_download(tmp_path / "data")
     assert str(error.value) == reason

@@ -101,7 +101,7 @@ def animals(tmp_path):
 def test_a_run_with_kanji_prints_its_result_in_a_narrow_encoding(animals, tmp_path, encoding):
     small = "--config.data.image_size=16 --config.encoder.name=projection --config.model.name=resnet10 "
     small += "--config.model.width=8 --config.train.epochs=1 --config.train.batch_size=8"
-    words = f"rgjax.main --config=configs/images.py:ce --config.data.manual_dir={animals} {small}"
+    words = f"rgjax.main --config=configs/images_scratch.py:ce --config.data.manual_dir={animals} {small}"
     command = f"{PYTHON} -m {words} --workdir={tmp_path / 'run'}"
     for _ in range(2):  # trained, and read again
         process = shell(command, PYTHONIOENCODING=encoding)
