@@ -25,8 +25,10 @@ def test_without_git_the_commit_is_null(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(subprocess, "run", fail)
+    provenance._git_state.cache_clear()  # each process asks once
     provenance.write(tmp_path / "p.json", CONFIG, {}, [])
     assert json.loads((tmp_path / "p.json").read_text())["git"] is None
+    provenance._git_state.cache_clear()
 
 
 def test_other_inputs_are_refused(tmp_path):
