@@ -134,10 +134,7 @@ def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) 
     config, dataset, inputs = network_inputs(config, dataset, recorded.get("max_length"))
     _log.info(dataset.summary)
     encoder = encoder_of(config, dataset, recorded.get("encoder"))
-    features = clustered = None
-    if encoder:
-        identity = encoder.fingerprint, dataset.fingerprint
-        features = kept("features", identity, lambda: features_of(encoder, dataset))
+    features, clustered = encode(encoder, dataset), None
     if features is not None:
         inputs = features if config.model.name in FROZEN else inputs
         clustered = features[dataset.train] if clustering_of(config) in (*FEATURE_CLUSTERINGS, "given") else None
@@ -168,6 +165,13 @@ def encoder_of(config: Config, dataset: Dataset, began: Mapping[str, Any] | None
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run, "began": began}
     settings = config.encoder.to_json(), config.data.max_length, dataset.kind, began
     return kept("encoder", settings, lambda: make_encoder(config.encoder, dataset.kind, **options))
+
+
+def encode(encoder: Encoder | None, dataset: Dataset) -> np.ndarray | None:
+    """Features [N, D] of all examples; None without an encoder."""
+    if encoder is None:
+        return None
+    return kept("features", (encoder.fingerprint, dataset.fingerprint), lambda: features_of(encoder, dataset))
 
 
 @contextlib.contextmanager

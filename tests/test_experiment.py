@@ -151,7 +151,7 @@ def test_groups_of_every_clustering_are_cached_and_drawn(tmp_path, monkeypatch):
     cached = set()
     for clustering in FEATURE_CLUSTERINGS:
         config.regroup.clustering = clustering
-        features = experiment.encode(config, dataset)
+        features = experiment.encode(experiment.encoder_of(config, dataset, None), dataset)[dataset.train]
         regrouping = experiment.make_regrouping(config, dataset, features)
         files = set((tmp_path / "cache" / "groups").glob("*.npz"))
         assert len(files - cached) == 1

@@ -111,7 +111,7 @@ def test_data_without_subclasses_are_refused_with_the_ways_out(subclasses, tmp_p
         place = write(tmp_path / "t.csv", subclasses)
         config = given(**{"data.name": "text", "data.manual_dir": place, "model.name": "bert"})
     with pytest.raises(UserError) as error:
-        experiment.encode(config, experiment.load_data(config.data))
+        experiment.encoder_of(config, experiment.load_data(config.data), None)
     message = str(error.value)
     assert message.startswith("config.regroup.clustering=given: the data have no subclasses; add a column 'subclass'")
     assert "CLASS/SUBCLASS/" in message and "--config.data.positive=CLASS" in message and "\n" not in message
@@ -122,7 +122,7 @@ def test_ids_in_the_place_of_subclasses_are_refused(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(["text,label,subclass", *rows]))
     config = given(**{"data.name": "text", "data.manual_dir": str(tmp_path / "t.csv")})
     with pytest.raises(UserError, match=r"^config\.regroup: a class has \d+ subclasses \(row 1.*more than 1000; join"):
-        experiment.encode(config, experiment.load_data(config.data))
+        experiment.encoder_of(config, experiment.load_data(config.data), None)
 
 
 def test_the_ablation_has_the_oracle_once():
