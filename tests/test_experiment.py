@@ -358,7 +358,7 @@ def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     before = set(cache.glob("*.npz"))
     with monkeypatch.context() as patch:
         module = importlib.import_module("rgjax.sampling.deepsmote")  # the package exports a function by this name
-        patch.setattr(module, "smote", interrupted)  # after the training of the autoencoder
+        patch.setattr(module, "synthesize", interrupted)  # after the training of the autoencoder
         with pytest.raises(KeyboardInterrupt):
             run("dsmt", tmp_path / "first", **settings)
     assert set(cache.glob("*.npz")) == before
