@@ -90,8 +90,8 @@ def test_nonfinite_logits_are_no_result(calls, monkeypatch, tmp_path):
     """The loss was finite; the last update, or an example of the test split, is not. Validation comes first."""
     make = trainer.make_predict
 
-    def make_predict(*arguments):
-        predict, seen = make(*arguments), []
+    def make_predict(*arguments, **settings):
+        predict, seen = make(*arguments, **settings), []
 
         def infinite(*batch):
             seen.append(1)
