@@ -87,7 +87,7 @@ def test_the_commands_that_others_print_run_in_another_folder(installed, tmp_pat
             Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 9, 3), np.uint8)).save(path)
     inspected = run(installed / "rgjax-inspect", "my photos", cwd=tmp_path)
     program, *words = shlex.split(inspected.splitlines()[-1])
-    assert (program, words[0]) == ("rgjax-train", "--config=images.py")
+    assert (program, words[0]) == ("rgjax-train", "--config=images_scratch.py")
     one_step = ["--config.train.steps=1", "--config.encoder.name=projection"]
     run(installed / program, *words, *SMALL, *one_step, "--workdir=my runs/photos", cwd=tmp_path)
     assert "report.html" in run(installed / "rgjax-report", "my runs", cwd=tmp_path)
