@@ -201,7 +201,7 @@ def needs_more(words: list[str]) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["rgjax/README.md", "rgjax/data/README.md"])
+@pytest.mark.parametrize("name", ["rgjax/README.md", pytest.param("rgjax/data/README.md", marks=pytest.mark.soak)])
 def test_commands_run(name, places):
     ran = [run(words, places) for words in commands(name) if not needs_more(words)]
     assert len(ran) == {"rgjax/README.md": 2, "rgjax/data/README.md": 14}[name]
