@@ -9,7 +9,7 @@ A split in the file is the split; otherwise the examples of a group stay togethe
 random within each class. rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import CUSTOM_MIN_SIZE, HEAD_TRAINING, method_config, points
+from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, HEAD_TRAINING, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -25,5 +25,4 @@ def get_config(method: str = "rg"):
 
 
 def sweep():
-    # Doubling covers classes from a hundred to some thousand examples. Points that split no class equal CE.
-    yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)})
+    yield from points(CUSTOM_GRID)

@@ -16,7 +16,7 @@ together; otherwise images are split at random within each class. --config.data.
 this. rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import CUSTOM_MIN_SIZE, HEAD_TRAINING, method_config, points
+from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, HEAD_TRAINING, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -33,6 +33,4 @@ def get_config(method: str = "rg"):
 
 
 def sweep():
-    # The paper searches 200 to 700 examples; doubling covers classes from a hundred to some thousand examples. Points
-    # that split no class equal CE.
-    yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)})
+    yield from points(CUSTOM_GRID)

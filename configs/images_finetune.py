@@ -10,7 +10,7 @@ normalization; --config.data.image_size=112 makes a step four times cheaper than
 Formats and splits are those of configs/images.py.
 """
 
-from rgjax.config import CUSTOM_MIN_SIZE, IMAGE_FINETUNING, method_config, points
+from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, IMAGE_FINETUNING, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -26,5 +26,4 @@ def get_config(method: str = "rg"):
 
 
 def sweep():
-    # Doubling covers classes from a hundred to some thousand examples. Points that split no class equal CE.
-    yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)})
+    yield from points(CUSTOM_GRID)

@@ -7,7 +7,7 @@ Formats and splits are those of configs/images.py. For less than some ten thousa
 usually gives better scores in less time.
 """
 
-from rgjax.config import CUSTOM_MIN_SIZE, method_config, points
+from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -23,6 +23,4 @@ def get_config(method: str = "rg"):
 
 
 def sweep():
-    # The paper searches 200 to 700 examples; doubling covers classes from a hundred to some thousand examples. Points
-    # that split no class equal CE.
-    yield from points({"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)})
+    yield from points(CUSTOM_GRID)

@@ -16,7 +16,7 @@ A column split also defines the split; otherwise the examples of a group, or equ
 the training texts, as far as the network reads. rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import CUSTOM_MIN_SIZE, HEAD_TRAINING, TEXT_METHODS, method_config, points
+from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, HEAD_TRAINING, TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -33,6 +33,4 @@ def get_config(method: str = "rg"):
 
 
 def sweep():
-    # Doubling covers classes from a hundred to some thousand examples. Points that split no class equal CE.
-    grid = {"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)}
-    yield from points(grid, methods=TEXT_METHODS)
+    yield from points(CUSTOM_GRID, methods=TEXT_METHODS)

@@ -10,7 +10,7 @@ of the training texts, as far as the network reads.
 Formats and splits are those of configs/text.py.
 """
 
-from rgjax.config import CUSTOM_MIN_SIZE, TEXT_FINETUNING, TEXT_METHODS, method_config, points
+from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, TEXT_FINETUNING, TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -27,6 +27,4 @@ def get_config(method: str = "rg"):
 
 
 def sweep():
-    # Doubling covers classes from a hundred to some thousand examples. Points that split no class equal CE.
-    grid = {"regroup.rule": ("ratio", "target"), "regroup.threshold": (50, 100, 200, 400, 800, 1600)}
-    yield from points(grid, methods=TEXT_METHODS)
+    yield from points(CUSTOM_GRID, methods=TEXT_METHODS)

@@ -6,8 +6,10 @@ from rgjax.config.fields import CUSTOM_MIN_SIZE as CUSTOM_MIN_SIZE
 from rgjax.config.fields import FIELDS as FIELDS
 from rgjax.config.fields import MAX_INT32 as MAX_INT32
 from rgjax.config.fields import NON_IDENTITY_FIELDS as NON_IDENTITY_FIELDS
+from rgjax.config.fields import TEXT_DATA as TEXT_DATA
 from rgjax.config.fields import Field as Field
 from rgjax.config.methods import BERT_FINETUNING as BERT_FINETUNING
+from rgjax.config.methods import CUSTOM_GRID as CUSTOM_GRID
 from rgjax.config.methods import ENCODERS as ENCODERS
 from rgjax.config.methods import FROZEN as FROZEN
 from rgjax.config.methods import HEAD_TRAINING as HEAD_TRAINING

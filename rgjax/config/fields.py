@@ -11,6 +11,7 @@ from typing import Any
 MAX_INT32 = 2**31 - 1  # limit of counts and seeds, because devices count in 32 bits
 AUTO = "auto"  # in the place of a number that the data decide
 CUSTOM = ("images", "text", "features")  # custom data sets, which are identified by their path
+TEXT_DATA = ("phrasebank", "text")  # the values of data.name whose inputs are sentences
 CUSTOM_MIN_SIZE = 8  # regroup.min_size for them; the paper has none. rgjax/regroup/README.md has the measurements
 
 

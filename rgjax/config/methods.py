@@ -110,6 +110,13 @@ HEAD_TRAINING: Mapping[str, Any] = {
 
 # Grids for `sweep()` of a config file
 
+# For custom data. The paper searches 200 to 700 examples; doubling covers classes from a hundred to some thousand
+# examples. Points that split no class equal CE.
+CUSTOM_GRID: Mapping[str, Sequence] = {
+    "regroup.rule": ("ratio", "target"),
+    "regroup.threshold": (50, 100, 200, 400, 800, 1600),
+}
+
 
 def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple(METHODS)) -> Iterator[Point]:
     """The points of each method's own grid, or of `regrouping` if it regroups."""

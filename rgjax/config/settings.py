@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
-from rgjax.config.fields import AUTO, CUSTOM, FIELDS, Field
+from rgjax.config.fields import AUTO, CUSTOM, FIELDS, TEXT_DATA, Field
 from rgjax.config.methods import FROZEN, HEAD_TRAINING, IMAGE_FINETUNING, METHODS, TEXT_FINETUNING, Point
 from rgjax.console import local_path
 from rgjax.errors import UserError, unknown
@@ -54,7 +54,7 @@ def prepare_training(config: Config, network: str, fields: Mapping[str, Any]) ->
     if name in FROZEN and network not in FROZEN:
         settings = HEAD_TRAINING
     elif name == "pretrained" and network not in ("bert", "pretrained"):
-        settings = TEXT_FINETUNING if config.data.name in ("phrasebank", "text") else IMAGE_FINETUNING
+        settings = TEXT_FINETUNING if config.data.name in TEXT_DATA else IMAGE_FINETUNING
     else:
         return {}
     defaults = {name: setting.default for name, setting in FIELDS.items() if setting.identity}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.config import FROZEN, Config, recorded_config, validate
+from rgjax.config import FROZEN, TEXT_DATA, Config, recorded_config, validate
 from rgjax.encoders import Encoder, encode_images, encode_tokens, make_encoder
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.losses import loss_of
@@ -151,7 +151,7 @@ def _encoder(config: Config, recorded: Mapping[str, Any]) -> tuple[str, Encoder,
     alone = config.data.name == "features" or config.encoder.name == "file"
     if alone or "width" not in recorded.get("encoder", {}):
         raise UserError("it was trained on features alone, so it cannot read images or texts")
-    kind = "sentences" if config.data.name in ("text", "phrasebank") else "images"
+    kind = "sentences" if config.data.name in TEXT_DATA else "images"
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
     encoder = make_encoder(config.encoder, kind, began=recorded["encoder"], **options)
     return kind, encoder, Standardization.blank(int(recorded["encoder"]["width"]))
