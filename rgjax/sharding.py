@@ -158,20 +158,21 @@ def on_devices(forward: Callable, params) -> Callable:
     return lambda batch: mapped(params, jax.device_put(batch, NamedSharding(mesh, by_example)))
 
 
-def over_devices(
-    forward: Callable, params, batches: Iterable, *, what: str, total: int, unit: str = "example"
-) -> np.ndarray:
-    """Apply `forward(params, batch) -> [B, D]` to all batches: [total, D].
+def over_devices(forward: Callable, params, batches: Iterable, **how: Any) -> np.ndarray:
+    """Apply `forward(params, batch)` to all batches, as `over_batches` does."""
+    return over_batches(on_devices(forward, params), batches, **how)
+
+
+def over_batches(forward: Callable, batches: Iterable, *, what: str, total: int, unit: str = "example") -> np.ndarray:
+    """Apply `forward(batch) -> [B, D]` to all batches: [total, D].
 
     Args:
-        forward: as of `on_devices`.
-        params: its first argument.
-        batches: its second arguments.
+        forward: made by `on_devices`.
+        batches: its arguments.
         what: the label of the progress bar.
         total: the number of examples; those that fill up the last batch are dropped.
         unit: the noun of an example.
     """
-    forward = on_devices(forward, params)
     pending, outputs = [], []
     with progress(None, what, total, unit=unit) as bar:
 

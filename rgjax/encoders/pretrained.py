@@ -1,6 +1,7 @@
 """Features of pretrained networks: of pictures at the network's own size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,7 @@ from rgjax.errors import UserError
 from rgjax.models.backbone import Options
 from rgjax.models.families import Pretrained
 from rgjax.models.preprocessing import Preprocessing
-from rgjax.sharding import over_devices
+from rgjax.sharding import on_devices, over_batches
 from rgjax.storage.files import digest
 
 _PIXELS = 64 * 224**2  # of a batch, per device
@@ -34,7 +35,8 @@ def pretrained_images(network: Pretrained, *, image_size: int | None = None, uni
     if image_size:
         preprocessing = preprocessing.at(image_size)
 
-    def encode(pictures: Sequence[Original]) -> np.ndarray:
+    @cache  # predictions come in chunks
+    def on_all_devices() -> Callable:
         graph, state = nnx.split(network.build(Options(image_size=preprocessing.size)))
 
         def forward(state, images):
@@ -42,9 +44,12 @@ def pretrained_images(network: Pretrained, *, image_size: int | None = None, uni
             features = backbone.features(preprocessing.normalize(images))
             return features / jnp.linalg.norm(features, axis=1, keepdims=True) if unit_length else features
 
+        return on_devices(forward, state)
+
+    def encode(pictures: Sequence[Original]) -> np.ndarray:
         size = max(1, min(64, _PIXELS // preprocessing.size**2)) * jax.local_device_count()
         batches = pixel_batches(pictures, preprocessing, size)
-        return over_devices(forward, state, batches, what="encode", total=len(pictures), unit="image")
+        return over_batches(on_all_devices(), batches, what="encode", total=len(pictures), unit="image")
 
     key = digest("images-v1", network.checkpoint.fingerprint(), repr(preprocessing), unit_length)
     return Encoder(key, encode, "pictures", {**network.checkpoint.identity(), "image_size": preprocessing.size})

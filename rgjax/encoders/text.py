@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from rgjax.models.packing import pack
 from rgjax.models.pooling import Pooling
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import FILES, Tokens, tokenize
-from rgjax.sharding import in_batches, over_devices
+from rgjax.sharding import in_batches, on_devices, over_batches
 from rgjax.storage.files import digest
 
 _BATCH = 32  # sentences per device
@@ -38,13 +39,14 @@ def text_encoder(pretrained: Pretrained, *, pooling: str, max_length: int) -> En
     if length < max_length:
         _log.info(f"encoder: {checkpoint.name} asks to cut sentences at {length} tokens, not at {max_length}")
 
-    def encode(sentences: np.ndarray) -> np.ndarray:
+    @cache  # predictions come in chunks
+    def on_all_devices() -> Callable:
         graph, params = nnx.split(pretrained._replace(settings=settings).build())
+        return on_tokens(lambda params, packed: nnx.merge(graph, params).features(packed), params)
 
-        def forward(params, packed):
-            return nnx.merge(graph, params).features(packed)
-
-        return encode_tokens(forward, params, tokenize(checkpoint, settings, sentences, length))
+    def encode(sentences: np.ndarray) -> np.ndarray:
+        forward = on_all_devices()  # first, as it fails for weights that do not fit
+        return over_tokens(forward, tokenize(checkpoint, settings, sentences, length))
 
     names, unit_length = settings["pooling"].names, settings["pooling"].unit_length
     plain = settings["model_type"] == "bert" and not unit_length and not settings["lower_case"] and len(names) == 1
@@ -64,11 +66,24 @@ def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int) -> Encoder:
 
 
 def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int | None = None) -> np.ndarray:
+    """Apply `forward(params, Packed)` to all sentences, as `over_tokens` does."""
+    return over_tokens(on_tokens(forward, params), tokens, bucket=bucket)
+
+
+def on_tokens(forward: Callable, params) -> Callable:
+    """Compile `forward(params, Packed) -> [B, D]` as a function of Tokens."""
+
+    def packed(params, batch):
+        return forward(params, pack(batch.ids, batch.lengths, batch.ids.size))
+
+    return on_devices(packed, params)
+
+
+def over_tokens(forward: Callable, tokens: Tokens, *, bucket: int | None = None) -> np.ndarray:
     """Run a network over all sentences, in batches of similar length.
 
     Args:
-        forward: `(params, Packed) -> [B, D]`.
-        params: what it reads.
+        forward: made by `on_tokens`.
         tokens: of the N sentences.
         bucket: batches are padded to a multiple of so many tokens; if None, of 16, so that few programs are compiled,
             or of 4 where so many sentences are encoded that less padding saves more time.
@@ -84,11 +99,8 @@ def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int | No
         width = min(longest, -(-int(tokens.lengths[indices].max()) // bucket) * bucket)
         return Tokens(tokens.ids[indices, :width], tokens.lengths[indices])
 
-    def packed(params, batch):
-        return forward(params, pack(batch.ids, batch.lengths, batch.ids.size))
-
     count = len(distinct)
-    by_length = over_devices(packed, params, map(batch, order), what="encode", total=count, unit="sentence")
+    by_length = over_batches(forward, map(batch, order), what="encode", total=count, unit="sentence")
     features = np.empty((len(tokens.lengths), by_length.shape[1]), np.float32)
     features[order.ravel()[:count]] = by_length
     return features[same]

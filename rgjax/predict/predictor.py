@@ -24,7 +24,7 @@ Inputs: TypeAlias = np.ndarray | Sequence[Any]  # uint8 images [n, S, S, 3], or 
 # Batch per device. On a CPU, a ResNet-34 reads 128 digits in one batch in half the time of four batches of 32.
 _ACCELERATOR_BATCH = 256
 _CPU_SENTENCES, _CPU_PIXELS = 32, 2**19
-_HEAD_BATCH = 2048  # which its encoder reads in batches of its own, and is built for each
+_HEAD_BATCH = 2048  # which its encoder reads in batches of its own
 _SHORTEST = 16  # tokens that the shortest sentences are padded to
 
 
