@@ -9,7 +9,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from rgjax.errors import UserError
 from rgjax.models.backbone import parameter_depths
 from rgjax.training.layout import Layout
 
@@ -79,16 +78,8 @@ def make_habits(config: Any, model: nnx.Module) -> Habits:
     Args:
         config: the section `train`.
         model: the network; only the shapes of its parameters are read.
-
-    Raises:
-        UserError: for settings that need a pretrained network, if it is none.
     """
     tower = next((name for name in ("backbone", "bert") if hasattr(model, name)), None)
-    for field, default in (("layer_decay", 1.0), ("head_only_percent", 0.0)):
-        if tower is None and config[field] != default:
-            raise UserError(
-                f"config.train.{field}={config[field]}: is for pretrained networks; use --config.model.name=pretrained"
-            )
     params = nnx.state(model, nnx.Param)
     depths, top = jax.tree.map(lambda param: np.float32(0), params), 0.0
     if tower is not None:

@@ -14,7 +14,7 @@ from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.errors import UserError
 from rgjax.losses import ClassStats, loss_of
-from rgjax.models.factory import packing, padded
+from rgjax.models.factory import packing, padded, starts_from_checkpoint
 from rgjax.models.tokenizer import Tokens
 from rgjax.sharding import AXIS
 from rgjax.training.feed import HostData
@@ -22,7 +22,7 @@ from rgjax.training.habits import make_habits
 from rgjax.training.layout import layout_for
 from rgjax.training.loop import TrainSchedule
 from rgjax.training.program import HyperParams, StepSpec, TrainState, draw_epoch
-from rgjax.training.task import Task
+from rgjax.training.task import Task, kind_of
 
 
 def training_program(
@@ -71,7 +71,7 @@ def training_program(
 
 def host_data(inputs: np.ndarray | Tokens) -> HostData:
     """Inputs on the host, with the form in which the devices keep them."""
-    return HostData(inputs) if isinstance(inputs, Tokens) or inputs.ndim == 2 else HostData(inputs, to_lanes)
+    return HostData(inputs, to_lanes) if kind_of(inputs) == "images" else HostData(inputs)
 
 
 def make_prepare(task: Task, tokens: int) -> Callable:
@@ -81,7 +81,7 @@ def make_prepare(task: Task, tokens: int) -> Callable:
     """
     if isinstance(task.inputs, Tokens):
         return packing(tokens)
-    if task.inputs.ndim == 2:
+    if kind_of(task.inputs) == "features":
         return _unchanged
     return in_lanes(task.inputs[:1], task.preprocessing and task.preprocessing.normalize)[1]
 
@@ -158,7 +158,7 @@ def duration(
 
 def make_augmentation(configs: Sequence[Config], task: Task) -> list[dict[str, np.float32]]:
     """The augmentation of each trial of a population; empty unless inputs are images."""
-    if isinstance(task.inputs, Tokens) or task.inputs.ndim == 2:
+    if kind_of(task.inputs) != "images":
         return [{} for _ in configs]
     jitters = any(config.data.color_jitter for config in configs)  # trials share a program
     return [
@@ -211,3 +211,8 @@ def require_trainable(config: Config, dataset: Dataset) -> None:
         )
     if config.sampler == "deepsmote" and dataset.kind != "images" and config.model.name not in FROZEN:
         raise UserError(f"config.sampler=deepsmote: makes images, not {dataset.kind}; use --config.sampler=ros")
+    for field, default in (("layer_decay", 1.0), ("head_only_percent", 0.0)):
+        if (value := config.train[field]) != default and not starts_from_checkpoint(config.model):
+            raise UserError(
+                f"config.train.{field}={value}: is for pretrained networks; use --config.model.name=pretrained"
+            )

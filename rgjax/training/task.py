@@ -56,9 +56,9 @@ class Task:
     @property
     def standardization(self) -> Standardization | None:
         """Of the training split's features, if the network reads features."""
-        if isinstance(self.inputs, Tokens) or self.inputs.ndim != 2:
+        if kind_of(self.inputs) != "features":
             return None
-        return Standardization.of(self.inputs[self.dataset.train])
+        return Standardization.of(np.asarray(self.inputs)[self.dataset.train])
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -81,6 +81,13 @@ class Task:
 
     def examples_per_epoch(self, config: Config) -> int:
         return len(self.pool) if config.train.epoch_size == "sampler" else len(self.dataset.train)
+
+
+def kind_of(inputs: np.ndarray | Tokens) -> str:
+    """What the network reads: "images", "sentences" or "features"."""
+    if isinstance(inputs, Tokens):
+        return "sentences"
+    return "features" if inputs.ndim == 2 else "images"
 
 
 def stacked(tasks: Sequence[Task], draws: int) -> tuple[np.ndarray, ...]:

@@ -229,15 +229,16 @@ def make_predict_split(session: Session) -> Callable[[TrainState, str], list[np.
         tokens = max(int(of_split.sum(axis=1).max()) for of_split in lengths)
     how = {"by_trial": spec.by_trial, "in_turn": spec.in_turn}
     predict = make_predict(spec.graph, make_prepare(tasks[0], tokens), spec.mesh, spec.layout, **how)
+    losses = [trial.config.loss for trial in session.trials]
+    stats = [class_stats(loss, task.regrouping) for loss, task in zip(losses, tasks, strict=True)]
 
     def predict_split(state: TrainState, split: str) -> list[np.ndarray]:
         chunks = session.feed.eval_chunks(batches[split])
         logits = np.concatenate([predict(state, inputs, indices) for inputs, indices in chunks], axis=1)
         scaled = []
-        for task, trial, of_trial in zip(tasks, session.trials, logits, strict=True):
+        for task, loss, of_task, of_trial in zip(tasks, losses, stats, logits, strict=True):
             of_classes = of_trial[: len(task.dataset.splits[split]), : task.regrouping.num_pseudo_classes]
-            loss = trial.config.loss
-            scaled.append(np.asarray(scale_logits(loss, class_stats(loss, task.regrouping), of_classes)))
+            scaled.append(np.asarray(scale_logits(loss, of_task, of_classes)))
         return scaled
 
     return predict_split

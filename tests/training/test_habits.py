@@ -10,10 +10,12 @@ import pytest
 from flax import nnx
 
 from rgjax.config import method_config
+from rgjax.data import load_data
 from rgjax.errors import UserError
 from rgjax.training.habits import make_habits
 from rgjax.training.layout import TREES, one_vector
 from rgjax.training.program import Batch, init_state, train_step
+from rgjax.training.setup import require_trainable
 from tests.support.programs import Dense, assert_same_bits, hyper_params, resnet, step_spec
 
 RECORDED = dict(np.load(Path(__file__).with_name("habits_torch.npz")))
@@ -172,4 +174,4 @@ def test_networks_from_scratch_have_no_layers_to_tell_apart():
         with pytest.raises(
             UserError, match=rf"^config\.train\.{field}={value}: is for pretrained networks; use --config"
         ):
-            habits_of(resnet(), **{field: value})
+            require_trainable(method_config("ce", {f"train.{field}": value}), load_data(method_config("ce", {}).data))
