@@ -146,8 +146,7 @@ def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) 
     task = resample(config, dataset, inputs, clustered, clusters)
     task = replace(task, preprocessing=preprocessing)
     if encoder and features is not None:
-        about = {**encoder.about, "width": features.shape[1], "fingerprint": encoder.fingerprint}
-        task = replace(task, encoder=about)
+        task = replace(task, encoder=encoder.record(features))
     _log.info(artifacts.describe_groups(task.regrouping, dataset))
     return task
 

@@ -57,8 +57,7 @@ def write(config: settings.Config, path: Path) -> None:
     max_length = _TOKENS if config.data.max_length == AUTO else config.data.max_length
     encoder = make_encoder(config.encoder, dataset.kind, max_length=max_length, encoder_of_run=_encoder_of_run)
     features = features_of(encoder, dataset)
-    about = {**encoder.about, "width": features.shape[1], "fingerprint": encoder.fingerprint}
-    write_features(path, dataset, features, about)
+    write_features(path, dataset, features, encoder.record(features))
     print(f"{path}: {len(features)} examples, {features.shape[1]} features")
 
 

@@ -30,6 +30,10 @@ class Encoder(NamedTuple):
     reads: str = "inputs"
     about: Mapping[str, Any] = {}
 
+    def record(self, features: np.ndarray) -> dict[str, Any]:
+        """What is kept beside the features [N, D] that it computed."""
+        return {**self.about, "width": features.shape[1], "fingerprint": self.fingerprint}
+
 
 GIVEN = Encoder("given", np.asarray, "features", {"name": "data"})  # of a data set of features
 

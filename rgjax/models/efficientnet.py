@@ -66,8 +66,6 @@ class EfficientNetLite(nnx.Module):
 
     width, above = _TOP, ("top", "bn1")
 
-    above = ("top", "bn1")  # in parameter_depths
-
     def __init__(self, name: str, options: Options, *, rng: np.random.Generator):
         """Draw a network.
 

@@ -33,27 +33,39 @@ class Numerics:
 PLAIN = Numerics()
 
 
-class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions and a shortcut, projected where the shape changes."""
+class Residual(nnx.Module):
+    """A block's `branch` and a shortcut, projected where the shape changes."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, *, norm: Callable, rng: np.random.Generator):
-        self.conv1 = Conv(c_in, c_out, 3, stride, rng=rng)
-        self.bn1 = norm(c_out)
-        self.conv2 = Conv(c_out, c_out, 3, 1, rng=rng)
-        self.bn2 = norm(c_out)
+    branch: Callable[[Any, bool], Any]  # a method of each kind of block
+
+    def draw_shortcut(self, c_in: int, c_out: int, stride: int, *, norm: Callable, rng: np.random.Generator):
         self.projects = stride != 1 or c_in != c_out
         if self.projects:
             self.shortcut_conv = Conv(c_in, c_out, 1, stride, rng=rng)
             self.shortcut_bn = norm(c_out)
 
     def __call__(self, x, train: bool):
-        y = nnx.relu(self.bn1(self.conv1(x), train))
-        y = self.bn2(self.conv2(y), train)
+        y = self.branch(x, train)
         shortcut = self.shortcut_bn(self.shortcut_conv(x), train) if self.projects else x
         return nnx.relu(y + shortcut)
 
 
-class Bottleneck(nnx.Module):
+class BasicBlock(Residual):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, *, norm: Callable, rng: np.random.Generator):
+        self.conv1 = Conv(c_in, c_out, 3, stride, rng=rng)
+        self.bn1 = norm(c_out)
+        self.conv2 = Conv(c_out, c_out, 3, 1, rng=rng)
+        self.bn2 = norm(c_out)
+        self.draw_shortcut(c_in, c_out, stride, norm=norm, rng=rng)
+
+    def branch(self, x, train: bool):
+        y = nnx.relu(self.bn1(self.conv1(x), train))
+        return self.bn2(self.conv2(y), train)
+
+
+class Bottleneck(Residual):
     """A 3x3 convolution of few channels between two 1x1, and a shortcut.
 
     The stride is that of the 3x3 convolution, or with `stride_first`, as in He et al., of the first.
@@ -66,17 +78,12 @@ class Bottleneck(nnx.Module):
         self.bn2 = norm(inner)
         self.conv3 = Conv(inner, c_out, 1, 1, rng=rng)
         self.bn3 = norm(c_out)
-        self.projects = stride != 1 or c_in != c_out
-        if self.projects:
-            self.shortcut_conv = Conv(c_in, c_out, 1, stride, rng=rng)
-            self.shortcut_bn = norm(c_out)
+        self.draw_shortcut(c_in, c_out, stride, norm=norm, rng=rng)
 
-    def __call__(self, x, train: bool):
+    def branch(self, x, train: bool):
         y = nnx.relu(self.bn1(self.conv1(x), train))
         y = nnx.relu(self.bn2(self.conv2(y), train))
-        y = self.bn3(self.conv3(y), train)
-        shortcut = self.shortcut_bn(self.shortcut_conv(x), train) if self.projects else x
-        return nnx.relu(y + shortcut)
+        return self.bn3(self.conv3(y), train)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rgjax.models.bert import BERT_DEFAULTS, Bert, Layout
 from rgjax.models.modernbert import MODERNBERT
 from rgjax.models.pooling import sentence_settings
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
-from rgjax.models.transformer import LayerNames, checked
+from rgjax.models.transformer import BERT_LAYER, LayerNames, checked
 
 _DISTILBERT_LAYER = LayerNames(
     query="attention.q_lin",
@@ -25,15 +25,12 @@ _DISTILBERT_LAYER = LayerNames(
     mlp2="ffn.lin2",
     norm2="output_layer_norm",
 )
-_MPNET_LAYER = LayerNames(
+_MPNET_LAYER = BERT_LAYER._replace(
     query="attention.attn.q",
     key="attention.attn.k",
     value="attention.attn.v",
     output="attention.attn.o",
     norm1="attention.LayerNorm",
-    mlp1="intermediate.dense",
-    mlp2="output.dense",
-    norm2="output.LayerNorm",
 )
 _LAYOUTS: Mapping[str, Layout] = {
     "bert": Layout(),

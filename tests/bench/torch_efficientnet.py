@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tests.bench.torch_resnet import sgd_steps
+
 STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
@@ -88,14 +90,5 @@ def train_steps(*, size: int, batch: int, steps: int) -> Callable[[], None]:
     """`steps` of SGD on one batch that is ready: no data work."""
     torch.manual_seed(0)
     model = EfficientNetLite(classes=10).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
-    labels = torch.randint(10, (batch,))
-
-    def run():
-        for _ in range(steps):
-            optimizer.zero_grad()
-            functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-
-    return run
+    return sgd_steps(model, images, steps)

@@ -41,9 +41,14 @@ def train_steps(*, size: int, batch: int, stem: str, steps: int, memory_format: 
     """`steps` of SGD on one batch that is ready: no data work."""
     torch.manual_seed(0)
     model = resnet34(10, stem).to(memory_format=memory_format).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     images = torch.randn(batch, 3, size, size).to(memory_format=memory_format)
-    labels = torch.randint(10, (batch,))
+    return sgd_steps(model, images, steps)
+
+
+def sgd_steps(model: nn.Module, images: torch.Tensor, steps: int) -> Callable[[], None]:
+    """`steps` of SGD with random labels of ten classes."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    labels = torch.randint(10, (len(images),))
 
     def run():
         for _ in range(steps):
