@@ -39,11 +39,16 @@ def open_resnet(case):
     return open_pretrained(checkpoint(FOLDER / case))
 
 
-def assert_equal_to_torch(network, case, size, kernel, norm, **tolerances):
-    """Features, gradients, and running statistics after a training step, all relative to their largest value."""
+def assert_equal_to_torch(network, case, size, kernel, norm, *, nearby=0, **tolerances):
+    """Features, gradients, and running statistics after a training step, all relative to their largest value.
+
+    At a kink of ReLU6, rounding decides between two gradients: so the error is the least of those for the images, and
+    for `nearby` ones that differ from them by 2e-7.
+    """
     golden = {name.partition("/")[2]: value for name, value in np.load(FOLDER / "golden.npz").items() if case in name}
     graph, params, rest = nnx.split(network, nnx.Param, ...)
-    x = jnp.asarray(images(size))
+    noise = [np.random.default_rng(seed).standard_normal(images(size).shape) for seed in range(nearby)]
+    batches = [images(size), *((images(size) * (1 + 2e-7 * values)).astype(np.float32) for values in noise)]
 
     @jax.jit
     def run(params, rest, x):
@@ -56,14 +61,16 @@ def assert_equal_to_torch(network, case, size, kernel, norm, **tolerances):
         (dp, dx), (y, state) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
         return {"train": y, "dx": dx[0], "eval": nnx.merge(graph, params, rest).features(x)}, dp, state
 
-    result, dp, state = run(params, rest, x)
-    kernel_gradient = dp["blocks"][1][kernel]["kernel"][...]
-    statistics = state["blocks"][1][norm]
-    result |= {"dw": kernel_gradient, "mean": statistics["mean"][...], "var": statistics["var"][...]}
-    for name, expected in golden.items():
-        actual = np.asarray(result[name]).reshape(expected.shape)
-        tolerance = tolerances.get(name, 1e-5) * np.abs(expected).max()
-        np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=0, err_msg=name)
+    errors = {name: [] for name in golden}
+    for x in batches:
+        result, dp, state = run(params, rest, jnp.asarray(x))
+        kernel_gradient = dp["blocks"][1][kernel]["kernel"][...]
+        statistics = state["blocks"][1][norm]
+        result |= {"dw": kernel_gradient, "mean": statistics["mean"][...], "var": statistics["var"][...]}
+        for name, expected in golden.items():
+            error = np.abs(np.asarray(result[name]).reshape(expected.shape) - expected).max()
+            errors[name].append(error / np.abs(expected).max())
+    assert {name: min(least) for name, least in errors.items() if not min(least) <= tolerances.get(name, 1e-5)} == {}
 
 
 @pytest.mark.long
@@ -76,7 +83,7 @@ def test_resnets_equal_torch(case):
 def test_efficientnet_equals_torch():
     network = EFFICIENTNET_LITE.build(Drawn(Weights({}, Path("drawn"))), {"name": "efficientnet-lite0"}, Options())
     # At 33 pixels, a change of the weights by 1e-7 moves torch's own float64 gradient by 7e-5 of its largest value.
-    assert_equal_to_torch(network, "lite0", 33, "depthwise", "bn1", train=5e-4, dx=3e-2, dw=3e-2)
+    assert_equal_to_torch(network, "lite0", 33, "depthwise", "bn1", nearby=4, train=5e-4, dx=5e-4, dw=5e-4)
 
 
 @pytest.mark.parametrize("case", ["timm_BasicBlock", "transformers_basic"])
