@@ -216,8 +216,10 @@ FIELDS: dict[str, Field] = {
     **_duration("loss.drw_start", "deferred re-weighting: when it starts (unset: never)"),
     "model.name": _choice(
         "resnet34",
-        "network; pretrained: any of model.checkpoint; linear, mlp: a head on the encoder's features",
-        *("resnet10", "resnet18", "resnet34", "bert", "pretrained", "linear", "mlp"),
+        "network; pretrained: any of model.checkpoint; linear, mlp: a head on the encoder's features; images from "
+        "scratch: the others",
+        *("resnet10", "resnet18", "resnet34", "efficientnet-lite0", "efficientnet-lite2"),
+        *("bert", "pretrained", "linear", "mlp"),
     ),
     "model.checkpoint": Field(
         "",
@@ -227,7 +229,7 @@ FIELDS: dict[str, Field] = {
     "model.hidden": _count(256, "mlp: units of its hidden layer", high=65536, late=True),
     "model.dropout": Field(
         0.1,
-        "bert, pretrained, mlp: dropout of hidden states, attention and features, in steps of 1/256",
+        "all but ResNets: dropout of hidden states, attention and features, in steps of 1/256",
         low=0,
         high=0.9,
     ),

@@ -13,6 +13,8 @@ from rgjax.errors import UserError
 from rgjax.models.backbone import Options
 from rgjax.models.bert import Bert, BertClassifier, bert_config
 from rgjax.models.classifier import Classifier
+from rgjax.models.efficientnet import VARIANTS as EFFICIENTNETS
+from rgjax.models.efficientnet import EfficientNetLite
 from rgjax.models.families import open_pretrained
 from rgjax.models.frozen import FeatureClassifier, Standardization
 from rgjax.models.layers import BatchNorm, widen
@@ -77,6 +79,9 @@ def make_model(
         hidden = config.hidden if config.name == "mlp" else 0
         how = {"hidden": hidden, "head": head, "dropout": config.dropout, "dtype": dtype, "rng": rng}
         network = FeatureClassifier(standardization, outputs, **how)
+    elif config.name in EFFICIENTNETS:
+        backbone = EfficientNetLite(config.name, Options(dtype=dtype, norm=norm), rng=rng)
+        network = Classifier(backbone, outputs, head=head, dropout=config.dropout, rng=rng)
     else:
         numerics = Numerics(norm=norm, recompute=recomputes(config, jax.default_backend()), dtype=dtype)
         how = {"stem": config.stem, "width": config.width, "numerics": numerics}

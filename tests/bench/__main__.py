@@ -21,6 +21,8 @@ MODULES = {
     "resnet34_224": "resnet",
     "resnet34_32_cifar_stem": "resnet",
     "bert_step": "bert",
+    "efficientnet_features": "efficientnet",
+    "efficientnet_step": "efficientnet",
     "data_path_32": "resnet",
     "data_path_224": "resnet",
     "streamed_32": "resnet",
