@@ -226,7 +226,7 @@ FIELDS: dict[str, Field] = {
         "bert, pretrained: folder or hub name[@revision] of the weights, or efficientnet-lite0 (empty, for bert: "
         "bert-base-uncased)",
     ),
-    "model.hidden": _count(256, "mlp: units of its hidden layer", high=65536, late=True),
+    "model.hidden": _count(128, "mlp: units of its hidden layer", high=65536, late=True),
     "model.dropout": Field(
         0.1,
         "all but ResNets: dropout of hidden states, attention and features, in steps of 1/256",

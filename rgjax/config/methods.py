@@ -100,10 +100,10 @@ FROZEN = ("linear", "mlp")
 HEAD_TRAINING: Mapping[str, Any] = {
     "model.name": "mlp",
     "train.optimizer": "adamw",
-    "train.lr": 1e-3,
+    "train.lr": 2e-3,
     "train.weight_decay": 0.01,
     "train.batch_size": 128,
-    "train.epochs": 50,
+    "train.epochs": 10,
     "train.checkpoint_percent": 100.0,  # it trains for seconds
 }
 
