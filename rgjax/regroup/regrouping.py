@@ -24,6 +24,7 @@ FEATURE_CLUSTERINGS: dict[str, Callable[..., np.ndarray]] = {
 }
 CLUSTERINGS = ("none", *FEATURE_CLUSTERINGS, "random", "given")
 MIN_SIZE = 8  # examples; README.md has the measurements
+_COSTLY = 2**16  # points times centers, from which on padding a small class to them takes longer than compiling
 MAX_GROUPS = 1000  # of a class; K-means and networks take time and memory in proportion
 
 
@@ -158,7 +159,7 @@ def regroup(
     counts, groups = _to_cluster(labels, given, options)
     if options.clustering in FEATURE_CLUSTERINGS or (options.clustering == "given" and (groups > 1).any()):
         features = _checked_features(features, labels)
-    kmeans_settings = KMeansSettings(options.seed, options.n_init, pad_to=_shared_shape(counts, groups))
+    shapes = _shapes(counts, groups)
 
     pseudo_labels, parent, names, merged = np.empty(len(labels), np.int32), [], [], 0
     for c, k in enumerate(groups):
@@ -168,7 +169,8 @@ def regroup(
         elif options.clustering == "random":
             clusters = np.random.default_rng((options.seed, c)).permutation(np.arange(len(indices)) % k)
         else:
-            clusters = _cluster(features[indices], int(k), options, kmeans_settings)
+            padded = KMeansSettings(options.seed, options.n_init, pad_to=shapes[c])
+            clusters = _cluster(features[indices], int(k), options, padded)
             clusters, fewer = merge_small(features[indices], clusters, options.floor)
             merged += fewer
         for members, groups_of in ((subclassed, given[subclassed]), (indices, clusters)):
@@ -310,16 +312,33 @@ def _checked_features(features: Any, labels: np.ndarray) -> np.ndarray:
     return features
 
 
-def _shared_shape(counts: np.ndarray, groups: np.ndarray) -> tuple[int, int] | None:
-    """The (points, centers) that all classes are padded to; None if no class is split.
+def _shapes(counts: np.ndarray, groups: np.ndarray) -> dict[int, tuple[int, int]]:
+    """The (points, centers) that each class to be split is padded to.
 
-    Small sizes are rounded up to powers of two, so that the folds of a cross-validation share one program: it takes
-    seconds to compile, and the padding milliseconds.
+    A program takes seconds to compile, so classes share a shape; but those far smaller than the largest have a second
+    one, where K-means on so much padding would take longer.
     """
-    split = groups > 1
-    if not split.any():
-        return None
-    points, centers = int(counts[split].max()), int(groups.max())
-    if points > 4096:
-        return points, centers
-    return max(256, 1 << (points - 1).bit_length()), max(8, 1 << (centers - 1).bit_length())
+    work, split = counts * groups, groups > 1
+    small = split & (work < work.max(where=split, initial=0) / 4) & (work.max() > _COSTLY)
+    shapes = {}
+    for members in map(np.flatnonzero, (split & ~small, small)):
+        if len(members):
+            shapes |= dict.fromkeys(
+                members.tolist(), _rounded_shape(int(counts[members].max()), int(groups[members].max()))
+            )
+    return shapes
+
+
+def _rounded_shape(points: int, centers: int) -> tuple[int, int]:
+    """A shape that folds, seeds and thresholds share.
+
+    Powers of two, and for many points the next of eight steps between them, as padding takes time by then.
+    """
+    if points <= 4096:
+        return max(256, 1 << (points - 1).bit_length()), max(8, 1 << (centers - 1).bit_length())
+
+    def up(size: int) -> int:
+        step = max(8, 1 << (size - 1).bit_length() - 4)
+        return -(-size // step) * step
+
+    return up(points), up(centers)
