@@ -338,7 +338,7 @@ def _rounded_shape(points: int, centers: int) -> tuple[int, int]:
         return max(256, 1 << (points - 1).bit_length()), max(8, 1 << (centers - 1).bit_length())
 
     def up(size: int) -> int:
-        step = max(8, 1 << (size - 1).bit_length() - 4)
+        step = max(8, 2 ** size.bit_length() // 16)
         return -(-size // step) * step
 
     return up(points), up(centers)

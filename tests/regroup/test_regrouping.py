@@ -18,7 +18,7 @@ from rgjax.regroup import (
     needs_features,
     regroup,
 )
-from rgjax.regroup.regrouping import merge_small
+from rgjax.regroup.regrouping import _rounded_shape, merge_small
 
 BY_RULE = [name for name in CLUSTERINGS if name not in ("none", "given")]
 HAM = np.array([4291, 712, 703, 328, 208, 90, 73])
@@ -332,3 +332,22 @@ def test_given_groups_need_features_only_for_the_rest():
     for says, arguments in wrong.items():
         with pytest.raises(ValueError, match=says):
             regroup(None, labels, **arguments)
+
+
+@pytest.mark.parametrize("points", [2, 255, 4096, 4097, 8192, 1_000_000])
+@pytest.mark.parametrize("centers", [2, 7, 8, 9, 64, 1000])
+def test_padded_shapes_hold_what_they_pad(points, centers):
+    shape = _rounded_shape(points, centers)
+    assert (points, centers) <= shape <= (max(256, 2 * points), max(8, 2 * centers))
+    assert shape[1] >= centers
+
+
+@pytest.mark.long
+def test_a_class_far_smaller_than_the_largest_is_clustered_as_alone():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(4700, 3)), np.repeat([0, 1, 2], (4200, 400, 100))
+    groups = regroup(features, labels, rule="target", threshold=200, n_init=2)
+    assert np.bincount(groups.parent).tolist() == [21, 2, 1]
+    alone = regroup(features[labels == 1], np.zeros(400, int), rule="target", threshold=200, n_init=2)
+    small = groups.pseudo_labels[labels == 1]
+    assert (small - small.min() == alone.pseudo_labels).all()
