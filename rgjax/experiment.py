@@ -21,7 +21,7 @@ from rgjax.errors import UserError
 from rgjax.losses import loss_of
 from rgjax.models.factory import compute_dtype, make_model, padded
 from rgjax.predict.run import encoder_of_run
-from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, needs_features, regroup
+from rgjax.regroup import FEATURE_CLUSTERINGS, Regrouping, groups_to_make, needs_features, regroup
 from rgjax.sampling import DeepSmoteSettings, Synthetic, deepsmote, feature_smote
 from rgjax.sharding import make_mesh, wait_for_all
 from rgjax.storage import manifest
@@ -196,10 +196,12 @@ def make_regrouping(config: Config, dataset: Dataset, features: np.ndarray | Non
     if features is None or jax.process_count() > 1:  # processes cluster together, so none may read the cache alone
         arrays = compute()
     else:
-        version = "groups-v2" if how["min_size"] else "groups-v1"  # it once mattered to clustering "balanced" alone
-        settings = {name: value for name, value in how.items() if name != "subclasses"}
+        # Rules and thresholds that ask for the same groups have the same key.
+        settings = {name: value for name, value in how.items() if name not in ("subclasses", "rule", "threshold")}
+        with settings_to_blame():
+            groups = groups_to_make(labels, len(dataset.class_names), **how)
         subclasses = map(str, how.get("subclasses", ()))
-        key = digest(version, features, labels, json.dumps(settings, sort_keys=True), *subclasses)
+        key = digest("groups-v3", features, labels, groups, json.dumps(settings, sort_keys=True), *subclasses)
         arrays = cached_arrays(cache_dir() / "groups" / f"{key}.npz", compute)
     names = tuple(arrays["names"].tolist()) if "names" in arrays else ()
     return Regrouping(arrays["pseudo_labels"], arrays["parent"], names=names)

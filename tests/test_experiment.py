@@ -163,6 +163,9 @@ def test_groups_of_every_clustering_are_cached_and_drawn(tmp_path, monkeypatch):
         sizes = regrouping.counts[regrouping.parent == 0]
         assert len(sizes) == 9
         assert (np.ptp(sizes) <= 1) == (clustering == "balanced")
+        config.regroup.threshold += 1  # asks for the same groups
+        experiment.make_regrouping(config, dataset, features)
+        config.regroup.threshold -= 1
     assert set((tmp_path / "cache" / "groups").glob("*.npz")) == cached
 
 

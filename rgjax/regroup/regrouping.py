@@ -186,12 +186,21 @@ def needs_features(labels: Any, num_classes: int, *, subclasses: Any = None, **s
 
     With given subclasses, it does where enough examples of a class have none.
     """
+    if (clustering := RegroupSettings(**settings).clustering) != "given":
+        return clustering in FEATURE_CLUSTERINGS
+    return bool((groups_to_make(labels, num_classes, subclasses=subclasses, **settings) > 1).any())
+
+
+def groups_to_make(
+    labels: Any, num_classes: int | None = None, *, subclasses: Any = None, **settings: Any
+) -> Int[np.ndarray, " C"]:
+    """Into how many groups `regroup` would cluster each class with these arguments, before small ones are merged.
+
+    Of a class with given subclasses, the examples without one.
+    """
     options = RegroupSettings(**settings)
-    if options.clustering != "given":
-        return options.clustering in FEATURE_CLUSTERINGS
     labels, _ = _checked_labels(labels, num_classes)
-    _, groups = _to_cluster(labels, _checked_subclasses(subclasses, labels, options), options)
-    return bool((groups > 1).any())
+    return _to_cluster(labels, _checked_subclasses(subclasses, labels, options), options)[1]
 
 
 def cluster_counts(
