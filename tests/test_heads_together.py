@@ -113,6 +113,15 @@ def test_a_trial_that_diverges_stops_alone(lone, tmp_path):
         assert_equal(content(trials[i]), content(lone[i]), atol=0)
 
 
+def test_a_trial_that_cannot_be_prepared_fails_alone(lone, tmp_path):
+    trials = trials_in(tmp_path)
+    trials[1].config.regroup.update({"clustering": "kmeans", "rule": "target", "threshold": 0})
+    with pytest.raises(UserError, match=f"^{trials[1].workdir}: config.regroup: threshold=0"):
+        experiment.run_population(trials)
+    for i in (0, 2, 3, 4):
+        assert_equal(content(trials[i]), content(lone[i]), atol=0)
+
+
 def test_an_interrupted_population_resumes_run_by_run(lone, tmp_path, monkeypatch):
     trials, save, saved = trials_in(tmp_path, **{"train.checkpoint_epochs": 1.0}), trainer.Checkpoints.save, []
 
