@@ -26,7 +26,7 @@ from rgjax.report.pictures import draw_groups
 from rgjax.report.summary import format_result
 from rgjax.storage import manifest
 from rgjax.storage.files import newest_step, write_json
-from rgjax.training import trainer
+from rgjax.training import resampling, trainer
 from tests.support.events import close_to, recorded, shown
 
 SMALL = {
@@ -373,7 +373,7 @@ def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     for picture, lines in (("0-rest.png", 2), ("1-8.png", 4)):
         with Image.open(tmp_path / "first" / "synthetic" / picture) as sheet:
             assert sheet.height == 68 * lines + 4
-    monkeypatch.setattr(experiment, "deepsmote", None)  # the cache is read
+    monkeypatch.setattr(resampling, "deepsmote", None)  # the cache is read
     assert len(prepared("dsmt", **settings, seed=1).synthetic.images)
 
 

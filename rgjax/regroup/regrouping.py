@@ -194,9 +194,9 @@ def needs_features(labels: Any, num_classes: int, *, subclasses: Any = None, **s
 def groups_to_make(
     labels: Any, num_classes: int | None = None, *, subclasses: Any = None, **settings: Any
 ) -> Int[np.ndarray, " C"]:
-    """Into how many groups `regroup` would cluster each class with these arguments, before small ones are merged.
+    """Count the groups of each class that `regroup` would cluster.
 
-    Of a class with given subclasses, the examples without one.
+    Before small ones are merged, and without those of given subclasses.
     """
     options = RegroupSettings(**settings)
     labels, _ = _checked_labels(labels, num_classes)
