@@ -22,6 +22,7 @@ from rgjax.config import (
 from rgjax.data.phrasebank import AGREEMENTS
 from rgjax.errors import UserError
 from rgjax.losses import LOSSES
+from rgjax.models.efficientnet import VARIANTS
 from rgjax.models.layers import HEADS
 from rgjax.models.pooling import POOLINGS
 from rgjax.models.resnet import STAGES, STEMS
@@ -60,7 +61,7 @@ REGISTRIES = {
     "regroup.aggregate": AGGREGATIONS,
     "sampler": SAMPLERS,
     "loss.name": LOSSES,
-    "model.name": (*STAGES, "bert", "pretrained", *FROZEN),
+    "model.name": (*STAGES, *VARIANTS, "bert", "pretrained", *FROZEN),
     "model.stem": STEMS,
     "model.head": ("auto", *HEADS),
     "train.optimizer": OPTIMIZERS,

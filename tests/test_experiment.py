@@ -25,7 +25,7 @@ from rgjax.regroup import AGGREGATIONS, FEATURE_CLUSTERINGS
 from rgjax.report.pictures import draw_groups
 from rgjax.report.summary import format_result
 from rgjax.storage import manifest
-from rgjax.storage.files import newest_step, write_json
+from rgjax.storage.files import cache_dir, newest_step, write_json
 from rgjax.training import resampling, trainer
 from tests.support.events import close_to, recorded, shown
 
@@ -357,7 +357,7 @@ def test_a_run_with_synthetic_images(tmp_path, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    cache = experiment.cache_dir() / "deepsmote"
+    cache = cache_dir() / "deepsmote"
     before = set(cache.glob("*.npz"))
     with monkeypatch.context() as patch:
         module = importlib.import_module("rgjax.sampling.deepsmote")  # the package exports a function by this name
