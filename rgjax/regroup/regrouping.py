@@ -328,7 +328,8 @@ def _shapes(counts: np.ndarray, groups: np.ndarray) -> dict[int, tuple[int, int]
     one, where K-means on so much padding would take longer.
     """
     work, split = counts * groups, groups > 1
-    small = split & (work < work.max(where=split, initial=0) / 4) & (work.max() > _COSTLY)
+    largest = work.max(where=split, initial=0)
+    small = split & (work < largest / 4) & (largest > _COSTLY)
     shapes = {}
     for members in map(np.flatnonzero, (split & ~small, small)):
         if len(members):
