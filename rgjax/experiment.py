@@ -59,21 +59,21 @@ def run_population(trials: Sequence[Trial]) -> list[dict]:
 
 def complete(trials: Sequence[Trial]) -> None:
     """Train the trials from the data to a result in each workdir."""
-    started, config, total = time.perf_counter(), trials[0].config, len(trials)
+    started, config = time.perf_counter(), trials[0].config
     for trial in trials:
         require_trackers(trial.config.trackers)
-    make_mesh(jax.devices(), trials=total, batch_size=config.train.batch_size)  # fail now, not after minutes
-    trials, tasks, errors = prepare_all(trials)
-    for group in in_programs(tasks, trials):
-        members = [trials[i] for i in group]
+    make_mesh(jax.devices(), trials=len(trials), batch_size=config.train.batch_size)  # fail now, not after minutes
+    ready, tasks, errors = prepare_all(trials)
+    for group in in_programs(tasks, ready):
+        members = [ready[i] for i in group]
         outcomes, timing = train_together([tasks[i] for i in group], members)
         timing["total_s"] = round(time.perf_counter() - started, 3)
         for i, outcome in zip(group, outcomes, strict=True):
             if outcome.error:
-                errors[trials[i].workdir] = outcome.error
+                errors[ready[i].workdir] = outcome.error
             else:
-                artifacts.write_result(tasks[i], trials[i], outcome, timing)
-    if len(errors) == total and len(set(errors.values())) == 1:
+                artifacts.write_result(tasks[i], ready[i], outcome, timing)
+    if len(errors) == len(trials) and len(set(errors.values())) == 1:
         raise UserError(*set(errors.values()))
     if errors:
         raise UserError("; ".join(f"{workdir}: {error}" for workdir, error in errors.items()))
@@ -118,19 +118,23 @@ def prepare_all(trials: Sequence[Trial]) -> tuple[list[Trial], list[Task], dict[
 
     Returns the trials with a task, their tasks, and by workdir the errors of the others, which do not hold them up.
     """
-    tasks: dict[str, Task | UserError] = {}
-    keys = [json.dumps(task_settings(trial.config)) for trial in trials]
+    prepared: dict[str, Task | UserError] = {}
+    ready, tasks, errors = [], [], {}
     with keeping():
-        for key, trial in zip(keys, trials, strict=True):
-            if key not in tasks:
+        for trial in trials:
+            key = json.dumps(task_settings(trial.config))
+            if key not in prepared:
                 try:
-                    tasks[key] = prepare(trial.config, artifacts.recorded_choices(trial.workdir))
+                    prepared[key] = prepare(trial.config, artifacts.recorded_choices(trial.workdir))
                 except UserError as error:
-                    tasks[key] = error
-    pairs = [(trial, tasks[key]) for key, trial in zip(keys, trials, strict=True)]
-    prepared = [(trial, task) for trial, task in pairs if not isinstance(task, UserError)]
-    errors = {trial.workdir: str(task) for trial, task in pairs if isinstance(task, UserError)}
-    return [trial for trial, _ in prepared], [task for _, task in prepared], errors
+                    prepared[key] = error
+            task = prepared[key]
+            if isinstance(task, UserError):
+                errors[trial.workdir] = str(task)
+            else:
+                ready.append(trial)
+                tasks.append(task)
+    return ready, tasks, errors
 
 
 def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) -> Task:

@@ -229,7 +229,7 @@ FIELDS: dict[str, Field] = {
     "model.hidden": _count(128, "mlp: units of its hidden layer", high=65536, late=True),
     "model.dropout": Field(
         0.1,
-        "all but ResNets: dropout of hidden states, attention and features, in steps of 1/256",
+        "all but ResNets and linear: dropout of hidden states, attention and features, in steps of 1/256",
         low=0,
         high=0.9,
     ),

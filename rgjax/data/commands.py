@@ -131,7 +131,7 @@ def encoder_of(kind: str) -> str:
     try:
         hub.list_files(name)
     except hub.OutOfReach:
-        return _PACKAGES[kind][1]
+        _, title, _ = _PACKAGES[kind]
     return title
 
 

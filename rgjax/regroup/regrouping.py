@@ -191,9 +191,7 @@ def needs_features(labels: Any, num_classes: int, *, subclasses: Any = None, **s
     return bool((groups_to_make(labels, num_classes, subclasses=subclasses, **settings) > 1).any())
 
 
-def groups_to_make(
-    labels: Any, num_classes: int | None = None, *, subclasses: Any = None, **settings: Any
-) -> Int[np.ndarray, " C"]:
+def groups_to_make(labels: Any, num_classes: int, *, subclasses: Any = None, **settings: Any) -> Int[np.ndarray, " C"]:
     """Count the groups of each class that `regroup` would cluster.
 
     Before small ones are merged, and without those of given subclasses.

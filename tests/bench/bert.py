@@ -1,7 +1,6 @@
 """A fine-tuning step of MiniLM-L6's shape against Hugging Face's, both with random weights."""
 
 import importlib.util
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from rgjax.models.packing import prepare_tokens
 from rgjax.models.tokenizer import Tokens
 from rgjax.training.feed import HostData
 from tests.bench.case import Case
+from tests.bench.machine import torch_is_ready
 from tests.bench.program import train_program
 
 CONFIG = {
@@ -69,12 +69,11 @@ def flops() -> float:
 
 def torch_steps():
     """Steps of Hugging Face's network on one batch that is ready, by either of its attentions and updates."""
-    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+    if not (importlib.util.find_spec("transformers") and torch_is_ready()):
         return None
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    torch.set_num_threads(os.cpu_count() or 1)
     ids = torch.randint(1, CONFIG["vocab_size"], (BATCH, LENGTH))
     labels = torch.randint(CLASSES, (BATCH,))
 

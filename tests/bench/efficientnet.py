@@ -1,7 +1,5 @@
 """EfficientNet-Lite0 against torch's: features of images, and fine-tuning steps. Both have random weights."""
 
-import importlib.util
-import os
 from collections.abc import Callable
 
 import jax
@@ -15,6 +13,7 @@ from rgjax.models.classifier import Classifier
 from rgjax.models.efficientnet import EfficientNetLite
 from rgjax.training.feed import HostData
 from tests.bench.case import Case
+from tests.bench.machine import torch_is_ready
 from tests.bench.program import CLASSES, train_program
 
 BATCH = 64
@@ -56,9 +55,4 @@ def _network() -> EfficientNetLite:
 
 
 def _torch(make: Callable[[], Callable[[], None]]) -> dict[str, Callable[[], None]] | None:
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
-
-    torch.set_num_threads(os.cpu_count() or 1)
-    return {"torch channels_last": make()}
+    return {"torch channels_last": make()} if torch_is_ready() else None

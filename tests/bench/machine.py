@@ -5,6 +5,7 @@ import platform
 import subprocess
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 SPINNING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -34,6 +35,16 @@ def default_waiting() -> None:
     """
     for name in SPINNING:
         os.environ.pop(name, None)
+
+
+def torch_is_ready() -> bool:
+    """Whether torch is installed; if so, it uses all cores from now on."""
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    return True
 
 
 def matmul_peak(size: int = 2048, repeats: int = 6) -> float:

@@ -1,7 +1,5 @@
 """ResNet34's training step against torch's, the share that the data path has in it, and four trials in one program."""
 
-import importlib.util
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ from rgjax.models.resnet import STAGES, ResNet
 from rgjax.training.feed import HostData
 from rgjax.training.program import take
 from tests.bench.case import Case
+from tests.bench.machine import torch_is_ready
 from tests.bench.program import train_program
 
 AUGMENT = {"flip": 0.5, "rotation": 15.0}
@@ -123,13 +122,12 @@ def _images(shape: Shape) -> np.ndarray:
 
 
 def _theirs(shape: Shape) -> dict[str, Callable[[], None]] | None:
-    if importlib.util.find_spec("torch") is None:
+    if not torch_is_ready():
         return None
     import torch
 
     from tests.bench.torch_resnet import train_steps
 
-    torch.set_num_threads(os.cpu_count() or 1)
     return {
         name: train_steps(size=shape.size, batch=shape.batch, stem=shape.stem, steps=shape.steps, memory_format=layout)
         for name, layout in (("torch NCHW", torch.contiguous_format), ("torch channels_last", torch.channels_last))

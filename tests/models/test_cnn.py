@@ -11,9 +11,12 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from rgjax.config import method_config
 from rgjax.errors import UserError
 from rgjax.models.backbone import Options
+from rgjax.models.classifier import Classifier
 from rgjax.models.efficientnet import EFFICIENTNET_LITE
+from rgjax.models.factory import make_model
 from rgjax.models.families import open_pretrained
 from rgjax.models.pretrained import Checkpoint, Tensors, Weights
 from tests.models.record_cnn import FOLDER, drawn, images
@@ -84,6 +87,13 @@ def test_efficientnet_equals_torch():
     network = EFFICIENTNET_LITE.build(Drawn(Weights({}, Path("drawn"))), {"name": "efficientnet-lite0"}, Options())
     # At 33 pixels, a change of the weights by 1e-7 moves torch's own float64 gradient by 7e-5 of its largest value.
     assert_equal_to_torch(network, "lite0", 33, "depthwise", "bn1", nearby=4, train=5e-4, dx=5e-4, dw=5e-4)
+
+
+def test_efficientnet_from_scratch_has_the_parameters_of_timms():
+    model = make_model(method_config("ce", {"model.name": "efficientnet-lite0"}).model, 3, head="linear", seed=0)
+    assert isinstance(model, Classifier)
+    leaves = jax.tree.leaves(nnx.state(model.backbone, nnx.Param))
+    assert sum(leaf.size for leaf in leaves) == 4_652_008 - 1_281_000  # less its head
 
 
 @pytest.mark.parametrize("case", ["timm_BasicBlock", "transformers_basic"])
