@@ -12,7 +12,7 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path
 FLOORS = [
     {"edges", "errors"},
     {"console", "losses", "metrics", "regroup"},
-    {"config", "sharding", "storage"},
+    {"config", "decision", "sharding", "storage"},
     {"command"},
     {"data", "models"},
     {"encoders", "sampling"},

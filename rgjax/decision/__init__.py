@@ -1,0 +1,6 @@
+"""Decisions: class offsets and a temperature, chosen on validation."""
+
+from rgjax.decision.decision import FILE as FILE
+from rgjax.decision.decision import Decision as Decision
+from rgjax.decision.decision import fit_decision as fit_decision
+from rgjax.decision.decision import read_decision as read_decision

@@ -1,0 +1,86 @@
+"""A decision: how class logits become labels and calibrated probabilities."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Integer, Num
+from scipy.special import log_softmax, softmax
+
+from rgjax.decision.offsets import best_offsets
+from rgjax.decision.temperature import best_temperature
+from rgjax.errors import UserError
+
+FILE = "decision.json"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Class offsets and a temperature.
+
+    Attributes:
+        class_names: in the order of the logits.
+        offsets: [C] float64, added to the log-probabilities before the argmax; 0 for the largest class.
+        temperature: by which the logits are divided for calibrated probabilities.
+        rule: what the offsets maximize: "balanced accuracy", "costs" or "recall".
+    """
+
+    class_names: tuple[str, ...]
+    offsets: Float[np.ndarray, " C"]
+    temperature: float
+    rule: str
+
+    def predict(self, logits: Num[np.ndarray, "n C"]) -> Integer[np.ndarray, " n"]:
+        """argmax_c(log p_c + offset_c); a tie goes to the lower class."""
+        return np.argmax(log_softmax(np.asarray(logits, np.float64), axis=1) + self.offsets, axis=1)
+
+    def probabilities(self, logits: Num[np.ndarray, "n C"]) -> Float[np.ndarray, "n C"]:
+        """Calibrated probabilities: the softmax of logits / temperature."""
+        return softmax(np.asarray(logits, np.float64) / self.temperature, axis=1)
+
+
+def fit_decision(
+    logits: Num[np.ndarray, "n C"],
+    labels: Integer[np.ndarray, " n"],
+    class_names: Sequence[str],
+    *,
+    costs: Float[np.ndarray, "C C"] | None = None,
+    min_recall: Mapping[str, float] | None = None,
+) -> Decision:
+    """Fit a decision on the examples of a validation split.
+
+    Args:
+        logits: of the classes.
+        labels: the true classes.
+        class_names: in the order of the logits.
+        costs: of each true class (rows) that is predicted as each class (columns); their mean is minimized.
+        min_recall: class -> recall that it must reach on these examples; BA is maximized among such offsets.
+    """
+    log_probs = log_softmax(np.asarray(logits, np.float64), axis=1)
+    counts = np.bincount(labels, minlength=len(class_names))
+    gains = -costs / len(labels) if costs is not None else np.diag(1 / np.maximum(counts, 1)) / np.sum(counts > 0)
+    goals = {list(class_names).index(name): recall for name, recall in (min_recall or {}).items()}
+    rule = "costs" if costs is not None else "recall" if min_recall else "balanced accuracy"
+    offsets = best_offsets(log_probs, labels, gains, goals)
+    return Decision(tuple(class_names), offsets, best_temperature(log_probs, labels), rule)
+
+
+def read_decision(workdir: Path, aggregate: str) -> Decision:
+    """The decision of a finished run for an aggregation.
+
+    Raises UserError if the run has none, as runs of versions before 0.4.0.
+    """
+    try:
+        recorded = json.loads((workdir / FILE).read_text("utf-8"))
+        chosen = recorded["by_aggregation"][aggregate]
+        names, offsets = chosen["offsets"].keys(), list(chosen["offsets"].values())
+        return Decision(tuple(names), np.array(offsets, np.float64), float(chosen["temperature"]), recorded["rule"])
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--workdir={workdir}: holds no {FILE}, as the run is of an older version; train it again in another "
+            "--workdir"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{workdir / FILE}: damaged; train the run again in another --workdir") from error
