@@ -30,11 +30,13 @@ Options:
     --keep=all|reported|none   runs whose checkpoints stay on disk; reported: those of stage 2 (reported)
 """
 
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from statistics import fmean, stdev
+from types import ModuleType
 from typing import Any
 
 from absl import flags, logging
@@ -49,7 +51,7 @@ from rgjax.errors import UserError
 from rgjax.sweep.cost import cost_table
 from rgjax.sweep.launchers import LAUNCHERS, Launcher, local_slots, parse_resources
 from rgjax.sweep.plan import SELECTIONS, RunSpec, Seeds, SweepPlan, of_methods, read_variants
-from rgjax.sweep.scheduler import Outcome, Scheduler, SchedulerOptions, SweepState, VariantRuns
+from rgjax.sweep.scheduler import Outcome, Scheduler, SchedulerOptions, SweepState, VariantRuns, with_recorded_repeats
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "folder of the sweep")
 _METHODS = flags.DEFINE_list("methods", [], "only these methods")
@@ -74,6 +76,10 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     plan, request = make_plan()
     resources = parse_resources(_RESOURCES.value)
+    resumed = with_recorded_repeats(plan)
+    # A dry run goes on: its table says what is wrong with the data.
+    with contextlib.suppress(UserError) if _DRY_RUN.value else contextlib.nullcontext():
+        plan = resumed or data_of_sweep().without_repeats(plan)
     print(plan_table(plan))
     if _DRY_RUN.value:
         check_platform()
@@ -83,7 +89,8 @@ def main(argv: list[str]) -> None:
     def make_launcher() -> Launcher:
         if _LAUNCHER.value == "local":
             check_platform()
-        check_data(plan)
+        if resumed:
+            data_of_sweep().check_data(plan)
         return LAUNCHERS[_LAUNCHER.value](plan.root, _WORKERS.value, resources)
 
     state = SweepState(plan, request, command=shell_line("sweep", *sys.argv[1:]))
@@ -97,6 +104,13 @@ def main(argv: list[str]) -> None:
     if outcome.failed:
         print_failures(outcome)
         sys.exit(1)
+
+
+def data_of_sweep() -> ModuleType:
+    """`rgjax.sweep.data`. It loads JAX, which a finished sweep need not wait for."""
+    from rgjax.sweep import data
+
+    return data
 
 
 def print_failures(outcome: Outcome) -> None:
@@ -180,22 +194,6 @@ def check_platform() -> None:
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, errors="replace")
     if process.returncode:
         raise UserError(process.stderr.strip().rpartition("\n")[2].rpartition("UserError: ")[2])
-
-
-def check_data(plan: SweepPlan) -> None:
-    """Load each data set once, to find errors before any job starts.
-
-    It also fills the cache of decoded data for all runs.
-    """
-    # Imported here: they load JAX, which takes seconds, and a finished sweep does not need it.
-    from rgjax.data import load_data
-    from rgjax.training.inputs import resolve_images
-    from rgjax.training.setup import require_trainable
-
-    for variant in {variant.study: variant for variant in plan.variants}.values():
-        config = plan.reported_runs(variant, variant.grid[0])[0].config
-        config, _ = resolve_images(config, {})
-        require_trainable(config, load_data(config.data))
 
 
 def plan_table(plan: SweepPlan) -> str:

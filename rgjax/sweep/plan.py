@@ -14,13 +14,14 @@ from typing import Any
 
 from rgjax import config as settings
 from rgjax.command import load_file
-from rgjax.config import VARIANTS, Config, Point, combinations
+from rgjax.config import METHODS, VARIANTS, Config, Point, combinations
 from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, unknown
 from rgjax.storage import manifest
 from rgjax.storage.files import digest, write_json
 
 SELECTIONS = {"ba": "balanced accuracy", "macro_ap": "macro AP"}  # keys of result.json's scores
+_AGGREGATE = "regroup.aggregate"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Variant:
         method: a key of `config.METHODS`.
         name: a key of `config.VARIANTS`, or "" for the method itself.
         grid: the points to search.
+        repeated: the numbers of points that make the same groups as an earlier one; they are not searched.
     """
 
     study: str
@@ -57,6 +59,12 @@ class Variant:
     method: str
     name: str
     grid: tuple[Point, ...]
+    repeated: tuple[int, ...] = ()
+
+    @property
+    def searched(self) -> list[Point]:
+        """The points of the grid, each experiment once."""
+        return [point for number, point in enumerate(self.grid) if number not in self.repeated]
 
     @property
     def label(self) -> str:
@@ -263,10 +271,9 @@ class SweepPlan:
         return f"validation {SELECTIONS[self.select]} on seed {self.seeds.tuning}"
 
     def tuning_runs(self, variant: Variant) -> list[RunSpec]:
-        """Stage 1: every point of the grid, if there are several."""
-        if len(variant.grid) == 1:
-            return []
-        return [self._run(variant, 1, self.seeds.tuning, point) for point in variant.grid]
+        """Stage 1: every point that is searched, if there are several."""
+        points = variant.searched
+        return [self._run(variant, 1, self.seeds.tuning, point) for point in points] if len(points) > 1 else []
 
     def reported_runs(self, variant: Variant, point: Point) -> list[RunSpec]:
         """Stage 2: the selected point, on every reported seed."""
@@ -285,7 +292,8 @@ class SweepPlan:
 
     def count(self, variant: Variant) -> tuple[int, int]:
         """The number of runs in stage 1 and in stage 2."""
-        return len(variant.grid) if len(variant.grid) > 1 else 0, len(self.seeds.reported)
+        points = len(variant.searched)
+        return points if points > 1 else 0, len(self.seeds.reported)
 
     @property
     def total(self) -> int:
@@ -294,10 +302,17 @@ class SweepPlan:
     def best(self, variant: Variant, tuning: Sequence[RunSpec]) -> Point | None:
         """The point with the highest validation score; of equal scores, the first.
 
-        None if no tuning run has a result.
+        One run tells the scores under both aggregations, so the point includes the better one, unless the grid or the
+        command line sets it. None if no tuning run has a result.
         """
-        results = zip(variant.grid, (run.result for run in tuning), strict=True)
-        scores = [(result["val"][self.select], point) for point, result in results if result is not None]
+        scores = []
+        for point, run in zip(variant.searched, tuning, strict=True):
+            if (result := run.result) is None:
+                continue
+            scores.append((result["val"][self.select], point))
+            if METHODS[variant.method].regroups and _AGGREGATE not in point | self.overrides:
+                by_aggregation = result.get("val_by_aggregation", {})  # results of earlier versions lack it
+                scores += [(val[self.select], {**point, _AGGREGATE: how}) for how, val in by_aggregation.items()]
         return max(scores, key=lambda pair: pair[0])[1] if scores else None
 
     def _run(self, variant: Variant, stage: int, seed: int, point: Point) -> RunSpec:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ class SweepState:
                     )
                 tuning, reported = plan.count(variant)
                 entry |= {"variant": variant.name, "base": base, "tuning": tuning, "reported": reported}
+                entry["repeated"] = variant.repeated
                 entry.setdefault("chosen", None)
 
     @contextlib.contextmanager
@@ -66,17 +67,9 @@ class SweepState:
         """The content under a lock, written back if the block raises nothing."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._path.with_suffix(".lock")):
-            content = self._read()
+            content = _read(self._path)
             yield content
             write_json(self._path, content)
-
-    def _read(self) -> dict:
-        try:
-            return read_json_object(self._path) if self._path.exists() else {}
-        except ValueError as error:
-            raise UserError(
-                f"{self._path} is corrupted ({error}); remove it, and settings are selected again"
-            ) from error
 
     def _entry(self, content: dict, variant: Variant) -> dict:
         study = content.setdefault("studies", {}).setdefault(variant.study, {"config": variant.file, "methods": {}})
@@ -84,7 +77,8 @@ class SweepState:
 
     def selected(self, variant: Variant) -> Point | None:
         """The variant's selected point; None before the selection."""
-        return variant.grid[0] if len(variant.grid) == 1 else self._entry(self._read(), variant).get("chosen")
+        points = variant.searched
+        return points[0] if len(points) == 1 else self._entry(_read(self._path), variant).get("chosen")
 
     def select(self, variant: Variant, point: Point) -> Point:
         """Record a selection; return it, or the one that another process made first."""
@@ -92,6 +86,27 @@ class SweepState:
             entry = self._entry(content, variant)
             entry["chosen"] = entry["chosen"] or point
             return entry["chosen"]
+
+
+def _read(path: Path) -> dict:
+    try:
+        return read_json_object(path) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is corrupted ({error}); remove it, and settings are selected again") from error
+
+
+def with_recorded_repeats(plan: SweepPlan) -> SweepPlan | None:
+    """The plan without the points that sweep.json calls repeated.
+
+    None if the sweep has not begun with all of the variants.
+    """
+    studies, variants = _read(plan.root / "sweep.json").get("studies", {}), []
+    for variant in plan.variants:
+        entry = studies.get(variant.study, {}).get("methods", {}).get(variant.label)
+        if entry is None:
+            return None
+        variants.append(replace(variant, repeated=tuple(entry.get("repeated", ()))))  # earlier versions dropped none
+    return replace(plan, variants=tuple(variants))
 
 
 def _require_equal(root: Path, before: dict, now: dict) -> None:

@@ -12,7 +12,9 @@ from rgjax.config import VARIANTS
 from rgjax.errors import UserError
 from rgjax.storage import manifest
 from rgjax.storage.files import write_json
+from rgjax.sweep.data import without_repeats
 from rgjax.sweep.plan import Seeds, of_methods, read_variants
+from rgjax.sweep.scheduler import SweepState, with_recorded_repeats
 from tests.support.studies import FILE, plan_of, variant_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -149,6 +151,36 @@ def test_best_point_has_the_highest_validation_score_and_is_the_first_of_equals(
         manifest.write(run.workdir, ["result.json"])
     assert plan.best(focal, tuning) == {"loss.gamma": 1.0}
     assert replace(plan, select="macro_ap").best(focal, tuning) == {"loss.gamma": 0.5}
+
+
+def test_selected_point_has_the_better_aggregation_unless_it_is_set(file, tmp_path):
+    plan = plan_of(file, tmp_path)
+    rg = variant_of(plan, "rg")
+    tuning = plan.tuning_runs(rg)
+    for run, (of_max, of_sum) in zip(tuning, ((0.7, 0.6), (0.5, 0.9)), strict=True):
+        by_aggregation = {"max": {"ba": of_max}, "sum": {"ba": of_sum}}
+        write_json(run.workdir / "result.json", {"val": by_aggregation["max"], "val_by_aggregation": by_aggregation})
+        manifest.write(run.workdir, ["result.json"])
+    assert plan.best(rg, tuning) == {"regroup.threshold": 200, "regroup.aggregate": "sum"}
+    fixed = replace(plan, overrides={"regroup.aggregate": "max"})
+    assert fixed.best(rg, tuning) == {"regroup.threshold": 100}
+
+
+def test_points_of_equal_groups_are_one_experiment(tmp_path):
+    path = tmp_path / "study.py"
+    text = FILE.replace("for threshold in (100, 200)", "for threshold in (50, 100, 150, 1000, 2000)")
+    path.write_text(text.replace('"regroup.threshold"', '"regroup.rule": "target", "regroup.threshold"'))
+    plan = plan_of(str(path), tmp_path)
+    shorter = without_repeats(plan)
+    assert variant_of(shorter, "focal") == variant_of(plan, "focal")
+    for label in ("rg", "rg random groups"):
+        rg = variant_of(shorter, label)
+        # A class of the digits has 111 to 117 training examples: from 100 on, none is split.
+        assert [point["regroup.threshold"] for point in rg.searched] == [50, 100]
+        assert [run.config.regroup.threshold for run in shorter.tuning_runs(rg)] == [50, 100]
+    assert shorter.total == plan.total - 2 * 3
+    SweepState(shorter, {}, command="")
+    assert with_recorded_repeats(plan) == shorter
 
 
 @pytest.mark.parametrize(
