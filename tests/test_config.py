@@ -131,6 +131,18 @@ def test_bad_values_are_named(field, value, says):
     assert says in str(error.value)
 
 
+def test_fold_must_be_one_of_the_folds():
+    for fields, says in (
+        ({"data.fold": 1}, "config.data.fold=1: no folds are drawn; set config.data.folds too"),
+        ({"data.fold": 5, "data.folds": 5}, "config.data.fold=5: of 5 folds; choose one from 0 to 4"),
+        ({"data.folds": 1}, "config.data.folds=1: out of range; must be at least 2"),
+    ):
+        with pytest.raises(UserError) as error:
+            validate(method_config("ce", fields))
+        assert says in str(error.value)
+    validate(method_config("ce", {"data.fold": 4, "data.folds": 5}))
+
+
 def test_an_unknown_method_or_field_suggests_the_nearest():
     with pytest.raises(UserError, match=r"unknown method 'rg_wcee' \(did you mean 'rg_wce'\?\); valid: ce, wce"):
         method_config("rg_wcee", {})

@@ -124,6 +124,11 @@ def validate(config: Config) -> None:
             f"config.regroup.threshold={config.regroup.threshold}: config.regroup.rule=target needs a group size of at "
             "least 1"
         )
+    folds, fold = config.data.folds, config.data.fold
+    if folds is None and fold:
+        raise UserError(f"config.data.fold={fold}: no folds are drawn; set config.data.folds too, such as to 5")
+    if folds is not None and fold >= folds:
+        raise UserError(f"config.data.fold={fold}: of {folds} folds; choose one from 0 to {folds - 1}")
 
 
 def _validate_field(name: str, setting: Field, value: Any) -> None:

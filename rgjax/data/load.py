@@ -8,11 +8,14 @@ from pathlib import Path
 from rgjax.config import CUSTOM, Config
 from rgjax.console import local_path
 from rgjax.data.dataset import Dataset
+from rgjax.data.notes import note
 from rgjax.data.pictures.npz import is_npz
 from rgjax.data.splits import split
 from rgjax.data.tables.reader import READ
 from rgjax.errors import UserError
 from rgjax.storage.memory import kept
+
+_OF_SPLIT = ("seed", "folds", "fold")  # fields of the section `data` that no source reads
 
 
 def display_name(name: str, manual_dir: str) -> str:
@@ -39,9 +42,10 @@ def load_data(config: Config, *, spec: bool = False) -> Dataset:
     if config.columns and config.name not in CUSTOM:
         raise UserError(f"config.data.columns={config.columns}: {config.name} is no custom table; leave the option out")
     module = importlib.import_module(f"rgjax.data.{config.name}")  # on demand: TFDS takes seconds to import
-    settings = json.dumps({name: value for name, value in config.items() if name != "seed"})
+    settings = json.dumps({name: value for name, value in config.items() if name not in _OF_SPLIT})
     source = module.spec(config) if spec else kept("source", settings, lambda: module.load(config))
     train, val, test = split(source, config)
+    unused = len(source.labels) - len(train) - len(val) - len(test)  # an official test set, beside folds
     dataset = Dataset(
         name=display_name(config.name, config.manual_dir),
         inputs=source.inputs,
@@ -52,7 +56,7 @@ def load_data(config: Config, *, spec: bool = False) -> Dataset:
         val=val,
         test=test,
         fingerprint=source.fingerprint,
-        notes=source.notes,
+        notes=(*source.notes, *note("outside_folds", (), unused)),
         subclasses=source.subclasses,
         pictures=source.pictures,
     )

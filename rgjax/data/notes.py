@@ -68,6 +68,9 @@ KINDS = {
         "group", "of a single example", "config.regroup.min_size=2 or more merges them into the nearest"
     ),
     "single_subclass": Kind("subclass", "with a single training example", "join it with another in the data"),
+    "outside_folds": Kind(
+        "example", "of the official test set, in no fold", "config.data.split=stratified or grouped folds all examples"
+    ),
     "cut_text": Kind("text", "cut at", "--config.data.max_length sets the length"),
     "unreadable_row": Kind("row", "skipped, cannot be read", "python -m rgjax.data.inspect lists all", skips=True),
     "comment_line": Kind("line", "skipped, a comment before the header of a table", skips=True),

@@ -232,6 +232,14 @@ def single_subclass(folder):
     return notes_on_groups(grouping, dataset, method_config("rg", {}).regroup, "given")
 
 
+def outside_folds(folder):
+    write_images(folder / "data" / "train")
+    write_images(folder / "data" / "test", count=2)
+    notes = notes_of(folder / "data", folds=3)
+    assert str(notes[0]).startswith("4 examples of the official test set, in no fold; config.data.split=stratified")
+    return notes
+
+
 # From a kind to a function that writes an input into a folder, reads it as a run does, and returns the notes.
 _MAKERS = [
     stray_file, other_file, other_kind, hidden_file, hidden_folder, hidden_class, system_folder, no_suffix,
@@ -239,6 +247,7 @@ _MAKERS = [
     mask, equal_file, unlisted_image, manipulated_image, foreign_diagnosis, no_lesion, cut_text,
     unreadable_row, comment_line, repeated_header, literal_quote, backslash_quotes, spaced_quotes,
     joined_class, near_class, null_class, near_path, fewer_groups, single_example, single_subclass,
+    outside_folds,
 ]  # fmt: skip
 MAKERS = {maker.__name__: maker for maker in _MAKERS}
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from rgjax.data.dataset import Source
 from rgjax.data.splits import split
@@ -7,7 +8,7 @@ from rgjax.errors import UserError
 from tests.support.data import data_config
 
 
-def split_of(strategy, labels, group_ids=None, official_test=None, official_val=None, seed=0):
+def split_of(strategy, labels, group_ids=None, official_test=None, official_val=None, seed=0, **fields):
     indices = np.arange(len(labels))
     source = Source(
         inputs=indices,
@@ -19,7 +20,7 @@ def split_of(strategy, labels, group_ids=None, official_test=None, official_val=
         official_val=official_val,
         fingerprint="",
     )
-    return split(source, data_config("digits", split=strategy, seed=seed))
+    return split(source, data_config("digits", split=strategy, seed=seed, **fields))
 
 
 def test_stratified_counts_are_the_authors():
@@ -110,3 +111,68 @@ def test_too_small_a_class_is_named():
         split_of("stratified", np.repeat([0, 1, 2], [1, 9, 2]))
     with pytest.raises(UserError, match="too few groups: class 'b' has 1"):
         split_of("grouped", np.repeat([0, 1], [9, 4]), group_ids=np.array([*range(9), 9, 9, 9, 9]))
+
+
+def folds_of(strategy, labels, folds, **source):
+    return [split_of(strategy, labels, folds=folds, fold=fold, **source) for fold in range(folds)]
+
+
+@pytest.mark.parametrize("folds", [2, 5, 10])
+def test_folds_are_disjoint_cover_all_examples_and_are_stratified(folds):
+    labels = np.repeat(np.arange(4), [501, 203, 50, 20])
+    splits = folds_of("stratified", labels, folds)
+    assert sorted(np.concatenate([test for _, _, test in splits])) == list(range(len(labels)))
+    counts = np.array([np.bincount(labels[test]) for _, _, test in splits])
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    assert np.ptp(counts.sum(axis=1)) <= 1
+    for train, val, test in splits:
+        assert sorted(np.concatenate([train, val, test])) == list(range(len(labels)))
+        rest = np.bincount(labels) - np.bincount(labels[test])
+        np.testing.assert_array_equal(np.bincount(labels[train]), np.floor(0.8 * rest + 1e-9))  # val_fraction
+    other_seed = folds_of("stratified", labels, folds, seed=1)
+    assert (splits[0][2] != other_seed[0][2]).any()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_folds_keep_groups_whole_and_classes_even(mixed):
+    """As even as those of scikit-learn, whose groups may have several classes, too."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        group_ids = np.concatenate([np.minimum(5 * rng.pareto(1, 500), 79).astype(int), np.arange(80, 200)])
+        labels = rng.choice(3, 620, p=[0.7, 0.2, 0.1]) if mixed else group_ids % 3
+        splits = folds_of("grouped", labels, 5, group_ids=group_ids, seed=seed)
+        assert sorted(np.concatenate([test for _, _, test in splits])) == list(range(620))
+        for each in splits:
+            groups = [set(group_ids[indices]) for indices in each]
+            assert len(set.union(*groups)) == sum(map(len, groups)) == 200 - len(set(range(80)) - set(group_ids))
+        reference = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(labels, labels, group_ids)
+        ours, theirs = (
+            np.array([np.bincount(labels[test], minlength=3) for test in tests])
+            for tests in ([test for _, _, test in splits], [test for _, test in reference])
+        )
+        assert (ours > 0).all()
+        assert (ours / ours.sum(axis=0)).std(axis=0).mean() <= 1.1 * (theirs / theirs.sum(axis=0)).std(axis=0).mean()
+
+
+def test_folds_leave_an_official_test_set_alone_and_draw_validation_anew():
+    labels, indices = np.tile([0, 0, 0, 1], 50), np.arange(200)
+    official = {"official_test": indices >= 160, "official_val": (indices >= 120) & (indices < 160)}
+    splits = folds_of("auto", labels, 4, **official)
+    assert sorted(np.concatenate([test for _, _, test in splits])) == list(range(160))
+    for each in splits:
+        assert sorted(np.concatenate(each)) == list(range(160))
+        assert [np.bincount(labels[indices]).tolist() for indices in each] == [[72, 24], [18, 6], [30, 10]]
+    assert sorted(np.concatenate(folds_of("stratified", labels, 4, **official)[0])) == list(range(200))
+
+
+def test_class_that_is_too_small_for_the_folds_is_named():
+    labels = np.repeat([0, 1, 2], [9, 4, 2])
+    message = "config.data.folds=5: too few examples: class 'b' has 4, class 'c' has 2, and each class must"
+    with pytest.raises(UserError, match=message):
+        split_of("stratified", labels, folds=5)
+    with pytest.raises(UserError, match="too few groups: class 'b' has 1, and"):
+        split_of("grouped", np.repeat([0, 1], [9, 4]), group_ids=np.array([*range(9), 9, 9, 9, 9]), folds=2)
+    with pytest.raises(
+        UserError, match="too few examples outside the test fold: class 'c' has 1, and each class needs"
+    ):
+        split_of("stratified", labels, folds=2)
