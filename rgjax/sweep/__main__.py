@@ -13,6 +13,8 @@ Options:
     --methods=NAME,...         only these methods and their variants
     --seeds=N                  number of reported seeds, from config.seed on (5)
     --fixed-split              one split of the data for all seeds; by default each seed has its own
+    --folds=K                  cross-validation instead of --seeds: every method is tuned and tested in each of K folds
+    --repeats=N                with --folds: how often folds are drawn, by the seeds from config.seed on (1)
     --tuning-seed=N            seed of stage 1 (1000)
     --select=ba|macro_ap       validation score that selects (ba)
     --lr=X,...                 learning rates to search with every method, crossed with its grid
@@ -34,7 +36,9 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from statistics import fmean, stdev
 from types import ModuleType
 from typing import Any
@@ -57,6 +61,8 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "folder of the sweep")
 _METHODS = flags.DEFINE_list("methods", [], "only these methods")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "number of reported seeds", lower_bound=1)
 _FIXED_SPLIT = flags.DEFINE_bool("fixed_split", False, "one split for all seeds")
+_FOLDS = flags.DEFINE_integer("folds", None, "folds of a cross-validation", lower_bound=2)
+_REPEATS = flags.DEFINE_integer("repeats", 1, "how often folds are drawn", lower_bound=1)
 _TUNING_SEED = flags.DEFINE_integer("tuning_seed", 1000, "seed of stage 1", lower_bound=0)
 _SELECT = flags.DEFINE_enum("select", "ba", list(SELECTIONS), "validation score that selects")
 _LR = flags.DEFINE_list("lr", [], "learning rates")
@@ -136,11 +142,7 @@ def make_plan() -> tuple[SweepPlan, dict]:
     overrides = dict(config_flags.get_override_values(flags.FLAGS["config"]))
     refuse_overrides(overrides)
 
-    # Seeds: config.seed is the first reported one.
-    first = overrides.pop("seed", 0)
-    seeds = Seeds(_TUNING_SEED.value, range(first, first + _SEEDS.value), _FIXED_SPLIT.value)
-    if seeds.tuning in seeds.reported:
-        raise UserError(f"--tuning-seed={seeds.tuning}: also a reported seed; choose another")
+    seeds = make_seeds(first=overrides.pop("seed", 0))
 
     # Grids: those of the config file, crossed with the values searched in all methods.
     searched = {
@@ -159,8 +161,30 @@ def make_plan() -> tuple[SweepPlan, dict]:
         "--select": _SELECT.value,
         "--tuning-seed": seeds.tuning,
         "--fixed-split": seeds.fixed_split,
+        "--folds": seeds.folds,
     }
     return plan, request
+
+
+def make_seeds(first: int) -> Seeds:
+    """The seeds of the command line; `first` is config.seed, the first reported one.
+
+    Raises UserError for flags that contradict each other.
+    """
+    count, folds = _SEEDS.value, _FOLDS.value
+    if folds is None:
+        if flags.FLAGS["repeats"].present:
+            raise UserError(f"--repeats={_REPEATS.value}: how often folds are drawn; add --folds=5, or use --seeds")
+    else:
+        if flags.FLAGS["seeds"].present:
+            raise UserError(f"--seeds={count}: with --folds, --repeats sets how often the folds are drawn; use that")
+        if _FIXED_SPLIT.value:
+            raise UserError("--fixed-split: folds are splits, drawn anew in each repeat; leave one of the two out")
+        count = _REPEATS.value
+    seeds = Seeds(_TUNING_SEED.value, range(first, first + count), _FIXED_SPLIT.value, folds)
+    if seeds.tuning in seeds.reported:
+        raise UserError(f"--tuning-seed={seeds.tuning}: also a reported seed; choose another")
+    return seeds
 
 
 def refuse_overrides(overrides: dict[str, Any]) -> None:
@@ -171,6 +195,9 @@ def refuse_overrides(overrides: dict[str, Any]) -> None:
         "train.lr": "--lr searches it; give one of the two" if _LR.value else "",
         "train.weight_decay": "--weight-decay searches it; give one of the two" if _WEIGHT_DECAY.value else "",
         "data.seed": "" if _FIXED_SPLIT.value else "each seed has its own split; add --fixed-split for a common one",
+        "data.folds": "use --folds",
+        "data.fold": "a sweep trains all folds; use --folds",
+        "data.test_fraction": "--folds sets it; give one of the two" if _FOLDS.value else "",
     }
     for name, reason in refused.items():
         if reason and name in overrides:
@@ -197,24 +224,36 @@ def check_platform() -> None:
 
 
 def plan_table(plan: SweepPlan) -> str:
-    """The number of runs of each variant."""
-    rows: list[Sequence[Any]] = [("study", "method", "grid", "seeds", "runs")]
+    """The number of grid points and runs of each variant."""
+    rows: list[Sequence[Any]] = [("study", "method", "grid", "folds" if plan.seeds.folds else "seeds", "runs")]
     for variant in plan.variants:
-        tuning, reported = plan.count(variant)
-        rows.append((variant.study, variant.label, tuning or "-", reported, tuning + reported))
+        (tuning, reported), points = plan.count(variant), len(variant.searched)
+        rows.append((variant.study, variant.label, points if tuning else "-", reported, tuning + reported))
     rows.append(("total", "", "", "", plan.total))
     return table(rows, "<<>>>", indent="")
 
 
 def results_table(variants: Sequence[VariantRuns]) -> str:
-    """The test scores and the selected point of each variant."""
+    """The test scores and the selected points of each variant."""
     rows: list[Sequence[Any]] = [("study", "method", "n", "test BA %", "macro AP %", "selected")]
-    for runs in variants:
-        tests = [result["test"] for result in (run.result for run in runs.reported) if result]
+    for variant, folds in groupby(variants, key=lambda runs: runs.variant):
+        folds = list(folds)
+        tests = [result["test"] for runs in folds for result in (run.result for run in runs.reported) if result]
         scores = (mean_and_spread([test[name] for test in tests]) for name in ("ba", "macro_ap"))
-        point = ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in (runs.point or {}).items())
-        rows.append((runs.variant.study, runs.variant.label, len(tests), *scores, point))
+        rows.append((variant.study, variant.label, len(tests), *scores, selected_points(folds)))
     return table(rows, "<<>>><", indent="")
+
+
+def selected_points(folds: Sequence[VariantRuns]) -> str:
+    """The selected point, or the points with the number of folds that selected them."""
+    points = Counter(
+        ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in runs.point.items())
+        for runs in folds
+        if runs.point is not None
+    )
+    if len(points) < 2:
+        return "".join(points)
+    return "; ".join(f"{point} ({count}x)" for point, count in points.most_common())
 
 
 def mean_and_spread(values: list[float]) -> str:

@@ -22,15 +22,16 @@ def check_data(plan: SweepPlan) -> None:
     It also fills the cache of decoded data for all runs.
     """
     for variant in {variant.study: variant for variant in plan.variants}.values():
-        config, _ = resolve_images(plan.reported_runs(variant, variant.grid[0])[0].config, {})
+        first = plan.reported_runs(variant, plan.seeds.selections[0], variant.grid[0])[0]
+        config, _ = resolve_images(first.config, {})
         require_trainable(config, load_data(config.data))
 
 
 def without_repeats(plan: SweepPlan) -> SweepPlan:
     """The plan without points that make the groups of an earlier point.
 
-    Thresholds above the largest class, for example, all split no class. The training split of the tuning seed decides.
-    The data are checked as by `check_data`.
+    Thresholds above the largest class, for example, all split no class. The training split of the tuning seed decides,
+    or that of the first fold. The data are checked as by `check_data`.
     """
     with keeping():
         check_data(plan)
@@ -40,7 +41,7 @@ def without_repeats(plan: SweepPlan) -> SweepPlan:
 def _without_repeats(plan: SweepPlan, variant: Variant) -> Variant:
     if variant.repeated or not any(_NUMBER_OF_GROUPS & point.keys() for point in variant.grid):
         return variant
-    experiments = [_experiment(run.config) for run in plan.tuning_runs(variant)]
+    experiments = [_experiment(run.config) for run in plan.tuning_runs(variant, plan.seeds.selections[0])]
     repeated = [number for number, experiment in enumerate(experiments) if experiment in experiments[:number]]
     return replace(variant, repeated=tuple(repeated))
 

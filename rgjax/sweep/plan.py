@@ -1,7 +1,8 @@
 """Sweep plan: the grid of each method, the runs of both stages, the selection.
 
 Stage 1 trains every point of a grid once, on the tuning seed, and the validation score selects one. Stage 2 trains the
-selected point on every reported seed. A method whose grid has one point skips stage 1.
+selected point on every reported seed. A method whose grid has one point skips stage 1. With folds, both happen inside
+each fold.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rgjax import config as settings
 from rgjax.command import load_file
@@ -24,18 +25,47 @@ SELECTIONS = {"ba": "balanced accuracy", "macro_ap": "macro AP"}  # keys of resu
 _AGGREGATE = "regroup.aggregate"
 
 
+class Selection(NamedTuple):
+    """Where a point is selected, and where the selected point is reported.
+
+    Attributes:
+        name: "", or that of a fold.
+        tuning: the fields of the runs of stage 1 that set their seed and split.
+        reported: the same for each run of stage 2.
+    """
+
+    name: str
+    tuning: Point
+    reported: list[Point]
+
+
 @dataclass(frozen=True)
 class Seeds:
     """The seed of stage 1 and the seeds of stage 2.
 
-    With `fixed_split`, all seeds share the split drawn by `config.data.seed`.
+    With `fixed_split`, all seeds share the split drawn by `config.data.seed`. With `folds`, each reported seed draws so
+    many folds, and a point is selected in each of them, by its validation: the examples that validate one fold are
+    test examples of another, so a selection for all folds would have seen their labels.
     """
 
     tuning: int
     reported: Sequence[int]
     fixed_split: bool
+    folds: int | None = None
 
-    def overrides(self, seed: int) -> Point:
+    @property
+    def selections(self) -> list[Selection]:
+        """One for all seeds, or one for each fold of each seed."""
+        if self.folds is None:
+            return [Selection("", self._overrides(self.tuning), [self._overrides(seed) for seed in self.reported])]
+        return [
+            Selection(f"seed {seed}, fold {fold}", {"seed": self.tuning, **test}, [{"seed": seed, **test}])
+            for seed in self.reported
+            for fold in range(self.folds)
+            for test in [{"data.seed": seed, "data.folds": self.folds, "data.fold": fold}]
+        ]
+
+    def _overrides(self, seed: int) -> Point:
         return {"seed": seed} if self.fixed_split else {"seed": seed, "data.seed": seed}
 
 
@@ -81,7 +111,7 @@ class RunSpec:
 
     Attributes:
         stage: 1 for tuning, 2 for reported results.
-        point: the fields that the grid and the seed set.
+        point: the fields that the grid, the seed and the fold set.
         overrides: the fields that the sweep's command line sets.
         selected_by: the selection rule in words, for the report.
     """
@@ -89,7 +119,6 @@ class RunSpec:
     root: Path
     variant: Variant
     stage: int
-    seed: int
     point: Point
     overrides: Point
     selected_by: str
@@ -220,9 +249,9 @@ def _check_point(file: str, method: str, name: str, point: Point) -> None:
         raise unknown(f"method in sweep() of {file}:", method, settings.METHODS)
     if name and name not in VARIANTS:
         raise unknown(f"variant in sweep() of {file}:", name, VARIANTS)
-    for field in ("seed", "data.seed"):
+    for field in ("seed", "data.seed", "data.folds", "data.fold"):
         if field in point:
-            raise UserError(f"sweep() of {file}: {field}={point[field]}: a sweep sets the seeds; use --seeds")
+            raise UserError(f"sweep() of {file}: {field}={point[field]}: a sweep sets it; use --seeds or --folds")
 
 
 @contextlib.contextmanager
@@ -268,16 +297,17 @@ class SweepPlan:
 
     @property
     def rule(self) -> str:
-        return f"validation {SELECTIONS[self.select]} on seed {self.seeds.tuning}"
+        where = f"on seed {self.seeds.tuning}" if self.seeds.folds is None else "inside each fold"
+        return f"validation {SELECTIONS[self.select]} {where}"
 
-    def tuning_runs(self, variant: Variant) -> list[RunSpec]:
+    def tuning_runs(self, variant: Variant, selection: Selection) -> list[RunSpec]:
         """Stage 1: every point that is searched, if there are several."""
         points = variant.searched
-        return [self._run(variant, 1, self.seeds.tuning, point) for point in points] if len(points) > 1 else []
+        return [self._run(variant, 1, point | selection.tuning) for point in points] if len(points) > 1 else []
 
-    def reported_runs(self, variant: Variant, point: Point) -> list[RunSpec]:
-        """Stage 2: the selected point, on every reported seed."""
-        return [self._run(variant, 2, seed, point) for seed in self.seeds.reported]
+    def reported_runs(self, variant: Variant, selection: Selection, point: Point) -> list[RunSpec]:
+        """Stage 2: the selected point, on every reported seed, or on its fold."""
+        return [self._run(variant, 2, point | fields) for fields in selection.reported]
 
     def all_runs(self) -> list[RunSpec]:
         """All runs of the sweep, to estimate its cost and for tests.
@@ -287,13 +317,14 @@ class SweepPlan:
         return [
             run
             for variant in self.variants
-            for run in (*self.tuning_runs(variant), *self.reported_runs(variant, variant.grid[0]))
+            for each in self.seeds.selections
+            for run in (*self.tuning_runs(variant, each), *self.reported_runs(variant, each, variant.grid[0]))
         ]
 
     def count(self, variant: Variant) -> tuple[int, int]:
         """The number of runs in stage 1 and in stage 2."""
-        points = len(variant.searched)
-        return points if points > 1 else 0, len(self.seeds.reported)
+        points, selections = len(variant.searched), self.seeds.selections
+        return len(selections) * points if points > 1 else 0, sum(len(each.reported) for each in selections)
 
     @property
     def total(self) -> int:
@@ -315,6 +346,5 @@ class SweepPlan:
                 scores += [(val[self.select], {**point, _AGGREGATE: how}) for how, val in by_aggregation.items()]
         return max(scores, key=lambda pair: pair[0])[1] if scores else None
 
-    def _run(self, variant: Variant, stage: int, seed: int, point: Point) -> RunSpec:
-        point = {**point, **self.seeds.overrides(seed)}
-        return RunSpec(self.root, variant, stage, seed, point, self.overrides, self.rule)
+    def _run(self, variant: Variant, stage: int, point: Point) -> RunSpec:
+        return RunSpec(self.root, variant, stage, point, self.overrides, self.rule)

@@ -18,7 +18,7 @@ from rgjax.config import Point, identity, program_settings
 from rgjax.errors import UserError
 from rgjax.storage.files import digest, newest_step, read_json_object, write_json
 from rgjax.sweep.launchers import Handle, Launcher
-from rgjax.sweep.plan import RunSpec, SweepPlan, Variant, resolve
+from rgjax.sweep.plan import RunSpec, Selection, SweepPlan, Variant, resolve
 from rgjax.sweep.worker import read_failure, write_failure
 
 _POLL = 0.2  # seconds
@@ -61,6 +61,7 @@ class SweepState:
                 entry |= {"variant": variant.name, "base": base, "tuning": tuning, "reported": reported}
                 entry["repeated"] = variant.repeated
                 entry.setdefault("chosen", None)
+                entry.setdefault("chosen_by_fold", {})
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[dict]:
@@ -75,15 +76,20 @@ class SweepState:
         study = content.setdefault("studies", {}).setdefault(variant.study, {"config": variant.file, "methods": {}})
         return study["methods"].setdefault(variant.label, {})
 
-    def selected(self, variant: Variant) -> Point | None:
-        """The variant's selected point; None before the selection."""
+    def selected(self, variant: Variant, selection: Selection) -> Point | None:
+        """The variant's selected point, with folds that of a fold; None before."""
         points = variant.searched
-        return points[0] if len(points) == 1 else self._entry(_read(self._path), variant).get("chosen")
+        if len(points) == 1:
+            return points[0]
+        entry = self._entry(_read(self._path), variant)
+        return entry.get("chosen_by_fold", {}).get(selection.name) if selection.name else entry.get("chosen")
 
-    def select(self, variant: Variant, point: Point) -> Point:
+    def select(self, variant: Variant, selection: Selection, point: Point) -> Point:
         """Record a selection; return it, or the one that another process made first."""
         with self._open() as content:
             entry = self._entry(content, variant)
+            if selection.name:
+                return entry["chosen_by_fold"].setdefault(selection.name, point)
             entry["chosen"] = entry["chosen"] or point
             return entry["chosen"]
 
@@ -135,9 +141,13 @@ class SchedulerOptions:
 
 @dataclass
 class VariantRuns:
-    """The runs of a variant; those of stage 2 exist once a point is selected."""
+    """The runs of a variant, or of one of its folds.
+
+    Those of stage 2 exist once a point is selected.
+    """
 
     variant: Variant
+    selection: Selection
     tuning: list[RunSpec]
     point: Point | None = None
     reported: list[RunSpec] = field(default_factory=list)
@@ -154,7 +164,7 @@ class Outcome:
     @property
     def undecided(self) -> list[str]:
         """Labels of the variants without a selected point."""
-        return [runs.variant.label for runs in self.variants if runs.point is None]
+        return list(dict.fromkeys(runs.variant.label for runs in self.variants if runs.point is None))
 
 
 class Job(NamedTuple):
@@ -181,7 +191,11 @@ class Scheduler:
 
     def __init__(self, plan: SweepPlan, state: SweepState, options: SchedulerOptions, bar: tqdm):
         self._plan, self._state, self._options, self._bar = plan, state, options, bar
-        self._variants = [VariantRuns(variant, plan.tuning_runs(variant)) for variant in plan.variants]
+        self._variants = [
+            VariantRuns(variant, selection, plan.tuning_runs(variant, selection))
+            for variant in plan.variants
+            for selection in plan.seeds.selections
+        ]
         self._progress = _Progress()
 
     def run(self, make_launcher: Callable[[], Launcher]) -> Outcome:
@@ -208,12 +222,13 @@ class Scheduler:
         for runs in self._variants:
             if runs.point is not None:
                 continue
-            point = self._state.selected(runs.variant)
+            point = self._state.selected(runs.variant, runs.selection)
             if point is None and all(run.done or self._excluded(run) for run in runs.tuning):
                 best = self._plan.best(runs.variant, runs.tuning)
-                point = None if best is None else self._state.select(runs.variant, best)
+                point = None if best is None else self._state.select(runs.variant, runs.selection, best)
             if point is not None:
-                runs.point, runs.reported = point, self._plan.reported_runs(runs.variant, point)
+                runs.point = point
+                runs.reported = self._plan.reported_runs(runs.variant, runs.selection, point)
 
     def _ready_runs(self) -> list[RunSpec]:
         """The runs to start now. Counts runs with a result as done."""

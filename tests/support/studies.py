@@ -3,6 +3,7 @@
 from rgjax.sweep.plan import Seeds, SweepPlan, read_variants
 
 SEEDS = Seeds(tuning=1000, reported=range(3), fixed_split=False)
+(ALL_SEEDS,) = SEEDS.selections
 
 FILE = """
 from rgjax.config import method_config

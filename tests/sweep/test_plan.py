@@ -15,7 +15,7 @@ from rgjax.storage.files import write_json
 from rgjax.sweep.data import without_repeats
 from rgjax.sweep.plan import Seeds, of_methods, read_variants
 from rgjax.sweep.scheduler import SweepState, with_recorded_repeats
-from tests.support.studies import FILE, plan_of, variant_of
+from tests.support.studies import ALL_SEEDS, FILE, plan_of, variant_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -91,13 +91,25 @@ def test_every_point_has_a_workdir_of_its_own(name, tmp_path):
 
 def test_stages_have_their_seeds(file, tmp_path):
     plan = plan_of(file, tmp_path)
-    assert plan.tuning_runs(variant_of(plan, "ce")) == []
+    assert plan.tuning_runs(variant_of(plan, "ce"), ALL_SEEDS) == []
     focal = variant_of(plan, "focal")
-    assert [(run.config.seed, run.config.data.seed) for run in plan.tuning_runs(focal)] == [(1000, 1000)] * 4
-    reported = plan.reported_runs(focal, focal.grid[1])
+    assert [(run.config.seed, run.config.data.seed) for run in plan.tuning_runs(focal, ALL_SEEDS)] == [(1000, 1000)] * 4
+    reported = plan.reported_runs(focal, ALL_SEEDS, focal.grid[1])
     assert [(run.config.seed, run.config.data.seed) for run in reported] == [(0, 0), (1, 1), (2, 2)]
     assert {run.config.loss.gamma for run in reported} == {1.0}
-    assert Seeds(1000, range(2), fixed_split=True).overrides(1) == {"seed": 1}
+    (fixed,) = Seeds(1000, range(2), fixed_split=True).selections
+    assert (fixed.tuning, fixed.reported) == ({"seed": 1000}, [{"seed": 0}, {"seed": 1}])
+
+
+def test_folds_are_tuned_and_reported_one_by_one(file, tmp_path):
+    plan = replace(plan_of(file, tmp_path), seeds=Seeds(1000, range(2), fixed_split=False, folds=5))
+    assert {variant.label: plan.count(variant) for variant in plan.variants} == {
+        "ce": (0, 10), "focal": (40, 10), "rg": (20, 10), "rg random groups": (20, 10),
+    }  # fmt: skip
+    runs = plan.all_runs()
+    assert len({run.workdir for run in runs}) == len(runs) == plan.total
+    for run in runs:
+        settings.validate(run.config)
 
 
 def test_overridden_fields_are_not_searched_and_variants_keep_theirs(file, tmp_path):
@@ -143,7 +155,7 @@ def test_methods_select_variants_and_unknown_ones_are_refused(file, tmp_path):
 def test_best_point_has_the_highest_validation_score_and_is_the_first_of_equals(file, tmp_path):
     plan = plan_of(file, tmp_path)
     focal = variant_of(plan, "focal")
-    tuning = plan.tuning_runs(focal)
+    tuning = plan.tuning_runs(focal, ALL_SEEDS)
     assert plan.best(focal, tuning) is None
     # Test scores are reversed: a selection by them would differ.
     for run, ba in zip(tuning[:3], (0.6, 0.8, 0.8), strict=True):
@@ -156,7 +168,7 @@ def test_best_point_has_the_highest_validation_score_and_is_the_first_of_equals(
 def test_selected_point_has_the_better_aggregation_unless_it_is_set(file, tmp_path):
     plan = plan_of(file, tmp_path)
     rg = variant_of(plan, "rg")
-    tuning = plan.tuning_runs(rg)
+    tuning = plan.tuning_runs(rg, ALL_SEEDS)
     for run, (of_max, of_sum) in zip(tuning, ((0.7, 0.6), (0.5, 0.9)), strict=True):
         by_aggregation = {"max": {"ba": of_max}, "sum": {"ba": of_sum}}
         write_json(run.workdir / "result.json", {"val": by_aggregation["max"], "val_by_aggregation": by_aggregation})
@@ -177,7 +189,7 @@ def test_points_of_equal_groups_are_one_experiment(tmp_path):
         rg = variant_of(shorter, label)
         # A class of the digits has 111 to 117 training examples: from 100 on, none is split.
         assert [point["regroup.threshold"] for point in rg.searched] == [50, 100]
-        assert [run.config.regroup.threshold for run in shorter.tuning_runs(rg)] == [50, 100]
+        assert [run.config.regroup.threshold for run in shorter.tuning_runs(rg, ALL_SEEDS)] == [50, 100]
     assert shorter.total == plan.total - 2 * 3
     SweepState(shorter, {}, command="")
     assert with_recorded_repeats(plan) == shorter
@@ -194,7 +206,8 @@ def test_points_of_equal_groups_are_one_experiment(tmp_path):
         (("def sweep", "def sweeep"), "has no sweep()"),
         (("yield {", "yield {{"), "cannot be read"),
         (("for threshold", "1 / 0\n    for threshold"), "ZeroDivisionError"),
-        (('"loss.gamma": gamma', '"seed": 3'), "a sweep sets the seeds"),
+        (('"loss.gamma": gamma', '"seed": 3'), "a sweep sets it"),
+        (('"loss.gamma": gamma', '"data.fold": 3'), "use --seeds or --folds"),
         (('{"train.epochs": 3}', '{"train.epochs": 3 / 0}'), "get_config() of"),
     ],
 )

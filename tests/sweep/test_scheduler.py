@@ -12,9 +12,10 @@ from rgjax.errors import UserError
 from rgjax.storage import manifest
 from rgjax.storage.files import write_json
 from rgjax.sweep import scheduler
+from rgjax.sweep.plan import Seeds
 from rgjax.sweep.scheduler import HEADS_PER_JOB, Scheduler, SchedulerOptions, SweepState, as_jobs
 from rgjax.sweep.worker import write_failure
-from tests.support.studies import FILE, plan_of, variant_of
+from tests.support.studies import ALL_SEEDS, FILE, plan_of, variant_of
 
 OPTIONS = SchedulerOptions(retries=1, population=1, accept_failures=False, keeps=lambda run: run.stage == 2)
 
@@ -76,11 +77,11 @@ def test_best_point_of_each_method_is_trained_on_all_seeds(plan):
     assert len(launcher.trained) == len(set(launcher.trained)) == outcome.done
     assert launcher.closed
     focal = variant_of(plan, "focal")
-    assert state.selected(focal) == {"loss.gamma": 0.5}
+    assert state.selected(focal, ALL_SEEDS) == {"loss.gamma": 0.5}
     (runs,) = (runs for runs in outcome.variants if runs.variant == focal)
     assert runs.point == {"loss.gamma": 0.5}
     assert [run.workdir for run in runs.reported] == [
-        run.workdir for run in plan.reported_runs(focal, {"loss.gamma": 0.5})
+        run.workdir for run in plan.reported_runs(focal, ALL_SEEDS, {"loss.gamma": 0.5})
     ]
     assert all(run.done and (run.workdir / "checkpoints").exists() for run in runs.reported)
     assert not any((run.workdir / "checkpoints").exists() for run in runs.tuning)
@@ -96,20 +97,57 @@ def test_second_call_starts_nothing_and_another_seed_starts_its_runs_alone(plan)
     assert len(launcher.trained) == len(plan.variants)
 
 
+def test_each_fold_selects_by_its_validation_alone(plan):
+    """Fold 1 of each repeat scores best with the largest gamma, the others with the smallest."""
+
+    class Launching(Launcher):
+        def end(self, job):
+            handle = super().end(job)
+            for workdir in map(Path, job):
+                config, result = (json.loads((workdir / f"{name}.json").read_text()) for name in ("config", "result"))
+                if config["data"]["fold"] == 1:
+                    result["val"]["ba"] = config["loss"]["gamma"]
+                write_json(workdir / "result.json", result)
+                manifest.write(workdir, ["result.json"])
+            return handle
+
+    plan = replace(plan, seeds=Seeds(1000, range(2), fixed_split=False, folds=3))
+    outcome, _ = run(plan, Launching())
+    assert outcome.done == plan.total == len(outcome.variants) * 1 + 6 * (4 + 2 + 2)
+    by_fold = {runs.selection.name: runs for runs in outcome.variants if runs.variant.method == "focal"}
+    assert list(by_fold) == [f"seed {seed}, fold {fold}" for seed in range(2) for fold in range(3)]
+    for name, runs in by_fold.items():
+        assert runs.point == {"loss.gamma": 2.0 if name.endswith("1") else 0.5}
+        (reported,) = runs.reported
+        split = [
+            (each.config.data.seed, each.config.data.folds, each.config.data.fold) for each in (reported, *runs.tuning)
+        ]
+        assert len(set(split)) == 1 and f"seed {split[0][0]}, fold {split[0][2]}" == name
+        assert reported.config.seed == split[0][0]
+        assert {each.config.seed for each in runs.tuning} == {1000}
+
+    assert run(plan, None)[0].done == plan.total
+    launcher = Launching()
+    run(replace(plan, seeds=replace(plan.seeds, reported=range(3))), launcher)
+    assert len(launcher.trained) == plan.total // 2
+
+
 def test_failing_run_is_retried_then_listed_while_the_others_go_on(plan):
     launcher = Launcher(one_point_fails)
     outcome, state = run(plan, launcher, retries=2)
     assert list(outcome.failed.values()) == ["bad luck"]
     (failed,) = outcome.failed
     assert launcher.trained.count(failed.absolute()) == 3
-    assert state.selected(variant_of(plan, "focal")) is None  # the failed run may succeed later, and be the best
+    assert (
+        state.selected(variant_of(plan, "focal"), ALL_SEEDS) is None
+    )  # the failed run may succeed later, and be the best
     assert outcome.undecided == ["focal"]
     assert outcome.done == plan.total - 1 - 3
 
     launcher = Launcher()
     outcome, state = run(plan, launcher)
     assert (outcome.failed, outcome.undecided) == ({}, [])
-    assert state.selected(variant_of(plan, "focal")) == {"loss.gamma": 0.5}
+    assert state.selected(variant_of(plan, "focal"), ALL_SEEDS) == {"loss.gamma": 0.5}
     assert len(launcher.trained) == 1 + 3
 
 
@@ -117,17 +155,17 @@ def test_point_that_fails_by_its_settings_is_tried_once_and_excluded(plan):
     launcher = Launcher(one_point_fails, lasting=True)
     outcome, state = run(plan, launcher)
     assert len(launcher.trained) == len(set(launcher.trained))
-    assert state.selected(variant_of(plan, "focal")) == {"loss.gamma": 1.0}
+    assert state.selected(variant_of(plan, "focal"), ALL_SEEDS) == {"loss.gamma": 1.0}
     assert list(outcome.failed.values()) == ["bad luck"]
 
 
 def test_accepted_failures_are_excluded_and_the_selection_stays(plan):
     _, state = run(plan, Launcher(one_point_fails), accept_failures=True)
-    assert state.selected(variant_of(plan, "focal")) == {"loss.gamma": 1.0}
+    assert state.selected(variant_of(plan, "focal"), ALL_SEEDS) == {"loss.gamma": 1.0}
     launcher = Launcher()
     _, state = run(plan, launcher)
     assert len(launcher.trained) == 1
-    assert state.selected(variant_of(plan, "focal")) == {"loss.gamma": 1.0}
+    assert state.selected(variant_of(plan, "focal"), ALL_SEEDS) == {"loss.gamma": 1.0}
 
 
 def test_job_that_reached_its_time_limit_resumes_without_a_retry(plan):
@@ -150,12 +188,12 @@ def test_sweeps_that_share_a_folder_keep_each_others_selections(plan):
     """Both open the folder before either selects."""
     focal, rg = variant_of(plan, "focal"), variant_of(plan, "rg")
     first, second = (SweepState(replace(plan, variants=(variant,)), {}, "") for variant in (focal, rg))
-    assert first.select(focal, {"loss.gamma": 2.0}) == {"loss.gamma": 2.0}
-    second.select(rg, {"regroup.threshold": 100})
-    assert second.select(focal, {"loss.gamma": 0.5}) == {"loss.gamma": 2.0}
+    assert first.select(focal, ALL_SEEDS, {"loss.gamma": 2.0}) == {"loss.gamma": 2.0}
+    second.select(rg, ALL_SEEDS, {"regroup.threshold": 100})
+    assert second.select(focal, ALL_SEEDS, {"loss.gamma": 0.5}) == {"loss.gamma": 2.0}
     for state in (first, second, SweepState(plan, {}, "")):
-        assert state.selected(focal) == {"loss.gamma": 2.0}
-        assert state.selected(rg) == {"regroup.threshold": 100}
+        assert state.selected(focal, ALL_SEEDS) == {"loss.gamma": 2.0}
+        assert state.selected(rg, ALL_SEEDS) == {"regroup.threshold": 100}
 
 
 @pytest.mark.parametrize("change", [('"train.epochs": 3', '"train.epochs": 4'), ("(0.5, 1.0,", "(0.5,")])
@@ -169,7 +207,7 @@ def test_config_file_that_has_changed_since_is_refused(change, plan):
 
 def test_corrupted_result_is_no_result_and_corrupted_state_is_refused(plan):
     run(plan, Launcher())
-    tuning = plan.tuning_runs(variant_of(plan, "focal"))[0]
+    tuning = plan.tuning_runs(variant_of(plan, "focal"), ALL_SEEDS)[0]
     path = tuning.workdir / "result.json"
     path.write_text(path.read_text().replace("0.5", "0.6"))
     assert not tuning.done
@@ -181,7 +219,7 @@ def test_corrupted_result_is_no_result_and_corrupted_state_is_refused(plan):
 
 def test_method_without_any_result_does_not_stop_the_others(plan):
     outcome, state = run(plan, Launcher(lambda config: "bad luck" if config["method"] == "focal" else None))
-    assert state.selected(variant_of(plan, "focal")) is None
+    assert state.selected(variant_of(plan, "focal"), ALL_SEEDS) is None
     assert len(outcome.failed) == 4
     assert outcome.done == plan.total - 4 - 3
 
@@ -228,4 +266,4 @@ def test_heads_of_all_seeds_and_groups_share_a_job(tmp_path):
     assert {run.workdir for job in jobs for run in job} == {run.workdir for run in runs}
     for job in jobs:
         assert len({run.config.loss.name for run in job}) == 1
-    assert max(len({(run.variant.label, run.seed) for run in job}) for job in jobs) > 5
+    assert max(len({(run.variant.label, run.config.seed) for run in job}) for job in jobs) > 5
