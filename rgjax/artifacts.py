@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rgjax import metrics
-from rgjax.config import Config, identity, recorded_config
+from rgjax.config import Config, identity, reads_counts, recorded_config
 from rgjax.data import Dataset
 from rgjax.data.notes import Note, fewer_groups, note
 from rgjax.errors import UserError
@@ -98,6 +98,8 @@ def write_start(task: Task, trial: Trial) -> None:
         fingerprints["weights"] = model_checkpoint(config.model).fingerprint(*files)
     if task.synthetic:
         fingerprints["synthetic"] = digest(*task.synthetic.inputs)
+    if reads_counts(identity(config)) and not np.array_equal(task.counts, regrouping.counts):
+        fingerprints["counts of the sampler"] = digest(task.counts)  # older versions trained with other counts
     notes = [note.as_json() for note in dataset.notes]
     provenance.write(workdir / "provenance.json", settings, fingerprints, notes, choices=task.choices)
     if starts_from_checkpoint(config.model):
@@ -110,6 +112,7 @@ def write_start(task: Task, trial: Trial) -> None:
         rows=dataset.train,
         pseudo_labels=regrouping.pseudo_labels,
         parent=regrouping.parent,
+        pool_counts=task.counts,
         class_names=np.array(dataset.class_names),
         **({"group_names": np.array(regrouping.names)} if regrouping.names else {}),
     )

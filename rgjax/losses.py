@@ -94,9 +94,15 @@ def _pick(values, labels):
 
 @dataclass(frozen=True)
 class ClassStats:
-    """Examples of each (pseudo-)class, and the weights and margins from them."""
+    """Examples of each (pseudo-)class, and the weights and margins from them.
+
+    Attributes:
+        counts: of the pseudo-classes, or for each of them those of its class.
+        examples: in all; the sum of `counts` if None.
+    """
 
     counts: Integer[np.ndarray, " K"]
+    examples: int | None = None
 
     def __post_init__(self):
         if not (self.counts > 0).all():
@@ -113,8 +119,8 @@ class ClassStats:
 
     @property
     def prior(self) -> Float[np.ndarray, " K"]:
-        """n / sum(n)."""
-        return (self.counts / self.counts.sum()).astype(np.float32)
+        """n / N."""
+        return (self.counts / (self.examples or self.counts.sum())).astype(np.float32)
 
     @property
     def unit_margins(self) -> Float[np.ndarray, " K"]:
@@ -177,9 +183,23 @@ def adjusts_posthoc(config: Any) -> bool:
     return config["name"] == "la" and config["posthoc"]
 
 
-def class_stats(config: Any, regrouping: Any) -> ClassStats:
-    """Statistics of the pseudo-classes or, by `config.stats`, of their classes."""
-    return ClassStats(regrouping.class_counts if config["stats"] == "class" else regrouping.counts)
+def class_stats(config: Any, counts: Integer[np.ndarray, " K"], parent: Integer[np.ndarray, " K"]) -> ClassStats:
+    """Statistics of the pseudo-classes or, by `config.stats`, of their classes.
+
+    With those of the classes, each class has the same weight in all, however many pseudo-classes share it: the logits
+    that minimize the loss are log p(k|x) - log(n_c / N) + const, of which "sum" makes log p(x|c) + const. Those of the
+    pseudo-classes balance the pseudo-classes, so that a class counts in proportion to their number. Nor does a margin
+    depend on the split: it bounds the error of a class, which the boundary to other classes alone makes, by the n_c
+    examples on its side of it (Cao et al. 2019, section 3).
+
+    Args:
+        config: the section `loss`.
+        counts: examples of each pseudo-class among those that batches are drawn from.
+        parent: the class of each pseudo-class.
+    """
+    if config["stats"] == "class":
+        return ClassStats(np.bincount(parent, weights=counts).astype(int)[parent], int(counts.sum()))
+    return ClassStats(np.maximum(counts, 1))  # a sampler may miss a pseudo-class
 
 
 def scale_logits(config: Any, stats: ClassStats, logits: Any) -> Any:

@@ -30,6 +30,7 @@ from rgjax.config.settings import identity as identity
 from rgjax.config.settings import method_config as method_config
 from rgjax.config.settings import prepare_training as prepare_training
 from rgjax.config.settings import program_settings as program_settings
+from rgjax.config.settings import reads_counts as reads_counts
 from rgjax.config.settings import recorded_config as recorded_config
 from rgjax.config.settings import task_settings as task_settings
 from rgjax.config.settings import validate as validate

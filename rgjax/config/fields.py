@@ -221,7 +221,13 @@ FIELDS: dict[str, Field] = {
     "loss.posthoc": Field(False, "la: train with ce and adjust at test time instead"),
     "loss.max_m": Field(0.5, "ldam: margin of the smallest class", low=0, high=100, traced=True),
     "loss.s": Field(30.0, "ldam: scale of the logits", low=1e-3, high=1000, traced=True),
-    "loss.stats": _choice("pseudo", "whose counts set weights, priors and margins", "pseudo", "class", traced=True),
+    "loss.stats": _choice(
+        "class",
+        "whose counts set weights, priors and margins: the class's, so that classes are balanced, or the "
+        "pseudo-class's",
+        *("class", "pseudo"),
+        traced=True,
+    ),
     **_duration("loss.drw_start", "deferred re-weighting: when it starts (unset: never)"),
     "model.name": _choice(
         "resnet34",

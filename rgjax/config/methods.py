@@ -58,7 +58,9 @@ VARIANTS: dict[str, Point] = {
     "normalised cut": {"regroup.clustering": "spectral"},  # British spelling, as in the folders of earlier sweeps
     "random projection": {"encoder.name": "projection"},
     "original classes": {"regroup.clustering": "given"},  # those behind data.positive: an oracle
+    "pseudo-class counts": {"loss.stats": "pseudo"},
 }
+_COUNTING = ("rg_wce", "rg_ldam", "rg_la")  # methods that regroup and weigh classes by their sizes
 
 # The paper does not say how it fine-tunes. Learning rate, batch size, epochs and warm-up are those usual for BERT
 # (Devlin et al. 2019); weight decay without biases and norms, and the clipped gradient, are those of Hugging Face's
@@ -127,11 +129,12 @@ def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple
 
 
 def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
-    """Variants of RG with other groups or features (the paper's figures 8 a and b)."""
+    """Variants of RG: other groups, features (the paper's figures 8 a, b) or counts."""
     for variant in variants:
         given = VARIANTS[variant].get("regroup.clustering") == "given"  # whatever the rule asks for
-        for fields in combinations({} if given else regrouping):
-            yield {"method": "rg", "variant": variant} | fields
+        for method in _COUNTING if "loss.stats" in VARIANTS[variant] else ("rg",):
+            for fields in combinations({} if given else regrouping):
+                yield {"method": method, "variant": variant} | fields
 
 
 def binary_sweep(thresholds: Sequence[int], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:

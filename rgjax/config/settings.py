@@ -91,8 +91,17 @@ def identity(config: Config) -> dict[str, Any]:
         values["data.manual_dir"] = os.path.abspath(local_path(place))
     if values["encoder.pooling"] == AUTO and values["encoder.name"] != "pretrained":
         values["encoder.pooling"] = "mean"  # which it means there, and was the default of earlier versions
+    split = values["regroup.clustering"] != "none" and values["sampler"] != "rusc"
+    if not (split and reads_counts(values)):
+        values["loss.stats"] = "pseudo"  # which makes no difference, and was the default of earlier versions
     late = {name for name, setting in FIELDS.items() if setting.late and values.get(name) in (None, setting.default)}
     return {name: value for name, value in values.items() if name not in late}
+
+
+def reads_counts(values: Mapping[str, Any]) -> bool:
+    """Whether a loss weighs classes by their sizes; `values` are those of an identity."""
+    deferred = any(values[f"loss.drw_start_{unit}"] is not None for unit in ("steps", "epochs", "percent"))
+    return deferred or values["loss.name"] not in ("ce", "focal")
 
 
 def program_settings(config: Config) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Predictor:
         self.aggregate = aggregate or run.config.regroup.aggregate
         if self.aggregate not in AGGREGATIONS:
             raise unknown("aggregation", self.aggregate, AGGREGATIONS)
-        self._stats = class_stats(run.config.loss, run.regrouping)
+        self._stats = class_stats(run.config.loss, run.counts, run.regrouping.parent)
         self.word_pieces = run.word_pieces
         self._forward = on_devices(self.forward, run.params)
 

@@ -43,6 +43,7 @@ class FinishedRun(NamedTuple):
         graph: the structure of the network.
         params: its parameters and its batch statistics, on the host.
         regrouping: the pseudo-classes of the training set.
+        counts: examples of each pseudo-class [K] that the sampler drew from.
         indices: the training examples [N_train] in the data set.
         class_names: names of the C classes.
         data: fingerprint of the data set.
@@ -57,6 +58,7 @@ class FinishedRun(NamedTuple):
     graph: nnx.GraphDef
     params: tuple[Any, Any]
     regrouping: Regrouping
+    counts: np.ndarray
     indices: np.ndarray
     class_names: tuple[str, ...]
     data: str
@@ -106,6 +108,8 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
         validate(config)
         with np.load(workdir / "regrouping.npz", allow_pickle=False) as file:
             regrouping = Regrouping(file["pseudo_labels"], file["parent"])
+            # Older versions counted the training examples, whatever the sampler drew.
+            counts = file.get("pool_counts", regrouping.counts)
             indices, class_names = file["rows"], tuple(file["class_names"].tolist())
         recorded = read_json_object(workdir / "provenance.json")
         data, weights = recorded["fingerprints"]["data"], recorded["fingerprints"].get("weights", "")
@@ -139,7 +143,7 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
     if not int(state.step):
         raise UserError("no checkpoint found")
     params = jax.device_get((state.params, state.batch_stats))
-    network = (config, graph, params, regrouping, indices, class_names)
+    network = (config, graph, params, regrouping, counts, indices, class_names)
     return FinishedRun(*network, data, weights, pieces, preprocessing, trained_on, encoder)
 
 

@@ -13,7 +13,7 @@ from rgjax.data import Dataset, load_data
 from rgjax.data.lengths import estimated_tokens, text_length
 from rgjax.data.phrasebank import TOKEN_QUANTILES
 from rgjax.errors import UserError
-from rgjax.losses import class_stats, loss_of
+from rgjax.losses import loss_of
 from rgjax.models.bert import bert_config
 from rgjax.models.factory import (
     checkpoint_settings,
@@ -143,7 +143,7 @@ def lowered_program(
         examples = shared(task.examples)
     data = TrainData(sharded_spec(host.spec(count), mesh), *examples)
     [augmentation] = make_augmentation([config], task)
-    hyper = make_hyper(config, schedule, class_stats(config.loss, task.regrouping), augmentation)
+    hyper = make_hyper(config, schedule, task.class_stats(config.loss), augmentation)
     state, hyper, key = per_trial((jax.eval_shape(spec.layout.flatten, state), hyper, keys[0]))
     traced = make_run_steps(spec).trace(state, shared(np.int32(1)), data, hyper, key)
     return traced, traced.lower()

@@ -9,6 +9,7 @@ import numpy as np
 from rgjax.config import Config
 from rgjax.data import Dataset
 from rgjax.errors import UserError
+from rgjax.losses import ClassStats, class_stats
 from rgjax.models.frozen import Standardization
 from rgjax.models.preprocessing import Preprocessing
 from rgjax.models.tokenizer import Tokens
@@ -52,6 +53,15 @@ class Task:
     @property
     def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.indices, self.labels, self.pool
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Examples of each pseudo-class [K] in the pool, for weights, priors and margins."""
+        return np.bincount(self.labels[self.pool], minlength=self.regrouping.num_pseudo_classes)
+
+    def class_stats(self, config: Config) -> ClassStats:
+        """What the loss of a config knows of the classes; `config` is its section `loss`."""
+        return class_stats(config, self.counts, self.regrouping.parent)
 
     @property
     def standardization(self) -> Standardization | None:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from rgjax import console, metrics
 from rgjax.config import FROZEN, Config, identity
-from rgjax.losses import class_stats, scale_logits
+from rgjax.losses import scale_logits
 from rgjax.models.factory import Network
 from rgjax.models.tokenizer import Tokens
 from rgjax.sharding import (
@@ -154,7 +154,7 @@ def open_session(
     )
     augmentations = make_augmentation([trial.config for trial in trials], tasks[0])
     hypers = [
-        make_hyper(trial.config, schedule, class_stats(trial.config.loss, task.regrouping), augmentation)
+        make_hyper(trial.config, schedule, task.class_stats(trial.config.loss), augmentation)
         for task, trial, schedule, augmentation in zip(tasks, trials, schedules, augmentations, strict=True)
     ]
     session = Session(
@@ -230,7 +230,7 @@ def make_predict_split(session: Session) -> Callable[[TrainState, str], list[np.
     how = {"by_trial": spec.by_trial, "in_turn": spec.in_turn}
     predict = make_predict(spec.graph, make_prepare(tasks[0], tokens), spec.mesh, spec.layout, **how)
     losses = [trial.config.loss for trial in session.trials]
-    stats = [class_stats(loss, task.regrouping) for loss, task in zip(losses, tasks, strict=True)]
+    stats = [task.class_stats(loss) for loss, task in zip(losses, tasks, strict=True)]
 
     def predict_split(state: TrainState, split: str) -> list[np.ndarray]:
         chunks = session.feed.eval_chunks(batches[split])
