@@ -1,5 +1,6 @@
 """Encoders: the features on which classes are clustered."""
 
+from rgjax.encoders.encoder import GIVEN as GIVEN
 from rgjax.encoders.encoder import Encoder as Encoder
 from rgjax.encoders.encoder import encode_cached as encode_cached
 from rgjax.encoders.encoder import features_of as features_of

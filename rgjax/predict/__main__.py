@@ -5,14 +5,16 @@
 
 INPUT is an image, a folder of images at any depth, or a table (.csv, .tsv, .jsonl, .json, .parquet) with a column path
 and optionally id. For a run on sentences it is a text file with a sentence per line, a table with a column text and
-optionally id, or a folder of such files. "-" reads sentences or paths of images from standard input, one per line. Each
-input gives a row of output:
+optionally id, or a folder of such files. For a run on features it is a file of features (.npz, .parquet). "-" reads
+sentences or paths of images from standard input, one per line. Each input gives a row of output:
 
     id                                     path, line number, or id of the table
     class, p_CLASS, ...                    predicted class, and the probability of each class
     group, group_class, group_probability  most likely pseudo-class as numbered in the run's groups/, its class, and its
                                            probability among all pseudo-classes
     neighbor_1, ...                        nearest training examples of that pseudo-class, by the network's features
+    decision, temperature                  argmax or tuned, the --decision of the class; the temperature of the
+                                           probabilities, which is 1 unless they are --calibrated
 
 Options:
 
@@ -23,11 +25,16 @@ Options:
                         columns of tables with other names, e.g. text:review (the run's data.columns, if they are there)
     --text=SENTENCE     a sentence to predict; may be repeated
     --neighbors=N       number of neighbors (3); 0 does not load the data set
+    --decision=argmax|tuned
+                        the class is the likeliest one (argmax), or the one that the offsets of the run's decision.json
+                        choose (tuned): fitted on validation for balanced accuracy, costs or a recall
+    --calibrated        probabilities at the temperature in the run's decision.json, also fitted on validation
     --aggregate=max|sum how pseudo-class logits become class logits (as in the run)
     --batch-size=N      inputs per call of the network (256 per accelerator, up to 128 on a CPU)
     --export=FOLDER     instead of predicting, write files that run without rgjax: the network as a StableHLO program
                         for CPUs, GPUs and TPUs and any batch size, in float32; its parameters as safetensors;
-                        manifest.json, which describes inputs and outputs; and example.py
+                        manifest.json, which describes inputs and outputs, calibrated probabilities and tuned classes
+                        among them; and example.py. Of a head on features, this is the head: its inputs are features
     --checkpoint=FOLDER the pretrained checkpoint, if the run is of an older version and the checkpoint has moved
 
 An input that cannot be read is skipped with a line on standard error; the exit code is then 2.
@@ -53,7 +60,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("rgjax")  # __name__ is "__main__" in a command
 
 FORMATS = ("csv", "jsonl")
-_BATCHES_READ = {"images": 1, "sentences": 8}  # more sentences are sorted better by length, which saves padding
+# Inputs read ahead, in batches of the network: more sentences are sorted better by length, which saves padding.
+_BATCHES_READ = {"images": 1, "features": 1, "sentences": 8}
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +71,7 @@ def main(argv: list[str]) -> int:
     from absl import logging
 
     from rgjax.predict.predictor import Predictor
-    from rgjax.predict.writer import PredictionWriter, open_output
+    from rgjax.predict.writer import Form, PredictionWriter, open_output
     from rgjax.sharding import require_devices
     from rgjax.storage.programs import cache_programs
 
@@ -74,14 +82,18 @@ def main(argv: list[str]) -> int:
     if options.export:
         from rgjax.predict.export import export
 
-        print(*export(Predictor.from_run(options.workdir, dtype="float32", **settings), options.export), sep="\n")
+        predictor = Predictor.from_run(options.workdir, dtype="float32", **settings)
+        describe_decision(predictor, options.decision, options.calibrated)  # raises UserError if the run has none
+        print(*export(predictor, options.export), sep="\n")
         return 0
     predictor = Predictor.from_run(options.workdir, **settings)
-    if options.text and predictor.run.kind == "images":
-        raise UserError(f"--text: the run in {options.workdir} was trained on images; give image files")
+    if options.text and (kind := predictor.run.kind) != "sentences":
+        raise UserError(f"--text: the run in {options.workdir} was trained on {kind}; give files of {kind}")
+    _log.info(describe_decision(predictor, options.decision, options.calibrated))
     neighbors = load_neighbors(predictor) if options.neighbors else None
+    form = Form(options.format, options.decision, options.calibrated, options.neighbors)
     with open_output(options.output) as file:
-        writer = PredictionWriter(file, options.format, predictor.run, neighbors, options.neighbors)
+        writer = PredictionWriter(file, form, predictor, neighbors)
         predicted, unreadable = predict_all(predictor, read_inputs(predictor, options), writer)
     skipped = f"; {unreadable} could not be read" if unreadable else ""
     _log.info(f"predicted {predicted} of {predicted + unreadable}{skipped}")
@@ -98,6 +110,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--columns", default="")
     parser.add_argument("--text", action="append", default=[])
     parser.add_argument("--neighbors", type=int, default=3)
+    parser.add_argument("--decision", choices=("argmax", "tuned"), default="argmax")
+    parser.switch("calibrated")
     parser.add_argument("--aggregate", choices=("max", "sum"), default="")
     parser.add_argument("--batch-size", type=int, default=0)
     parser.add_argument("--export", type=local_path)
@@ -131,6 +145,19 @@ def output_format(output: Path | None) -> str:
     return suffix
 
 
+def describe_decision(predictor: "Predictor", decision: str, calibrated: bool) -> str:
+    """Where classes and probabilities come from, in a line.
+
+    Raises UserError if the run lacks what is asked for.
+    """
+    classes, probabilities = "argmax", "not calibrated"
+    if decision == "tuned":
+        classes = f"tuned on validation for {predictor.decision.rule}"
+    if calibrated:
+        probabilities = f"calibrated, at temperature {predictor.decision.temperature:.3g}"
+    return f"decision: {classes}; probabilities: {probabilities}"
+
+
 def load_neighbors(predictor: "Predictor") -> "Neighbors | None":
     """The run's training examples; None, with a message, if they cannot be loaded."""
     from rgjax.predict.neighbors import Neighbors
@@ -144,13 +171,15 @@ def load_neighbors(predictor: "Predictor") -> "Neighbors | None":
 
 def read_inputs(predictor: "Predictor", options: argparse.Namespace) -> "Iterator[InputRow]":
     from rgjax.data.tables.columns import Columns
-    from rgjax.predict.inputs import images, sentences
+    from rgjax.predict.inputs import features, images, sentences
 
     data = predictor.run.config.data
     # Without the option, the run's columns, or else those of the roles' own names: new tables need not be like the old.
     columns = Columns.parse(options.columns or data.columns, "--columns", optional=not options.columns)
     if predictor.run.kind == "sentences":
         return sentences(options.inputs, options.text, columns)
+    if predictor.run.kind == "features":
+        return features(options.inputs, predictor.run.width)
     encoder = predictor.run.encoder
     size = 0 if encoder and encoder.reads == "pictures" else data.image_size
     return images(options.inputs, size, data.interpolation, columns)

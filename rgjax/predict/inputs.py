@@ -12,7 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from rgjax.console import local_path
+from rgjax.data.feature_file import read_features
 from rgjax.data.folders import files_below, is_image_file
 from rgjax.data.foreign import count_kinds
 from rgjax.data.notes import note
@@ -31,17 +34,17 @@ _READ_AHEAD = 64  # images that threads decode at a time
 
 
 class InputRow(NamedTuple):
-    """One input: an image or a sentence, or the reason why it cannot be read.
+    """One input: an image, a sentence or features, or the reason why it cannot be read.
 
     Attributes:
         id: its name in the output.
-        content: an image uint8 [S, S, 3] or a sentence; while it is unread, a path or what a file holds.
+        content: an image uint8 [S, S, 3], a sentence or features [D]; while it is unread, a path or what a file holds.
         fault: one line that says why it cannot be read, or "".
         remarks: what a user may not expect of an image: keys of `rgjax.data.notes.KINDS`.
     """
 
     id: str
-    content: Encoded | str
+    content: Encoded | str | np.ndarray
     fault: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -82,6 +85,25 @@ def sentences(names: Sequence[str], texts: Sequence[str], columns: Columns) -> I
         files = [InputRow(name, name)] if name == STDIN else _paths(name, _holds_text, "text files or tables")
         for file in files:
             yield from [file] if file.fault else _sentences_of(file.id, "" if only_source else f"{file.id}:", columns)
+
+
+def features(names: Sequence[str], width: int) -> Iterator[InputRow]:
+    """Read features of a width from .npz and parquet files, whose labels are not read.
+
+    An id is that of the file, else the row number; the name of the file precedes it unless there is only one.
+    """
+    for name in names:
+        try:
+            file = read_features(name, "INPUT")
+        except UserError as error:
+            yield InputRow(name, "", str(error))
+            continue
+        if file.features.shape[1] != width:
+            yield _fault(name, f"{file.features.shape[1]} features for each example; the run reads {width}")
+            continue
+        prefix = f"{name}:" if len(names) > 1 else ""
+        for identity, vector in zip(file.ids, file.features, strict=True):
+            yield InputRow(f"{prefix}{identity}", vector)
 
 
 # Tables

@@ -4,9 +4,11 @@ import numpy as np
 
 from rgjax.console import progress
 from rgjax.data import load_data
-from rgjax.encoders import features_of
+from rgjax.encoders import Encoder, features_of, make_encoder
 from rgjax.errors import UserError
 from rgjax.predict.predictor import Predictor
+from rgjax.predict.run import FinishedRun, encoder_of_run
+from rgjax.storage import provenance
 from rgjax.storage.files import cache_dir, cached_arrays, digest
 
 _BATCHES_PER_STEP = 8  # of the progress bar
@@ -37,7 +39,8 @@ class Neighbors:
             if dataset.fingerprint != run.data:
                 raise UserError(f"the data set {dataset.name} has changed since the run was trained on it")
             if run.encoder:
-                features = predictor.start_read(features_of(run.encoder, dataset)[run.indices])().features
+                encoder = _file_of(run, dataset.kind) if run.kind == "features" else run.encoder
+                features = predictor.start_read(features_of(encoder, dataset)[run.indices])().features
                 return {"features": features, "ids": dataset.ids[run.indices]}
             size = _BATCHES_PER_STEP * predictor.batch_size
             starts = progress(range(0, len(run.indices), size), "training examples", unit="step")
@@ -67,6 +70,16 @@ class Neighbors:
             for i, order in zip(inputs, np.argsort(-similarity, axis=1, kind="stable"), strict=True):
                 nearest[i] = self.ids[members[order[:count]]].tolist()
         return nearest
+
+
+def _file_of(run: FinishedRun, kind: str) -> Encoder:
+    """The encoder by which the examples of a data set became the features that a run read.
+
+    Raises UserError if the file is gone or has changed.
+    """
+    began = provenance.read(run.workdir).get("encoder")
+    options = {"max_length": run.config.data.max_length, "encoder_of_run": encoder_of_run}
+    return make_encoder(run.config.encoder, kind, began=began, **options)
 
 
 def _unit_length(features: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from rgjax.config import FROZEN, TEXT_DATA, Config, recorded_config, validate
-from rgjax.encoders import Encoder, encode_images, encode_tokens, make_encoder
+from rgjax.encoders import GIVEN, Encoder, encode_images, encode_tokens, make_encoder
 from rgjax.errors import UserError, first_few, first_line
 from rgjax.losses import loss_of
 from rgjax.models.factory import PRETRAINED, input_kind, make_model, starts_from_checkpoint, word_pieces
@@ -50,8 +50,10 @@ class FinishedRun(NamedTuple):
         tokens: fingerprint of the tokenizer and of the weights before training; "" for images.
         word_pieces: the tokenizer; None unless the network reads sentences.
         preprocessing: how a pretrained network of images sees them; None for other networks.
-        kind: of the inputs: "images" or "sentences".
-        encoder: whose features of the inputs a head reads; None for other networks.
+        kind: of the inputs: "images", "sentences" or "features".
+        workdir: the folder of the run.
+        encoder: whose features of the inputs a head reads; None for other networks. Of a run on features of unknown
+            origin, inputs are these.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class FinishedRun(NamedTuple):
     word_pieces: WordPieces | None
     preprocessing: Preprocessing | None
     kind: str
+    workdir: Path
     encoder: Encoder | None = None
 
     @property
@@ -74,6 +77,11 @@ class FinishedRun(NamedTuple):
         weights = map(np.asarray, jax.tree.leaves(self.params))
         inputs = self.encoder.fingerprint if self.encoder else self.tokens
         return digest("run-v2", inputs, self.config.data.max_length, *weights)
+
+    @property
+    def width(self) -> int:
+        """The number of features that a head reads."""
+        return len(self.params[1]["mean"][...])
 
 
 def load_run(
@@ -144,21 +152,24 @@ def _load_run(workdir: Path, kind: str, changes: dict[str, str], ways_out: str) 
         raise UserError("no checkpoint found")
     params = jax.device_get((state.params, state.batch_stats))
     network = (config, graph, params, regrouping, counts, indices, class_names)
-    return FinishedRun(*network, data, weights, pieces, preprocessing, trained_on, encoder)
+    return FinishedRun(*network, data, weights, pieces, preprocessing, trained_on, workdir, encoder)
 
 
 def _encoder(config: Config, recorded: Mapping[str, Any]) -> tuple[str, Encoder, Standardization]:
     """Kind of inputs of a head's encoder, the encoder, a standardization of its width.
 
-    Raises UserError if its weights are gone or have changed, and for a data set of features.
+    Where the features came from a file, the inputs are features. Raises UserError if the encoder's weights are gone or
+    have changed.
     """
-    alone = config.data.name == "features" or config.encoder.name == "file"
-    if alone or "width" not in recorded.get("encoder", {}):
-        raise UserError("it was trained on features alone, so it cannot read images or texts")
+    if "width" not in recorded.get("encoder", {}):
+        raise UserError("its provenance.json holds no width of the features; train it again in another --workdir")
+    width = int(recorded["encoder"]["width"])
+    if config.data.name == "features" or config.encoder.name == "file":
+        return "features", GIVEN, Standardization.blank(width)
     kind = "sentences" if config.data.name in TEXT_DATA else "images"
     options = {"max_length": config.data.max_length, "encoder_of_run": encoder_of_run}
     encoder = make_encoder(config.encoder, kind, began=recorded["encoder"], **options)
-    return kind, encoder, Standardization.blank(int(recorded["encoder"]["width"]))
+    return kind, encoder, Standardization.blank(width)
 
 
 def _pretrained(workdir: Path, config: Config, fingerprint: str, ways_out: str) -> Checkpoint:
@@ -183,6 +194,8 @@ def encoder_of_run(workdir: Path, kind: str) -> Encoder:
 
     Raises UserError if the network does not read inputs of this kind.
     """
+    if kind == "features":
+        raise UserError(f"config.encoder.checkpoint={workdir}: runs encode images and sentences, not features")
     ways_out = "another encoder (--config.encoder.name=bert)"
     run = load_run(workdir, flag="config.encoder.checkpoint", ways_out=ways_out, kind=kind)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 
 from rgjax import experiment
 from rgjax.config import method_config
-from rgjax.errors import UserError
 from rgjax.predict import __main__
 from rgjax.predict.predictor import Predictor
 
@@ -67,8 +67,8 @@ def test_new_images_are_seen_whole_by_the_encoder(photos, tmp_path, capsys):
     seen = {str(ids[index]): (rows[f"{photos}/{ids[index]}"], group) for index, group in groups.items()}
     itself = [row["neighbor_1"] == name for name, (row, group) in seen.items() if int(row["group"]) == group]
     assert len(itself) > 3 and all(itself)
-    with pytest.raises(UserError, match="not exported; export a run of"):
-        __main__.main([f"--workdir={workdir}", f"--export={tmp_path / 'exported'}"])
+    assert __main__.main([f"--workdir={workdir}", f"--export={tmp_path / 'exported'}"]) == 0  # the head alone
+    assert json.loads((tmp_path / "exported" / "manifest.json").read_text())["inputs"][0]["name"] == "features"
     # Such a run is itself an encoder, of its hidden units.
     again = {"encoder.name": "checkpoint", "encoder.checkpoint": str(workdir)}
     assert experiment.prepare(method_config("rg", HEAD | data | again)).features.shape[1] == 8

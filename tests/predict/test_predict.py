@@ -62,7 +62,8 @@ def test_a_folder_of_images_becomes_a_table(of_digits, photos, capsys):
     rows = table(out)
     paths = [photos / name for name in ("b.png", "deep/a.jpg", "deep/c.png")]
     assert [row["id"] for row in rows] == [str(path) for path in paths]
-    assert list(rows[0]) == ["id", "class", "p_rest", "p_8", "group", "group_class", "group_probability"]
+    assert list(rows[0]) == ["id", "class", "p_rest", "p_8", "group", "group_class", "group_probability",
+                             "decision", "temperature"]  # fmt: skip
     expected = Predictor.from_run(of_digits)(np.stack([decode(path, 16) for path in paths]))
     probabilities = np.array([[float(row["p_rest"]), float(row["p_8"])] for row in rows])
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
