@@ -34,7 +34,7 @@ _READ_AHEAD = 64  # images that threads decode at a time
 
 
 class InputRow(NamedTuple):
-    """One input: an image, a sentence or features, or the reason why it cannot be read.
+    """One input (image, sentence or features), or why it cannot be read.
 
     Attributes:
         id: its name in the output.

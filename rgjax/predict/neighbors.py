@@ -73,7 +73,7 @@ class Neighbors:
 
 
 def _file_of(run: FinishedRun, kind: str) -> Encoder:
-    """The encoder by which the examples of a data set became the features that a run read.
+    """The encoder from the examples of a data set to the features that a run read.
 
     Raises UserError if the file is gone or has changed.
     """

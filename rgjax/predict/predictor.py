@@ -100,7 +100,7 @@ class Predictor:
         return self.probabilities(self.outputs(inputs), calibrated=calibrated)
 
     def predict(self, inputs: Inputs, *, decision: str = "argmax") -> np.ndarray:
-        """Names of classes [n]: the likeliest ones, or those of the run's `decision` if "tuned"."""
+        """Names of classes [n]: the likeliest, or if "tuned" those of `decision`."""
         return np.array(self.run.class_names)[self.labels(self.outputs(inputs), decision=decision)]
 
     def logits(self, inputs: Inputs) -> np.ndarray:
@@ -112,7 +112,10 @@ class Predictor:
 
     @cached_property
     def decision(self) -> Decision:
-        """What the run chose on validation for the aggregation. Raises UserError if it is of an older version."""
+        """Class offsets and a temperature, which the run fitted on validation.
+
+        Raises UserError if the run is of an older version.
+        """
         return read_decision(self.run.workdir, self.aggregate)
 
     def probabilities(self, outputs: Outputs, *, calibrated: bool) -> np.ndarray:
@@ -120,7 +123,7 @@ class Predictor:
         return self.decision.probabilities(self._class_logits(outputs)) if calibrated else outputs.probabilities
 
     def labels(self, outputs: Outputs, *, decision: str) -> np.ndarray:
-        """Classes [n] of outputs, as indices of `run.class_names`; `decision` is one of `DECISIONS`."""
+        """Classes [n] of outputs, as indices of `run.class_names`."""
         if decision not in DECISIONS:
             raise unknown("decision", decision, DECISIONS)
         if decision == "tuned":

@@ -86,7 +86,10 @@ def _decision(predictor: Predictor) -> Decision | None:
 
 
 def _specs(predictor: Predictor) -> list[jax.ShapeDtypeStruct]:
-    """Symbolic shapes of the inputs: images [b, S, S, 3], features [b, D], or tokens [b, t] and [b]."""
+    """Symbolic shapes of the inputs.
+
+    Images [b, S, S, 3], features [b, D], or tokens [b, t] and their lengths [b].
+    """
     config = predictor.run.config
     if predictor.run.encoder or predictor.run.kind == "images":
         (b,) = jax.export.symbolic_shape("b")
