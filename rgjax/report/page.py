@@ -14,17 +14,18 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
+from rgjax.report.details import Table, details, rank_tables
+from rgjax.report.paragraph import paragraphs
 from rgjax.report.plots.charts import Chart
 from rgjax.report.runs import RunRecord
 from rgjax.report.study import (
     ChosenSettings,
-    PairedDifference,
     Study,
     TableRow,
     chosen_settings,
     count_statuses,
     describe_progress,
-    paired_differences,
+    overall_titles,
     score_table,
     table_caption,
 )
@@ -43,11 +44,15 @@ class Section:
     rows: Sequence[TableRow]
     caption: str
     chosen: Sequence[ChosenSettings]
-    differences: Sequence[tuple[PairedDifference, PairedDifference | None]]  # BA, macro AP
+    details: Sequence[Table]
     figures: Sequence[tuple[str, Chart]]  # with the data URI
     regrouped: RunRecord | None  # the run whose groups are shown
     pictures: Sequence[tuple[str, str]]  # data URI, file name
     texts: Sequence[tuple[str, str]]  # text, file name
+
+    @property
+    def overall(self) -> list[str]:
+        return overall_titles(self.rows)
 
 
 def render_page(title: str, command: str | None, charts: Iterable[tuple[Study, Sequence[Chart]]]) -> str:
@@ -60,6 +65,8 @@ def render_page(title: str, command: str | None, charts: Iterable[tuple[Study, S
         progress=describe_progress(counts),
         complete=not sum(n for status, n in counts.items() if status != "done"),
         command=command,
+        paragraphs=paragraphs([section.study for section in sections]),
+        ranks=rank_tables([section.study for section in sections]),
         sections=sections,
         origins=_origins(runs),
         fingerprints=_fingerprints(runs),
@@ -81,14 +88,13 @@ def _template() -> Template:
 
 def _section(study: Study, charts: Sequence[Chart]) -> Section:
     rows = score_table(study)
-    macro_ap = {difference.entry: difference for difference in paired_differences(study, "test_macro_ap")}
     regrouped, pictures, texts = _groups(study)
     return Section(
         study,
         rows,
         table_caption(study, rows),
         chosen_settings(study),
-        [(ba, macro_ap.get(ba.entry)) for ba in paired_differences(study, "test_ba")],
+        details(study),
         [(_data_uri(chart.svg.read_bytes(), "svg+xml"), chart) for chart in charts],
         regrouped,
         pictures,

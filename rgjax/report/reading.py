@@ -22,6 +22,7 @@ _MALFORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError, Re
 # Runs that differ in these fields may share a mean: the method has its own column, the others do not change a result.
 _IGNORED_FIELDS = {*NON_IDENTITY_FIELDS, "method", "population", "train.steps_per_call"}
 _SPLITS, _SCORES = ("val", "test"), ("ba", "macro_ap", "accuracy")
+_DECIDED = ("macro_f1", "mcc", "ece", "brier", "nll")  # older runs lack them, and all scores at tuned thresholds
 
 
 # Runs
@@ -79,6 +80,7 @@ def read_run(folder: Path, directory: Path) -> RunRecord | None:
     overrides, scores = {}, {}
     try:
         row |= {"seed": _whole(settings.get("seed")), "data_seed": _whole(settings.get("data.seed"))}
+        row["fold"] = _whole(settings.get("data.fold")) if settings.get("data.folds") else None
         row["stage"] = {None: None, 1: 1, 2: 2}[record.get("stage")]
         overrides = {name: _scalar(value) for name, value in (record.get("overrides") or {}).items()}
         if result:
@@ -102,21 +104,55 @@ def _result_columns(result: dict[str, Any]) -> dict[str, Any]:
     row |= {name: _whole(result[name]) for name in ("seed", "num_classes", "num_pseudo_classes")}
     row |= {"test_n": _whole(test["n"]), "test_macro_auroc": _number(test["macro_auroc"])}
     row |= {f"{split}_{name}": _number(result[split][name]) for split in _SPLITS for name in _SCORES}
+    row["train_n"] = sum(map(int, result["train_counts"].values()))
     for name in ("ba", "macro_ap"):
         row[f"test_{name}_low"], row[f"test_{name}_high"] = map(_number, test[f"{name}_ci"])
         for how, scores in result["test_by_aggregation"].items():
             row[f"test_{name}_{how}"] = _number(scores[name])
+    row |= {f"test_{name}": _number(test.get(name)) for name in _DECIDED}
+    if tuned := result.get("test_tuned"):
+        row |= {f"test_tuned_{name}": _number(tuned[name]) for name in ("ba", "accuracy", *_DECIDED)}
+        row["test_tuned_ba_low"], row["test_tuned_ba_high"] = map(_number, tuned["ba_ci"])
+        for how, scores in result["test_tuned_by_aggregation"].items():
+            row[f"test_tuned_ba_{how}"] = _number(scores["ba"])
     return row | {name: _number(timing.get(name)) for name in ("compile_s", "train_s", "total_s", "examples_per_s")}
 
 
 def _class_scores(result: dict[str, Any]) -> dict[str, Any]:
     """The fields of RunRecord that result.json fills, by class."""
     train, held_out = result["train_counts"], [result[split]["counts"] for split in _SPLITS]
-    confusion = np.array(result["test"]["confusion"], int).reshape(len(train), len(train))
+    test, tuned = result["test"], result.get("test_tuned")
+    confusion = np.array(test["confusion"], int).reshape(len(train), len(train))
+    scores, intervals = _rates(confusion, train), {"ap": test["ap_ci"], "recall": test.get("recall_ci")}
+    if tuned:
+        at_tuned = _rates(np.array(tuned["confusion"], int).reshape(confusion.shape), train)
+        scores |= {f"tuned_{name}": values for name, values in at_tuned.items()}
+        intervals["tuned_recall"] = tuned.get("recall_ci")
     return {
         **{f"{split}_ap": {name: _number(result[split]["ap"][name]) for name in train} for split in _SPLITS},
         "counts": {name: int(train[name]) + sum(int(counts[name]) for counts in held_out) for name in train},
+        "test_counts": {name: int(test["counts"][name]) for name in train},
+        "class_scores": scores,
+        "class_intervals": {
+            name: {key: (_finite(low), _finite(high)) for key, (low, high) in bounds.items() if low is not None}
+            for name, bounds in intervals.items()
+            if bounds
+        },
         "confusion": confusion.tolist(),
+    }
+
+
+def _rates(confusion: np.ndarray, names: Iterable[str]) -> dict[str, dict[str, float | None]]:
+    """Precision, recall and F1 of each class; None for 0 / 0. Older runs hold the confusion matrix alone."""
+    hits, examples, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    shares = {
+        "precision": (hits, predicted),
+        "recall": (hits, examples),
+        "f1": (2 * hits, examples + predicted),
+    }
+    return {
+        score: {name: float(a / b) if b else None for name, a, b in zip(names, above, below, strict=True)}
+        for score, (above, below) in shares.items()
     }
 
 

@@ -10,17 +10,26 @@ from rgjax.config import METHODS
 # The columns of results.parquet that every run has. Class scores and settings add more.
 COLUMNS: dict[str, type] = {
     **dict.fromkeys(("dataset", "study", "method", "variant"), str),
-    **dict.fromkeys(("stage", "seed", "data_seed"), int),
+    **dict.fromkeys(("stage", "seed", "data_seed", "fold"), int),
     **dict.fromkeys(("run_id", "status", "selected_by", "aggregate"), str),
     **dict.fromkeys(("num_classes", "num_pseudo_classes"), int),
     **dict.fromkeys(("val_ba", "val_macro_ap", "val_accuracy", "test_ba", "test_ba_low", "test_ba_high"), float),
     **dict.fromkeys(("test_macro_ap", "test_macro_ap_low", "test_macro_ap_high"), float),
     **dict.fromkeys(("test_accuracy", "test_macro_auroc"), float),
-    "test_n": int,
+    **dict.fromkeys(("train_n", "test_n"), int),
     **dict.fromkeys(("test_ba_max", "test_ba_sum", "test_macro_ap_max", "test_macro_ap_sum"), float),
+    **dict.fromkeys(("test_macro_f1", "test_mcc", "test_ece", "test_brier", "test_nll"), float),
+    # At the tuned thresholds
+    **dict.fromkeys(("test_tuned_ba", "test_tuned_ba_low", "test_tuned_ba_high"), float),
+    **dict.fromkeys(("test_tuned_ba_max", "test_tuned_ba_sum", "test_tuned_accuracy", "test_tuned_macro_f1"), float),
+    **dict.fromkeys(("test_tuned_mcc", "test_tuned_ece", "test_tuned_brier", "test_tuned_nll"), float),
     **dict.fromkeys(("compile_s", "train_s", "total_s", "examples_per_s"), float),
     **dict.fromkeys(("error", "command", "workdir"), str),
 }
+
+
+# Of each class, on the test set
+CLASS_SCORES = ("precision", "recall", "f1", "tuned_precision", "tuned_recall", "tuned_f1")
 
 
 class Entry(NamedTuple):
@@ -71,6 +80,9 @@ class RunRecord:
         config: every setting by its dotted name.
         val_ap, test_ap: average precision by class; None where it is undefined.
         counts: examples of each class in the whole data set.
+        test_counts: test examples of each class.
+        class_scores: `CLASS_SCORES` on the test set by class; those at tuned thresholds are absent from older runs.
+        class_intervals: 95 % intervals of ap, recall and tuned_recall by class, where the run has them.
         confusion: test examples [C, C] by true and predicted class.
         overrides: the settings that the sweep set for this run.
         provenance: the content of provenance.json.
@@ -82,6 +94,9 @@ class RunRecord:
     val_ap: dict[str, float | None] = field(default_factory=dict)
     test_ap: dict[str, float | None] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    test_counts: dict[str, int] = field(default_factory=dict)
+    class_scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    class_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -101,13 +116,14 @@ class RunRecord:
         return self.row["stage"] or 2
 
     @property
-    def seeds(self) -> tuple[int, int]:
-        return self.row["seed"], self.row["data_seed"]
+    def split(self) -> tuple[int, int | None]:
+        """The seed of the split or of the folds, and the fold."""
+        return self.row["data_seed"], self.row["fold"]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The chosen settings: the overrides without the seeds."""
-        return {name: value for name, value in self.overrides.items() if not is_seed(name)}
+        """The chosen settings: the overrides without seeds and folds."""
+        return {name: v for name, v in self.overrides.items() if not is_seed(name) and name != "data.folds"}
 
     @property
     def identity(self) -> tuple:
@@ -118,12 +134,13 @@ class RunRecord:
     @property
     def order(self) -> tuple:
         row, settings = self.row, json.dumps(self.settings, sort_keys=True)
-        stage, *seeds = ((row[name] is None, row[name] or 0) for name in ("stage", "seed", "data_seed"))
+        stage, *seeds = ((row[name] is None, row[name] or 0) for name in ("stage", "seed", "data_seed", "fold"))
         return row["study"], *self.entry.order, stage, settings, *seeds, row["workdir"]
 
 
 def is_seed(name: str) -> bool:
-    return name.rpartition(".")[2] == "seed"
+    """Whether runs that differ in this field alone are repetitions: a seed or a fold."""
+    return name.rpartition(".")[2] == "seed" or name == "data.fold"
 
 
 def format_settings(settings: dict[str, Any]) -> str:

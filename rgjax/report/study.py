@@ -1,19 +1,24 @@
-"""The numbers of a study: means over seeds, paired differences, chosen settings."""
+"""The numbers of a study: its runs, mean scores, progress and chosen settings."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
-from scipy.special import stdtrit
 
 from rgjax.data.notes import recorded_notes
 from rgjax.report.runs import Entry, RunRecord, StudyPlan, format_settings
 
 Column: TypeAlias = tuple[str, str]  # ("BA", "") or ("AP", class)
 
-BA: Column = ("BA", "")
+# The columns before the AP of each class, with the keys of the run's scores
+OVERALL: dict[Column, str] = {
+    ("BA", ""): "test_ba",
+    ("tuned BA", ""): "test_tuned_ba",  # at the thresholds of decision.json
+    ("macro AP", ""): "test_macro_ap",
+}
 CE = Entry("ce")
 STATUSES = ("done", "running", "pending", "failed", "damaged")
 
@@ -37,7 +42,7 @@ class Score:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of the score table: BA, then AP by class; None if there is no score."""
+    """A row of the score table: `OVERALL`, then AP by class; None if there is no score."""
 
     entry: Entry
     n: int
@@ -47,20 +52,6 @@ class TableRow:
     @property
     def count(self) -> str:
         return str(self.n) if self.n >= self.planned else f"{self.n} of {self.planned}"
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Method minus CE over common seeds, with a 95 % interval (None for one pair)."""
-
-    entry: Entry
-    mean: float
-    interval: tuple[float, float] | None
-    n: int
-
-    def __str__(self) -> str:
-        bounds = "" if self.interval is None else " [{:+.1f}, {:+.1f}]".format(*(100 * x for x in self.interval))
-        return f"{100 * self.mean:+.1f}{bounds}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +93,7 @@ class Study:
                 counts.setdefault(name, count)
         return counts
 
-    @property
+    @cached_property
     def entries(self) -> list[Entry]:
         return sorted({run.entry for run in self.runs if run.row["method"]} | set(self.plan), key=lambda x: x.order)
 
@@ -111,11 +102,48 @@ class Study:
 
     def finished(self, entry: Entry, stage: int = 2) -> list[RunRecord]:
         """Finished runs, one per setting and seed: a repeated run is not a new sample."""
-        runs = [run for run in self.runs_of(entry, stage) if run.status == "done"]
-        return list({run.identity: run for run in reversed(runs)}.values())[::-1]
+        return self._finished.get((entry, stage), [])
+
+    @cached_property
+    def _finished(self) -> dict[tuple[Entry, int], list[RunRecord]]:
+        finished = defaultdict(list)
+        for run in {run.identity: run for run in reversed(self.runs) if run.status == "done"}.values():
+            finished[run.entry, run.stage].insert(0, run)
+        return finished
 
     def planned(self, entry: Entry, stage: int) -> int:
         return max(self.plan.get(entry, {}).get(stage, 0), len(self.runs_of(entry, stage)))
+
+    @property
+    def repetitions(self) -> set[tuple]:
+        """(split, seed) of the finished runs."""
+        return {(run.split, run.row["seed"]) for entry in self.entries for run in self.finished(entry)}
+
+    @property
+    def num_splits(self) -> int:
+        return len({split for split, _ in self.repetitions})
+
+    @cached_property
+    def overlap(self) -> float:
+        """n_test / n_train, the mean over finished runs."""
+        rows = [run.row for entry in self.entries for run in self.finished(entry)]
+        return float(np.mean([row["test_n"] / row["train_n"] for row in rows]))
+
+    @property
+    def design(self) -> str:
+        """What the reported runs repeat, such as "5 seeds, each with its own split"."""
+        splits, n = {split for split, _ in self.repetitions}, len(self.repetitions)
+        folds, draws = {fold for _, fold in splits if fold is not None}, {seed for seed, _ in splits}
+        if len(folds) > 1:
+            return f"{len(folds)} folds" + (f", drawn {len(draws)} times" if len(draws) > 1 else "")
+        if len(splits) == 1:
+            return f"{n} seeds on one split" if n > 1 else "one run each"
+        return f"{n} seeds, each with its own split" if len(splits) == n else f"{n} seeds on {len(splits)} splits"
+
+    @property
+    def unit(self) -> str:
+        """What a run of an entry is: a seed or a fold."""
+        return "folds" if any(run.row["fold"] is not None for run in self.runs) else "seeds"
 
     @property
     def notes(self) -> list[str]:
@@ -176,15 +204,26 @@ def score_of(values: Iterable[float | None]) -> Score | None:
 
 
 def score_table(study: Study) -> list[TableRow]:
-    """The paper's Table 3: one row for each entry, over the finished runs of stage 2."""
+    """The paper's Table 3, with macro AP and tuned BA: a row for each entry.
+
+    The scores are over the finished runs of stage 2.
+    """
     rows = []
     for entry in study.entries:
         runs = study.finished(entry)
-        scores = {BA: score_of(run.row["test_ba"] for run in runs)}
+        scores = {column: score_of(run.row[key] for run in runs) for column, key in OVERALL.items()}
         scores |= {("AP", name): score_of(run.test_ap.get(name) for run in runs) for name in study.counts}
         if planned := study.planned(entry, 2):
             rows.append(TableRow(entry, len(runs), planned, scores))
+    if not any(row.scores["tuned BA", ""] for row in rows):  # runs of older versions
+        for row in rows:
+            del row.scores["tuned BA", ""]
     return mark_best(rows)
+
+
+def overall_titles(rows: Iterable[TableRow]) -> list[str]:
+    """The titles of a score table's columns before the classes."""
+    return list(dict.fromkeys(title for row in rows for title, name in row.scores if not name))
 
 
 def mark_best(rows: Sequence[TableRow]) -> list[TableRow]:
@@ -210,39 +249,16 @@ def mark_best(rows: Sequence[TableRow]) -> list[TableRow]:
 def table_caption(study: Study, rows: Sequence[TableRow]) -> str:
     counts = sorted({row.n for row in rows}) or [0]
     n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
-    seeds = "seed" if n == "1" else "seeds"
+    runs = study.unit.removesuffix("s") if n == "1" else study.unit
     rule = f" Hyper-parameters were chosen by {study.selected_by}." if study.selected_by else ""
+    tuned = any(("tuned BA", "") in row.scores for row in rows)
+    thresholds = "; tuned: at the thresholds that maximize it on the validation set" if tuned else ""
     return (
-        f"{study.dataset}, n = {n} {seeds}: balanced accuracy (BA) and average precision (AP) of each class on the "
-        "test set. Below each class: its number of examples in the whole data set. ±: sample standard deviation over "
-        "seeds (none for n = 1). Bold: the best mean, and every score whose interval of mean ± standard deviation "
-        f"overlaps that of the best.{rule}"
+        f"{study.dataset}, n = {n} {runs}: balanced accuracy (BA{thresholds}) and average precision (AP) of each class "
+        "on the test set. Below each class: its number of examples in the whole data set. ±: sample standard deviation "
+        f"over {study.unit} (none for n = 1). Bold: the best mean, and every score whose interval of mean ± standard "
+        f"deviation overlaps that of the best.{rule}"
     )
-
-
-def paired_differences(study: Study, column: str) -> list[PairedDifference]:
-    """Each entry's score minus CE's; `column` is test_ba or test_macro_ap."""
-    ce = _by_seeds(study.finished(CE), column)
-    differences = []
-    for entry in study.entries:
-        scores = _by_seeds(study.finished(entry), column)
-        pairs = np.array([scores[seeds] - ce[seeds] for seeds in scores.keys() & ce.keys()])
-        if entry == CE or not len(pairs):
-            continue
-        mean, interval = float(pairs.mean()), None
-        if len(pairs) > 1:
-            half = float(stdtrit(len(pairs) - 1, 0.975) * pairs.std(ddof=1) / np.sqrt(len(pairs)))
-            interval = mean - half, mean + half
-        differences.append(PairedDifference(entry, mean, interval, len(pairs)))
-    return differences
-
-
-def _by_seeds(runs: Iterable[RunRecord], column: str) -> dict[tuple[int, int], float]:
-    values = defaultdict(list)
-    for run in runs:
-        if run.row[column] is not None:
-            values[run.seeds].append(run.row[column])
-    return {seeds: float(np.mean(scores)) for seeds, scores in values.items()}
 
 
 def chosen_settings(study: Study) -> list[ChosenSettings]:

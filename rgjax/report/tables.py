@@ -1,4 +1,4 @@
-"""Score tables as Markdown, LaTeX and CSV; every run as a row of results.parquet."""
+"""Tables as Markdown, LaTeX and CSV; every run as a row of results.parquet."""
 
 import csv
 import io
@@ -8,14 +8,17 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from rgjax.report.runs import COLUMNS, RunRecord
+from rgjax.report.comparison import METRICS, all_pairs, means, planned_comparisons
+from rgjax.report.details import Table, ablation_table, details, difference_table, rank_tables
+from rgjax.report.paragraph import paragraphs
+from rgjax.report.runs import CLASS_SCORES, COLUMNS, RunRecord
 from rgjax.report.study import (
-    BA,
     Score,
     Study,
     TableRow,
     chosen_settings,
-    paired_differences,
+    overall_titles,
+    score_of,
     score_table,
     table_caption,
 )
@@ -44,6 +47,9 @@ def write_parquet(path: Path, runs: Sequence[RunRecord]) -> None:
     for name in classes:
         columns[f"test_ap_{name}"] = pa.array([run.test_ap.get(name) for run in runs], pa.float64())
         columns[f"val_ap_{name}"] = pa.array([run.val_ap.get(name) for run in runs], pa.float64())
+        for score in CLASS_SCORES:
+            values = [run.class_scores.get(score, {}).get(name) for run in runs]
+            columns[f"test_{score}_{name}"] = pa.array(values, pa.float64())
     for name in settings:
         columns.setdefault(name, _settings_column([run.config.get(name) for run in runs]))
     parquet.write_table(pa.table(columns), path)
@@ -62,14 +68,44 @@ def csv_table(studies: Iterable[Study]) -> str:
     """A line for each entry at full precision; classes that a study lacks stay empty."""
     lines: list[dict[str, object]] = []
     for study in studies:
+        budgets = {chosen.entry: chosen.tuned for chosen in chosen_settings(study)}
         for row in score_table(study):
             line: dict[str, object] = {"study": study.name, "dataset": study.dataset, "label": row.entry.name}
             line |= {"method": row.entry.method, "variant": row.entry.variant}
             line |= {"n": row.n, "planned": row.planned}
             for column, score in row.scores.items():
-                name = "BA" if column == BA else f"AP {column[1]}"
+                name = " ".join(filter(None, column))
                 line |= {name: score and score.mean, f"{name} std": score and score.std, f"{name} best": _best(score)}
+            for metric, mean in means(study, row.entry).items():
+                line |= dict(
+                    zip((f"{METRICS[metric]} low", f"{METRICS[metric]} high"), mean.interval or (), strict=False)
+                )
+            line["tuning runs"] = budgets[row.entry]
+            for score_name in CLASS_SCORES:
+                for name in study.counts:
+                    score = score_of(
+                        run.class_scores.get(score_name, {}).get(name) for run in study.finished(row.entry)
+                    )
+                    line[f"{score_name.replace('_', ' ')} {name}"] = score and score.mean
             lines.append(line)
+    return _csv(lines)
+
+
+def csv_comparisons(studies: Iterable[Study]) -> str:
+    """A line for each comparison and metric, in both families of adjusted p-values."""
+    lines: list[dict[str, object]] = []
+    for study in studies:
+        for family, comparisons in (("planned", planned_comparisons(study)), ("all pairs", all_pairs(study))):
+            for each in comparisons:
+                names = {"study": study.name, "family": family, "first": each.first.name, "second": each.second.name}
+                for metric, difference in each.differences.items():
+                    low, high = difference.interval or (None, None)
+                    line = {"metric": METRICS[metric], "difference": difference.mean, "low": low, "high": high}
+                    lines.append(names | line | {"n": difference.n, "p": difference.p, "p Holm": difference.p_holm})
+    return _csv(lines or [dict.fromkeys(("study", "family"))])
+
+
+def _csv(lines: Sequence[dict[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
     writer.writeheader()
@@ -84,24 +120,33 @@ def _best(score: Score | None) -> int | None:
 # Markdown
 
 
-def markdown_page(title: str, progress: str, studies: Iterable[Study]) -> str:
+def markdown_page(title: str, progress: str, studies: Sequence[Study]) -> str:
+    """The page, which leads with what the studies show in words."""
     sections = [f"# {escape_markdown(title)}", progress[0].upper() + progress[1:] + "."]
+    sections += map(escape_markdown, paragraphs(studies))
+    sections += [text for table in rank_tables(studies) for text in _markdown_details(table, "##")]
     for study in studies:
         rows = score_table(study)
         sections += [f"## {escape_markdown(study.name)}", _markdown_scores(study, rows)]
         sections += [escape_markdown(table_caption(study, rows)), "### Chosen settings", _markdown_settings(study)]
-        if differences := _markdown_differences(study):
-            heading = "Paired difference to CE on the same seeds, in percentage points, with 95 % Student-t intervals"
-            sections += [f"### {heading}", differences]
+        sections += [text for table in details(study) for text in _markdown_details(table, "###")]
         if study.notes:
             sections += ["### Notes on the data", "\n".join(f"- {escape_markdown(note)}" for note in study.notes)]
     return "\n\n".join(sections) + "\n"
 
 
 def _markdown_scores(study: Study, rows: Sequence[TableRow]) -> str:
+    overall = [f"{title} (%) ↑" for title in overall_titles(rows)]
     classes = [f"AP (%) ↑ {escape_markdown(name)} ({n:,})" for name, n in study.counts.items()]
     lines = [[escape_markdown(row.entry.name), *_cells(row, "**{}**", escape_markdown), row.count] for row in rows]
-    return _markdown_table(["method", "BA (%) ↑", *classes, "n (seeds)"], lines)
+    return _markdown_table(["method", *overall, *classes, f"n ({study.unit})"], lines)
+
+
+def _markdown_details(table: Table, level: str) -> list[str]:
+    lines = [[escape_markdown(cell.text) for cell in line] for line in table.lines]
+    header = [escape_markdown(name) for name in table.header]
+    text = _markdown_table(header, lines, text_columns=table.text_columns)
+    return [f"{level} {escape_markdown(table.title)}", text, escape_markdown(table.note)]
 
 
 def _markdown_settings(study: Study) -> str:
@@ -110,15 +155,6 @@ def _markdown_settings(study: Study) -> str:
         for chosen in chosen_settings(study)
     ]
     return _markdown_table(["method", "settings", "tuning runs"], lines, text_columns=2)
-
-
-def _markdown_differences(study: Study) -> str:
-    macro_ap = {difference.entry: difference for difference in paired_differences(study, "test_macro_ap")}
-    lines = [
-        [escape_markdown(ba.entry.name), str(ba), str(macro_ap.get(ba.entry, "-")), str(ba.n)]
-        for ba in paired_differences(study, "test_ba")
-    ]
-    return _markdown_table(["method", "BA", "macro AP", "pairs"], lines) if lines else ""
 
 
 def _markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
@@ -131,32 +167,54 @@ def _markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, te
 
 
 def latex_tables(studies: Iterable[Study]) -> str:
-    """A table environment for each study, for a document with booktabs."""
-    return "\n".join([_LATEX_HEAD, *(_latex_table(study) for study in studies)])
+    """Table environments for a document with booktabs: scores, comparisons, ablations."""
+    parts = [_LATEX_HEAD]
+    for study in studies:
+        parts.append(_latex_scores(study))
+        parts += [_latex_details(study, table(study)) for table in (difference_table, ablation_table)]
+    return "\n".join(filter(None, parts))
 
 
-def _latex_table(study: Study) -> str:
+def _latex_scores(study: Study) -> str:
     rows, counts, classes = score_table(study), study.counts, len(study.counts)
-    header = [r"Method & BA (\%) $\uparrow$ & n (seeds) \\"]
+    overall = [rf"{title} (\%) $\uparrow$" for title in overall_titles(rows)]
+    names = " & ".join(["Method", *overall, *map(_escape_latex, counts), f"n ({study.unit})"])
+    header = [rf"{names} \\"]
     if classes:
-        names = " & ".join(map(_escape_latex, counts))
+        before = " & " * len(overall)
         below = " & ".join(f"({count:,})" for count in counts.values())
         header = [
-            rf" &  & \multicolumn{{{classes}}}{{c}}{{AP (\%) $\uparrow$}} &  \\",
-            rf"\cmidrule(lr){{3-{classes + 2}}}",
-            rf"Method & BA (\%) $\uparrow$ & {names} & n (seeds) \\",
-            rf" &  & {below} &  \\",
+            rf"{before} & \multicolumn{{{classes}}}{{c}}{{AP (\%) $\uparrow$}} &  \\",
+            rf"\cmidrule(lr){{{len(overall) + 2}-{len(overall) + classes + 1}}}",
+            *header,
+            rf"{before} & {below} &  \\",
         ]
     lines = [
         " & ".join([_escape_latex(row.entry.name), *_cells(row, r"\best{{{}}}", _escape_latex), row.count]) + r" \\"
         for row in rows
     ]
+    layout = f"l{'c' * (classes + len(overall))}r"
+    return _latex_table(table_caption(study, rows), layout, header, lines)
+
+
+def _latex_details(study: Study, table: Table) -> str:
+    if not table.lines:
+        return ""
+    header, *lines = (
+        " & ".join(map(_escape_latex, texts)) + r" \\"
+        for texts in (table.header, *([cell.text for cell in line] for line in table.lines))
+    )
+    layout = "l" * table.text_columns + "r" * (len(table.header) - table.text_columns)
+    return _latex_table(f"{study.dataset}, {table.title.lower()}. {table.note}", layout, [header], lines)
+
+
+def _latex_table(caption: str, layout: str, header: Sequence[str], lines: Sequence[str]) -> str:
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escape_latex(table_caption(study, rows))}}}",
-            rf"\begin{{tabular}}{{l{'c' * (classes + 1)}r}}",
+            rf"\caption{{{_escape_latex(caption)}}}",
+            rf"\begin{{tabular}}{{{layout}}}",
             r"\toprule",
             *header,
             r"\midrule",
