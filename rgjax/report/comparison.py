@@ -1,4 +1,4 @@
-"""Which method is ahead, by how much and how surely: paired over runs, ranked over data sets."""
+"""Which method is ahead, by how much, how surely: pairs of runs, ranks of methods."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ def scores_of(study: Study, entry: Entry, metric: str) -> dict[Repetition, float
 
 
 def estimate(study: Study, scores: Mapping[Repetition, float]) -> Estimate:
-    """The mean of scores, or of differences, over splits, or over the seeds of one split.
+    """The mean of scores or differences over splits, or over seeds of one split.
 
     The seeds of a split are averaged first; scores on several splits are correlated, see `estimate_mean`.
     """
@@ -150,7 +150,10 @@ class Ranking:
 
 
 def rank_studies(studies: Iterable[Study], metric: str) -> Ranking | None:
-    """Rank by mean score over the studies that have any; None for fewer than two of them, or two common entries."""
+    """Rank the methods by their mean scores in several studies.
+
+    None if fewer than two studies have scores, or fewer than two methods are in all of these.
+    """
     scored = {study.name: _mean_scores(study, metric) for study in studies}
     ranked = [study for study in studies if scored[study.name]]
     common = (

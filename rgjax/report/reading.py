@@ -143,7 +143,10 @@ def _class_scores(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rates(confusion: np.ndarray, names: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """Precision, recall and F1 of each class; None for 0 / 0. Older runs hold the confusion matrix alone."""
+    """Precision, recall and F1 of each class; None for 0 / 0.
+
+    Runs of older versions hold no more than the confusion matrix.
+    """
     hits, examples, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     shares = {
         "precision": (hits, predicted),

@@ -42,7 +42,7 @@ class Score:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of the score table: `OVERALL`, then AP by class; None if there is no score."""
+    """A row of the score table: `OVERALL`, then AP by class; None for no score."""
 
     entry: Entry
     n: int
