@@ -126,7 +126,7 @@ def _budget(study: Study, entries: Sequence[Entry]) -> str:
         return "No tuning runs are recorded."
     parts = [f"{'none' if budget == '0' else budget} for {_list(names)}" for budget, names in by_budget.items()]
     rule = f" (chosen by {study.selected_by})" if study.selected_by else ""
-    return f"Tuning runs{rule}: {'; '.join(parts)}."
+    return f"Tuning runs{' of all folds' if study.unit == 'folds' else ''}{rule}: {'; '.join(parts)}."
 
 
 # Whether regrouping helped
@@ -214,7 +214,7 @@ def _threshold_only(pairs: Sequence[Comparison]) -> str:
 
 def ranks_in_words(studies: Sequence[Study]) -> str:
     """One paragraph on the ranks over several data sets; empty for one."""
-    sentences = []
+    sentences, count = [], 0
     for metric in METRICS:
         if ranking := rank_studies(studies, metric):
             ranks = ranking.ranks
@@ -222,8 +222,8 @@ def ranks_in_words(studies: Sequence[Study]) -> str:
             names = ", ".join(f"{ranking.entries[i].name} {ranks.means[i]:.2f}" for i in order)
             evidence = "evidence of a difference" if ranks.p < 0.05 else "no evidence of a difference"
             sentences.append(f"By {_IN_WORDS[metric]}: {names} (p {ranks.p:.3f}: {evidence}).")
-            count = f"{ranks.num_datasets} data sets"
-    return f"Mean ranks over {count}, 1 is the best. {' '.join(sentences)}" if sentences else ""
+            count = ranks.num_datasets
+    return f"Mean ranks over {count} data sets, 1 is the best. {' '.join(sentences)}" if sentences else ""
 
 
 # Words

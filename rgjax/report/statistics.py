@@ -73,7 +73,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     The i-th smallest of m is multiplied by m - i + 1, and is at least as large as those before it.
     """
     defined = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted, largest = [None] * len(p_values), 0.0
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
     for rank, (p, i) in enumerate(defined):
         largest = max(largest, min(1.0, p * (len(defined) - rank)))
         adjusted[i] = largest
@@ -126,7 +127,10 @@ def rank_methods(scores: Float[np.ndarray, "N k"]) -> Ranks:
 
 
 def _wilcoxon(differences: np.ndarray) -> float:
-    return float(wilcoxon(differences, zero_method="zsplit").pvalue) if differences.any() else 1.0
+    if not differences.any():
+        return 1.0
+    _, p = np.array(wilcoxon(differences, zero_method="zsplit"), float)
+    return float(p)
 
 
 def _friedman(ranks: np.ndarray) -> float:

@@ -88,26 +88,27 @@ def csv_table(studies: Iterable[Study]) -> str:
                     )
                     line[f"{score_name.replace('_', ' ')} {name}"] = score and score.mean
             lines.append(line)
-    return _csv(lines)
+    return _csv(lines, list(dict.fromkeys(name for line in lines for name in line)))
 
 
 def csv_comparisons(studies: Iterable[Study]) -> str:
     """A line for each comparison and metric, in both families of adjusted p-values."""
     lines: list[dict[str, object]] = []
+    header = ("study", "family", "first", "second", "metric", "difference", "low", "high", "n", "p", "p Holm")
     for study in studies:
         for family, comparisons in (("planned", planned_comparisons(study)), ("all pairs", all_pairs(study))):
             for each in comparisons:
-                names = {"study": study.name, "family": family, "first": each.first.name, "second": each.second.name}
                 for metric, difference in each.differences.items():
-                    low, high = difference.interval or (None, None)
-                    line = {"metric": METRICS[metric], "difference": difference.mean, "low": low, "high": high}
-                    lines.append(names | line | {"n": difference.n, "p": difference.p, "p Holm": difference.p_holm})
-    return _csv(lines or [dict.fromkeys(("study", "family"))])
+                    names = (study.name, family, each.first.name, each.second.name, METRICS[metric])
+                    numbers = (difference.mean, *(difference.interval or (None, None)), difference.n)
+                    values = (*names, *numbers, difference.p, difference.p_holm)
+                    lines.append(dict(zip(header, values, strict=True)))
+    return _csv(lines, header)
 
 
-def _csv(lines: Sequence[dict[str, object]]) -> str:
+def _csv(lines: Sequence[dict[str, object]], header: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer = csv.DictWriter(text, header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
