@@ -2,15 +2,18 @@
 
 import contextlib
 import json
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rgjax import metrics
+from rgjax import decision, metrics
 from rgjax.config import Config, identity, reads_counts, recorded_config
 from rgjax.data import Dataset
 from rgjax.data.notes import Note, fewer_groups, note
+from rgjax.decision import Decision, fit_decision
 from rgjax.errors import UserError
 from rgjax.models.factory import PRETRAINED, PRETRAINED_FILES, model_checkpoint, starts_from_checkpoint
 from rgjax.models.pretrained import TENSORS
@@ -24,11 +27,13 @@ from rgjax.storage.files import digest, read_json_object, set_aside, write_json,
 from rgjax.training.task import Task
 from rgjax.training.trainer import Outcome, Trial
 
+_log = logging.getLogger(__name__)
+
 START_FILES = (
     *("config.json", "provenance.json", "split.npz", "regrouping.npz"),
     *(f"{PRETRAINED}/{name}" for name in (*PRETRAINED_FILES, TENSORS)),
 )
-RESULT_FILES = (*START_FILES, "metrics.jsonl", "predictions.npz", "result.json")
+RESULT_FILES = (*START_FILES, "metrics.jsonl", "predictions.npz", decision.FILE, "result.json")
 
 
 def read_result(workdir: Path) -> dict:
@@ -141,7 +146,13 @@ def write_result(task: Task, trial: Trial, outcome: Outcome, timing: dict) -> No
         **{f"{name}_labels": dataset.labels[indices] for name, indices in splits.items()},
         **{f"{name}_ids": dataset.ids[indices] for name, indices in splits.items()},
     )
-    val, test = evaluate(task, config, outcome.logits)
+    decisions = decide(task, config, outcome.logits["val"])
+    write_json(workdir / decision.FILE, decisions_as_json(task, decisions))
+    scores = evaluate(task, config, outcome.logits, decisions)
+    if missed := task.goal.missed(scores["val_tuned"]["recall"]):
+        _log.warning(
+            f"config.decision.min_recall={config.decision.min_recall}: on validation {missed}; no offsets were better"
+        )
     result = {
         "dataset": dataset.name,
         "method": config.method,
@@ -150,38 +161,79 @@ def write_result(task: Task, trial: Trial, outcome: Outcome, timing: dict) -> No
         "num_pseudo_classes": regrouping.num_pseudo_classes,
         "aggregate": config.regroup.aggregate,
         "train_counts": counts_by_name(dataset),
-        "val": val,
-        "test": test[config.regroup.aggregate],
-        "test_by_aggregation": test,
+        **scores,
         "timing": timing,
     } | ({"skipped_steps": outcome.skipped} if outcome.skipped else {})
     write_json(workdir / "result.json", result)
     manifest.write(workdir, RESULT_FILES)
 
 
-def evaluate(task: Task, config: Config, logits: dict[str, np.ndarray]) -> tuple[dict, dict[str, dict]]:
-    """Compute the scores on the validation split and on the test split.
+def decide(task: Task, config: Config, val_logits: np.ndarray) -> dict[str, Decision]:
+    """The decision for each aggregation, fitted on the validation split alone."""
+    labels, goal = task.dataset.labels[task.dataset.val], task.goal
+
+    def fit(how: str) -> Decision:
+        class_logits = task.regrouping.class_logits(val_logits, how)
+        return fit_decision(
+            class_logits, labels, task.dataset.class_names, costs=goal.costs, min_recall=goal.min_recall
+        )
+
+    return by_aggregation(task, config, fit)
+
+
+def by_aggregation(task: Task, config: Config, function: Callable[[str], Any]) -> dict[str, Any]:
+    """A value for each aggregation; without pseudo-classes all are equal."""
+    if task.regrouping.num_pseudo_classes > task.regrouping.num_classes:
+        return {how: function(how) for how in AGGREGATIONS}
+    return dict.fromkeys(AGGREGATIONS, function(config.regroup.aggregate))
+
+
+def decisions_as_json(task: Task, decisions: Mapping[str, Decision]) -> dict[str, Any]:
+    """The content of decision.json."""
+    return {
+        "split": "val",
+        "n": len(task.dataset.val),
+        **task.goal.as_json(task.dataset.class_names),
+        "by_aggregation": {how: decision.as_json() for how, decision in decisions.items()},
+    }
+
+
+def evaluate(
+    task: Task, config: Config, logits: Mapping[str, np.ndarray], decisions: Mapping[str, Decision]
+) -> dict[str, Any]:
+    """Compute the scores of both splits for all aggregations.
 
     Args:
         task: the dataset and its pseudo-classes.
         config: the run's settings.
         logits: split -> pseudo-class logits [n, K].
+        decisions: aggregation -> what labels and probabilities the tuned scores are of.
 
     Returns:
-        The validation scores under the run's aggregation; aggregation -> test scores, for all aggregations.
+        The scores of result.json.
     """
-    dataset, regrouping = task.dataset, task.regrouping
-
-    def score(split: str, how: str) -> dict:
+    dataset, chosen, results = task.dataset, config.regroup.aggregate, {}
+    for split in ("val", "test"):
         labels = dataset.labels[dataset.splits[split]]
-        class_logits = regrouping.class_logits(logits[split], how)
-        return metrics.evaluate(class_logits, labels, dataset.class_names)
 
-    if regrouping.num_pseudo_classes > regrouping.num_classes:
-        test: dict[str, dict] = {how: score("test", how) for how in AGGREGATIONS}
-    else:  # without pseudo-classes all aggregations are equal
-        test = dict.fromkeys(AGGREGATIONS, score("test", config.regroup.aggregate))
-    return score("val", config.regroup.aggregate), test
+        def score(how: str, split=split, labels=labels) -> tuple[dict, dict]:
+            class_logits = task.regrouping.class_logits(logits[split], how)
+            plain = metrics.evaluate(class_logits, labels, dataset.class_names)
+            return plain, tuned_scores(decisions[how], class_logits, labels)
+
+        scores = by_aggregation(task, config, score)
+        for name, place in ((split, 0), (f"{split}_tuned", 1)):
+            results[name] = scores[chosen][place]
+            results[f"{name}_by_aggregation"] = {how: pair[place] for how, pair in scores.items()}
+    return results
+
+
+def tuned_scores(decision: Decision, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The metrics that a decision changes: of its labels and its probabilities."""
+    return {
+        **metrics.label_scores(labels, decision.predict(logits), decision.class_names),
+        **metrics.calibration_scores(logits / decision.temperature, labels),
+    }
 
 
 def counts_by_name(dataset: Dataset) -> dict[str, int]:

@@ -15,6 +15,7 @@ import numpy as np
 from rgjax import artifacts
 from rgjax.config import FROZEN, Config, program_settings, task_settings
 from rgjax.data import Dataset, load_data
+from rgjax.decision import read_goal
 from rgjax.encoders import Encoder, features_of, make_encoder
 from rgjax.errors import UserError
 from rgjax.losses import loss_of
@@ -145,6 +146,7 @@ def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) 
     config, preprocessing = resolve_images(config, recorded)
     dataset = load_data(config.data)
     require_trainable(config, dataset)
+    goal = read_goal(**config.decision, class_names=dataset.class_names)
     config, dataset, inputs = network_inputs(config, dataset, recorded.get("max_length"))
     _log.info(dataset.summary)
     encoder = encoder_of(config, dataset, recorded.get("encoder"))
@@ -158,7 +160,7 @@ def prepare(config: Config, recorded: Mapping[str, Any] = MappingProxyType({})) 
         _log.info(note)
     dataset = replace(dataset, notes=(*dataset.notes, *notes))
     task = resample(config, dataset, inputs, clustered, clusters)
-    task = replace(task, preprocessing=preprocessing)
+    task = replace(task, preprocessing=preprocessing, goal=goal)
     if encoder and features is not None:
         task = replace(task, encoder=encoder.record(features))
     _log.info(artifacts.describe_groups(task.regrouping, dataset))

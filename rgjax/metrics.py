@@ -1,4 +1,4 @@
-"""Balanced accuracy, average precision and related metrics, exact and in float64.
+"""Metrics of rankings, labels and probabilities, exact and in float64.
 
 A class without examples has no average precision (AP): NaN.
 """
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num
-from scipy.special import ndtri, stdtrit
+from scipy.special import log_softmax, ndtri, stdtrit
 
 _MANY, _TINY = 1e6, 1e-300  # degrees of freedom of a known variance; no division by zero
+ECE_BINS = 15
 
 
 def log_odds(logits: Num[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
@@ -255,10 +256,82 @@ def _score_bound(shares: np.ndarray, sizes: np.ndarray, quantile: Any, spread: A
     return np.where(observed > 0, mean, 0.0)[..., 0]
 
 
+def recall_intervals(
+    correct: Integer[np.ndarray, " C"], sizes: Integer[np.ndarray, " C"], *, level: float = 0.95
+) -> Float[np.ndarray, "C 2"]:
+    """Wilson's interval of the recall of each class; NaN for one without examples."""
+    intervals = np.full((len(sizes), 2), np.nan)
+    present = sizes > 0
+    shares = (correct[present] / sizes[present])[:, None]
+    intervals[present] = _score_interval(shares, sizes[present, None], ndtri((1 + level) / 2))
+    return intervals
+
+
+def calibration_error(confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"]) -> float:
+    """Expected calibration error (ECE) with bins of equal mass.
+
+    The mean over bins of |share of correct ones - mean confidence|, weighted by the number of examples (Naeini et al.
+    2015; equal mass: Nixon et al. 2019). Equal confidences share a bin; rounding makes those equal that differ by
+    floating-point errors alone.
+    """
+    confidences = np.round(confidences, 12)
+    ranks = np.searchsorted(np.sort(confidences), confidences)
+    bins = ranks * ECE_BINS // len(ranks)
+    return float(np.abs(np.bincount(bins, correct - confidences)).sum() / len(ranks))
+
+
+def calibration_scores(logits: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> dict[str, float]:
+    """ECE, Brier score and mean negative log-likelihood of the softmax of logits.
+
+    The Brier score is the squared error summed over the classes, which is halved for two of them: scikit-learn's.
+    """
+    log_probs, rows = log_softmax(np.asarray(logits, np.float64), axis=1), np.arange(len(labels))
+    probabilities = np.exp(log_probs)
+    errors = probabilities.copy()
+    errors[rows, labels] -= 1
+    brier = (errors**2).sum(axis=1).mean() / (2 if errors.shape[1] == 2 else 1)
+    correct = probabilities.argmax(axis=1) == labels
+    return {
+        "ece": calibration_error(probabilities.max(axis=1), correct),
+        "brier": float(brier),
+        "nll": float(-log_probs[rows, labels].mean()),
+    }
+
+
+def label_scores(
+    labels: Integer[np.ndarray, " N"], predictions: Integer[np.ndarray, " N"], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The metrics of predicted labels, ready for JSON; undefined ones are None.
+
+    That are the precision of a class never predicted, the recall of one without examples, and the F1 of a class of
+    which both holds. The macro F1 is the mean of the others. The Matthews correlation is 0 where only one class is
+    predicted, or only one has examples.
+    """
+    confusion = confusion_matrix(labels, predictions, len(class_names))
+    correct, sizes, guessed = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        precision, recall, f1 = correct / guessed, correct / sizes, 2 * correct / (sizes + guessed)
+    present, n = sizes > 0, float(len(labels))
+    spread = np.sqrt(n**2 - (sizes.astype(float) ** 2).sum()) * np.sqrt(n**2 - (guessed.astype(float) ** 2).sum())
+    return {
+        "ba": float(recall[present].mean()),
+        "ba_ci": _plain(ba_interval(correct[present], sizes[present])),
+        "accuracy": float(correct.sum() / n),
+        "precision": _named(class_names, precision),
+        "recall": _named(class_names, recall),
+        "recall_ci": _named(class_names, recall_intervals(correct, sizes)),
+        "f1": _named(class_names, f1),
+        "macro_f1": float(np.nanmean(f1)),
+        "mcc": float((correct.sum() * n - sizes.astype(float) @ guessed) / spread) if spread else 0.0,
+        "n": len(labels),
+        "confusion": confusion.tolist(),
+    }
+
+
 def evaluate(
     logits: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"], class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """All metrics of one split, ready for JSON; undefined ones are None.
+    """All metrics of one split at the argmax, ready for JSON; undefined ones are None.
 
     Args:
         logits: of the classes.
@@ -270,27 +343,24 @@ def evaluate(
     """
     if len(labels) == 0 or not np.isfinite(logits).all():
         raise ValueError("metrics need at least one example and finite logits")
-    scores, predictions = log_odds(logits), np.argmax(logits, axis=1)
+    scores = log_odds(logits)
     counts = np.bincount(labels, minlength=len(class_names))
     ap, intervals = average_precision(scores, labels), confidence_intervals(logits, labels, scores=scores)
-
-    def named(values):
-        return {name: _plain(value) for name, value in zip(class_names, values, strict=True)}
-
     return {
-        "ba": balanced_accuracy(labels, predictions, len(class_names)),
-        "ba_ci": _plain(intervals["ba"]),
-        "ap": named(ap),
-        "ap_ci": named(intervals["ap"]),
+        **label_scores(labels, np.argmax(logits, axis=1), class_names),
+        **calibration_scores(logits, labels),
+        "ap": _named(class_names, ap),
+        "ap_ci": _named(class_names, intervals["ap"]),
         "macro_ap": float(np.nanmean(ap)),
         "macro_ap_ci": _plain(intervals["macro_ap"]),
-        "accuracy": float((predictions == labels).mean()),
         "macro_auroc": _plain(np.nanmean(auroc(scores, labels))) if len(np.unique(labels)) > 1 else None,
-        "n": len(labels),
-        "counts": named(counts),
-        "chance_ap": named(counts / len(labels)),
-        "confusion": confusion_matrix(labels, predictions, len(class_names)).tolist(),
+        "counts": _named(class_names, counts),
+        "chance_ap": _named(class_names, counts / len(labels)),
     }
+
+
+def _named(class_names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in zip(class_names, values, strict=True)}
 
 
 def _plain(value):

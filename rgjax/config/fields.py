@@ -262,6 +262,15 @@ FIELDS: dict[str, Field] = {
         *("auto", "yes", "no"),
     ),
     "model.dtype": _choice("auto", "compute precision; auto: bfloat16 on accelerators", "auto", "float32", "bfloat16"),
+    "decision.costs": Field(
+        "",
+        "CSV or JSON file: cost of each true class (rows) predicted as each class (columns); the tuned decision "
+        "minimizes their mean on validation (empty: it maximizes BA)",
+        late=True,
+    ),
+    "decision.min_recall": Field(
+        "", "recalls that the tuned decision must reach on validation, e.g. mel:0.9,bcc:0.8 (empty: none)", late=True
+    ),
     "train.epochs": _count(400, "passes over as many examples as the training set has", high=1_000_000),
     "train.steps": _count(None, "optimizer steps, instead of epochs"),
     "train.batch_size": _count(256, "examples per step", low=2),

@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer, Num
 from scipy.special import log_softmax, softmax
 
+from rgjax.decision.goal import Goal
 from rgjax.decision.offsets import best_offsets
 from rgjax.decision.temperature import best_temperature
 from rgjax.errors import UserError
@@ -40,6 +42,10 @@ class Decision:
         """Calibrated probabilities: the softmax of logits / temperature."""
         return softmax(np.asarray(logits, np.float64) / self.temperature, axis=1)
 
+    def as_json(self) -> dict[str, Any]:
+        offsets = dict(zip(self.class_names, self.offsets.tolist(), strict=True))
+        return {"offsets": offsets, "temperature": self.temperature}
+
 
 def fit_decision(
     logits: Num[np.ndarray, "n C"],
@@ -58,13 +64,13 @@ def fit_decision(
         costs: of each true class (rows) that is predicted as each class (columns); their mean is minimized.
         min_recall: class -> recall that it must reach on these examples; BA is maximized among such offsets.
     """
+    goal = Goal(costs, min_recall or {})
     log_probs = log_softmax(np.asarray(logits, np.float64), axis=1)
     counts = np.bincount(labels, minlength=len(class_names))
     gains = -costs / len(labels) if costs is not None else np.diag(1 / np.maximum(counts, 1)) / np.sum(counts > 0)
-    goals = {list(class_names).index(name): recall for name, recall in (min_recall or {}).items()}
-    rule = "costs" if costs is not None else "recall" if min_recall else "balanced accuracy"
+    goals = {list(class_names).index(name): recall for name, recall in goal.min_recall.items()}
     offsets = best_offsets(log_probs, labels, gains, goals)
-    return Decision(tuple(class_names), offsets, best_temperature(log_probs, labels), rule)
+    return Decision(tuple(class_names), offsets, best_temperature(log_probs, labels), goal.rule)
 
 
 def read_decision(workdir: Path, aggregate: str) -> Decision:

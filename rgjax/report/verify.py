@@ -1,7 +1,7 @@
 """Recomputes results with scikit-learn, and checks files against their checksums.
 
-Aggregation to class logits, log-odds and intervals come from rgjax itself (`rgjax.regroup.aggregation`,
-`rgjax.metrics`); all other scores are computed independently from these class logits and log-odds.
+Aggregation to class logits, log-odds, intervals and the labels of a decision come from rgjax itself
+(`rgjax.regroup.aggregation`, `rgjax.metrics`, `rgjax.decision`); all other scores are computed independently.
 """
 
 import json
@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 from sklearn import metrics as reference
 
-from rgjax.metrics import confidence_intervals, log_odds
+from rgjax.decision import FILE as DECISION
+from rgjax.decision import read_decision
+from rgjax.metrics import ECE_BINS, ba_interval, confidence_intervals, log_odds, recall_intervals
 from rgjax.regroup.aggregation import AGGREGATIONS, class_logits
 from rgjax.report.reading import flatten, read_object
 from rgjax.storage import manifest
@@ -29,7 +32,9 @@ FLOAT32_VERSION, FLOAT32_TOLERANCE = "0.1.0", 1e-3
 # These versions wrote bootstrap intervals, which rgjax no longer computes; the manifest holds them.
 BOOTSTRAP_VERSIONS = ("0.1.0", "0.2.0")
 _INTERVAL = re.compile(r"(val|test|test_by_aggregation\.\w+)\.(ba|ap|macro_ap)_ci(\.|$)")
-_RECOMPUTED = ("train_counts", "val", "test", "test_by_aggregation")  # all entries must be expected ones
+# Sections all of whose entries must be expected ones
+_RECOMPUTED = re.compile(r"(train_counts|(val|test)(_tuned)?(_by_aggregation)?)\.")
+_OLD_LABEL_SCORES = ("ba", "ba_ci", "accuracy", "n", "confusion")
 _MAX_SHOWN = 4  # differences printed per run
 
 
@@ -97,7 +102,7 @@ def _differences(folder: Path, version: str | None) -> list[str]:
 
 
 def _is_recomputed(name: str) -> bool:
-    return name.partition(".")[0] in _RECOMPUTED
+    return _RECOMPUTED.match(name) is not None
 
 
 def _version(folder: Path) -> str | None:
@@ -126,30 +131,43 @@ def _expected_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if not np.array_equal(np.unique(parent), np.arange(len(names))):
         raise ValueError("predictions.npz: parent does not name every class")
 
-    def score(split: str, how: str) -> dict[str, Any]:
-        logits, labels = predictions[f"{split}_logits"], predictions[f"{split}_labels"]
-        if len(predictions[f"{split}_ids"]) != len(labels):
-            raise ValueError(f"predictions.npz: {split}_ids and {split}_labels differ in length")
-        return _expected_scores(class_logits(logits, parent, how), labels, names)
-
     chosen = config["regroup"]["aggregate"]
-    test = {how: score("test", how) for how in AGGREGATIONS}
-    return {
+    expected = {
         "method": config["method"],
         "seed": config["seed"],
         "num_classes": len(names),
         "num_pseudo_classes": len(parent),
         "aggregate": chosen,
         "train_counts": dict(zip(names, np.bincount(train_labels, minlength=len(names)).tolist(), strict=True)),
-        "val": score("val", chosen),
-        "test": test[chosen],
-        "test_by_aggregation": test,
     }
+    decided = (folder / DECISION).exists()  # not so in runs of versions before 0.4.0
+    for split in ("val", "test"):
+        logits, labels = predictions[f"{split}_logits"], predictions[f"{split}_labels"]
+        if len(predictions[f"{split}_ids"]) != len(labels):
+            raise ValueError(f"predictions.npz: {split}_ids and {split}_labels differ in length")
+        plain, tuned = {}, {}
+        for how in AGGREGATIONS:
+            by_class = class_logits(logits, parent, how)
+            plain[how] = _label_scores(by_class.argmax(axis=1), labels, names)
+            if decided:
+                decision = read_decision(folder, how)
+                plain[how] |= _calibration_scores(by_class, labels)
+                tuned[how] = _label_scores(decision.predict(by_class), labels, names)
+                tuned[how] |= _calibration_scores(by_class / decision.temperature, labels)
+            else:
+                plain[how] = {name: plain[how][name] for name in _OLD_LABEL_SCORES}
+            plain[how] |= _ranking_scores(by_class, labels, names)
+        expected[split] = plain[chosen]
+        if decided:
+            expected |= {f"{split}_tuned": tuned[chosen], f"{split}_tuned_by_aggregation": tuned}
+        if decided or split == "test":
+            expected[f"{split}_by_aggregation"] = plain
+    return expected
 
 
-def _expected_scores(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """All scores of class logits [n, C] and labels [n]; undefined ones are NaN."""
-    classes, predictions, scores = np.arange(len(names)), logits.argmax(axis=1), log_odds(logits)
+def _ranking_scores(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """The scores of class logits [n, C] that no threshold changes; undefined: NaN."""
+    classes, scores = np.arange(len(names)), log_odds(logits)
     present = np.isin(classes, labels)
     ap, auroc = np.full((2, len(names)), np.nan)
     for c in classes[present]:
@@ -157,29 +175,63 @@ def _expected_scores(logits: np.ndarray, labels: np.ndarray, names: list[str]) -
         ap[c] = reference.average_precision_score(positive, scores[:, c])
         if not positive.all():
             auroc[c] = reference.roc_auc_score(positive, scores[:, c])
+    intervals, counts = confidence_intervals(logits, labels), np.bincount(labels, minlength=len(names))
+    return {
+        "ap": _by_class(names, ap),
+        "ap_ci": _by_class(names, intervals["ap"]),
+        "macro_ap": ap[present].mean(),
+        "macro_ap_ci": intervals["macro_ap"],
+        "macro_auroc": auroc[present].mean() if present.sum() > 1 else np.nan,
+        "counts": _by_class(names, counts),
+        "chance_ap": _by_class(names, counts / len(labels)),
+    }
+
+
+def _label_scores(predictions: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """The scores of predicted labels; undefined ones are NaN."""
+    options: dict[str, Any] = {"labels": np.arange(len(names)), "zero_division": np.nan}
+    confusion = reference.confusion_matrix(labels, predictions, labels=options["labels"])
+    sizes, correct = confusion.sum(axis=1), np.diag(confusion)
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(labels, predictions, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about predicted classes that no label has
         ba = reference.balanced_accuracy_score(labels, predictions)
-    intervals = confidence_intervals(logits, labels)
-    counts = np.bincount(labels, minlength=len(names))
-
-    def by_class(values: np.ndarray) -> dict[str, Any]:
-        return dict(zip(names, values, strict=True))
-
+        mcc = reference.matthews_corrcoef(labels, predictions)
     return {
         "ba": ba,
-        "ba_ci": intervals["ba"],
-        "ap": by_class(ap),
-        "ap_ci": by_class(intervals["ap"]),
-        "macro_ap": ap[present].mean(),
-        "macro_ap_ci": intervals["macro_ap"],
+        "ba_ci": ba_interval(correct[sizes > 0], sizes[sizes > 0]),
         "accuracy": reference.accuracy_score(labels, predictions),
-        "macro_auroc": auroc[present].mean() if present.sum() > 1 else np.nan,
+        "precision": _by_class(names, precision),
+        "recall": _by_class(names, recall),
+        "recall_ci": _by_class(names, recall_intervals(correct, sizes)),
+        "f1": _by_class(names, f1),
+        "macro_f1": reference.f1_score(labels, predictions, average="macro"),
+        "mcc": mcc,
         "n": len(labels),
-        "counts": by_class(counts),
-        "chance_ap": by_class(counts / len(labels)),
-        "confusion": reference.confusion_matrix(labels, predictions, labels=classes),
+        "confusion": confusion,
     }
+
+
+def _calibration_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The scores of the softmax of class logits."""
+    log_probs = logits - logsumexp(logits, axis=1, keepdims=True)
+    probabilities, top = np.exp(log_probs), logits.argmax(axis=1)
+    correct, confidences = top == labels, np.exp(log_probs.max(axis=1)).round(12)
+    ends = -(-len(labels) * np.arange(1, ECE_BINS) // ECE_BINS)  # of the bins in the order of the confidences
+    bins = np.digitize(
+        confidences, np.sort(confidences)[ends - 1], right=True
+    )  # equal confidences share the first one's
+    gaps = [np.abs((correct - confidences)[bins == b].sum()) for b in range(ECE_BINS)]
+    brier = np.square(probabilities - np.eye(logits.shape[1])[labels]).sum(axis=1).mean()
+    return {
+        "ece": sum(gaps) / len(labels),
+        "brier": brier / 2 if logits.shape[1] == 2 else brier,
+        "nll": -log_probs[np.arange(len(labels)), labels].mean(),
+    }
+
+
+def _by_class(names: list[str], values: Any) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
 
 
 def _format(value: Any) -> str:

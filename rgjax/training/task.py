@@ -1,13 +1,14 @@
 """What trials are trained on: examples, labels and the sampler's pool."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rgjax.config import Config
 from rgjax.data import Dataset
+from rgjax.decision import Goal
 from rgjax.errors import UserError
 from rgjax.losses import ClassStats, class_stats
 from rgjax.models.frozen import Standardization
@@ -35,6 +36,7 @@ class Task:
         max_length: tokens at which sentences are cut; None for images.
         preprocessing: how a pretrained network of images sees them; None for other networks.
         encoder: name, weights and width of the encoder, if features were computed.
+        goal: of the decisions that are made on validation.
     """
 
     dataset: Dataset
@@ -49,6 +51,7 @@ class Task:
     max_length: int | None = None
     preprocessing: Preprocessing | None = None
     encoder: Mapping[str, Any] | None = None
+    goal: Goal = field(default_factory=Goal)
 
     @property
     def examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

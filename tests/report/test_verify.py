@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from rgjax import artifacts, experiment
-from rgjax.metrics import confidence_intervals
+from rgjax.metrics import ba_interval, confidence_intervals
 from rgjax.report import __main__
 from rgjax.report.reading import flatten
 from rgjax.report.verify import verify_run
@@ -30,6 +31,33 @@ FIGURES = {
     "chance_ap": {"a": 0.6, "b": 0.4},
     "confusion": [[2, 1], [1, 1]],
 }
+SIGMOID = 1 / (1 + np.exp(-np.abs(ODDS.astype(float))))  # confidences; the second and the third example are wrong
+FIGURES |= {
+    "precision": {"a": 2 / 3, "b": 1 / 2},
+    "recall": {"a": 2 / 3, "b": 1 / 2},
+    "f1": {"a": 2 / 3, "b": 1 / 2},
+    "macro_f1": 7 / 12,
+    "mcc": 1 / 6,
+    "ece": (2 * (1 - SIGMOID[0]) + 2 * SIGMOID[1] + 1 - SIGMOID[3]) / 5,
+    "brier": (2 * (1 - SIGMOID[0]) ** 2 + 2 * SIGMOID[1] ** 2 + (1 - SIGMOID[3]) ** 2) / 5,
+    "nll": -(2 * np.log(SIGMOID[0]) + 2 * np.log(1 - SIGMOID[1]) + np.log(SIGMOID[3])) / 5,
+}
+# The first example alone is now predicted as b, and the temperature leaves the probabilities nearly equal.
+DECISION = {"offsets": {"a": 0.0, "b": -2.0}, "temperature": 1e9}
+TUNED = {
+    "ba": 3 / 4,
+    "accuracy": 4 / 5,
+    "precision": {"a": 3 / 4, "b": 1.0},
+    "recall": {"a": 1.0, "b": 1 / 2},
+    "f1": {"a": 6 / 7, "b": 2 / 3},
+    "macro_f1": 16 / 21,
+    "mcc": 3 / np.sqrt(24),
+    "ece": 1 / 2,
+    "brier": 1 / 4,
+    "nll": np.log(2),
+    "n": 5,
+    "confusion": [[3, 0], [1, 1]],
+}
 PREDICTIONS = {"parent": np.array([0, 0, 1]), "class_names": np.array(["a", "b"])} | {
     f"{split}_{name}": values
     for split in ("val", "test")
@@ -45,26 +73,45 @@ PREDICTIONS = {"parent": np.array([0, 0, 1]), "class_names": np.array(["a", "b"]
 INTERVALS = confidence_intervals(np.stack([0 * ODDS, ODDS], axis=1), LABELS)
 
 
+def recall_intervals(sizes, correct):
+    bounds = (binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(correct, sizes, strict=True))
+    return dict(zip("ab", map(list, bounds), strict=True))
+
+
 def result():
     ap = dict(zip("ab", INTERVALS["ap"].tolist(), strict=True))
     figures = FIGURES | {f"{name}_ci": INTERVALS[name].tolist() for name in ("ba", "macro_ap")} | {"ap_ci": ap}
+    figures |= {"recall_ci": recall_intervals((3, 2), (2, 1))}
+    tuned = TUNED | {"ba_ci": ba_interval(np.array([3, 1]), np.array([3, 2])).tolist()}
+    tuned |= {"recall_ci": recall_intervals((3, 2), (3, 1))}
+    scores = {"val": figures, "test": figures, "val_tuned": tuned, "test_tuned": tuned}
     return {
         "dataset": "by hand", "method": "rg", "seed": 3, "num_classes": 2, "num_pseudo_classes": 3, "aggregate": "max",
-        "train_counts": {"a": 4, "b": 2}, "val": figures, "test": figures,
-        "test_by_aggregation": {"max": figures, "sum": figures}, "timing": {"total_s": 1.5},
-    }  # fmt: skip
+        "train_counts": {"a": 4, "b": 2}, **scores, "timing": {"total_s": 1.5},
+    } | {f"{name}_by_aggregation": {"max": values, "sum": values} for name, values in scores.items()}  # fmt: skip
+
+
+def result_of_version_0_3_0():
+    """Without decisions, and without what came with them."""
+    new = {"precision", "recall", "recall_ci", "f1", "macro_f1", "mcc", "ece", "brier", "nll"}
+    figures = {name: value for name, value in result()["test"].items() if name not in new}
+    scores = {"val": figures, "test": figures, "test_by_aggregation": {"max": figures, "sum": figures}}
+    return {name: value for name, value in result().items() if "val" not in name and "test" not in name} | scores
 
 
 def write_run(folder, result, **changes):
     write_json(folder / "config.json", {"method": "rg", "seed": 3, "regroup": {"aggregate": "max"}})
     write_npz(folder / "predictions.npz", **(PREDICTIONS | changes))
     write_npz(folder / "regrouping.npz", parent=PREDICTIONS["parent"], pseudo_labels=np.array([0, 0, 1, 0, 2, 2]))
+    if "test_tuned" in result:
+        by_aggregation = {"max": DECISION, "sum": DECISION}
+        write_json(folder / "decision.json", {"rule": "balanced accuracy", "by_aggregation": by_aggregation})
     write_json(folder / "result.json", result)
     return with_manifest(folder)
 
 
 def with_manifest(folder):
-    manifest.write(folder, ["config.json", "predictions.npz", "regrouping.npz", "result.json"])
+    manifest.write(folder, ["config.json", "predictions.npz", "regrouping.npz", "decision.json", "result.json"])
     return folder
 
 
@@ -103,16 +150,23 @@ def test_correct_runs_at_any_depth_are_verified(tmp_path, capsys):
 def test_every_figure_that_differs_by_2e_6_is_reported(tmp_path):
     tampered = result()
     figures = {n: v for n, v in flatten(tampered).items() if n != "dataset" and not n.startswith("timing.")}
-    assert len(figures) > 60
+    assert len(figures) > 200
     for name, value in figures.items():
         moved = value + "x" if isinstance(value, str) else (np.array(value) + 2e-6).tolist()
         if isinstance(value, list):
-            moved = [moved[0], *value[1:]] if name.endswith(("ci", "ci.a", "ci.b")) else [[3, 0], [1, 1]]
+            moved = [moved[0], *value[1:]] if name.endswith(("ci", "ci.a", "ci.b")) else [[1, 2], [1, 1]]
         tampered = changed(tampered, name, moved)
     folder = write_run(tmp_path, tampered)
     differences = verify_run(folder).differences
     assert {difference.partition("=")[0] for difference in differences} == figures.keys()
     assert all(": recomputed as " in difference for difference in differences)
+
+
+def test_runs_of_versions_without_decisions_are_verified(tmp_path):
+    folder = write_run(tmp_path, result_of_version_0_3_0())
+    assert verify_run(folder).state == "OK"
+    folder = write_run(tmp_path, changed(result_of_version_0_3_0(), "val.macro_ap", 0.5))
+    assert len(verify_run(folder).differences) == 1
 
 
 def test_sums_of_version_0_1_0_may_differ_by_what_float32_changed(tmp_path):
@@ -171,7 +225,7 @@ def test_changed_predictions_are_reported_whatever_the_checksums(tmp_path, capsy
 
 
 def test_a_flipped_bit_in_any_file_is_reported(tmp_path):
-    for name in ("config.json", "predictions.npz", "regrouping.npz", "result.json"):
+    for name in ("config.json", "predictions.npz", "regrouping.npz", "decision.json", "result.json"):
         folder = write_run(tmp_path / name, result())
         content = bytearray((folder / name).read_bytes())
         content[len(content) // 2] ^= 4
@@ -186,7 +240,7 @@ def test_a_run_without_a_manifest_is_unverified(tmp_path, capsys):
 
 
 def test_missing_and_malformed_files_are_reported_in_one_line(tmp_path, capsys):
-    for name in ("predictions.npz", "regrouping.npz", "result.json", "config.json"):
+    for name in ("predictions.npz", "regrouping.npz", "decision.json", "result.json", "config.json"):
         for content in (None, b"", b"PK\3\4", b"[]", b"{}"):
             folder = write_run(tmp_path, result())
             (folder / name).unlink()
