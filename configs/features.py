@@ -9,7 +9,7 @@ A split in the file is the split; otherwise the examples of a group stay togethe
 random within each class. rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, HEAD_TRAINING, method_config, points
+from rgjax.config import AUTO, CUSTOM_GRID, HEAD_TRAINING, RATIO, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -18,11 +18,11 @@ def get_config(method: str = "rg"):
         {
             "data.name": "features",
             "data.split": "auto",
-            "regroup.min_size": CUSTOM_MIN_SIZE,
+            "regroup.min_size": AUTO,
             **HEAD_TRAINING,
         },
     )
 
 
 def sweep():
-    yield from points(CUSTOM_GRID)
+    yield from points(RATIO, CUSTOM_GRID)

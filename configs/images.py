@@ -16,7 +16,7 @@ together; otherwise images are split at random within each class. --config.data.
 this. rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, HEAD_TRAINING, method_config, points
+from rgjax.config import AUTO, CUSTOM_GRID, HEAD_TRAINING, RATIO, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -26,11 +26,11 @@ def get_config(method: str = "rg"):
             "data.name": "images",
             "data.image_size": 224,
             "data.split": "auto",
-            "regroup.min_size": CUSTOM_MIN_SIZE,
+            "regroup.min_size": AUTO,
             **HEAD_TRAINING,
         },
     )
 
 
 def sweep():
-    yield from points(CUSTOM_GRID)
+    yield from points(RATIO, CUSTOM_GRID)

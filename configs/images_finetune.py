@@ -10,7 +10,7 @@ normalization; --config.data.image_size=112 makes a step four times cheaper than
 Formats and splits are those of configs/images.py.
 """
 
-from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, IMAGE_FINETUNING, method_config, points
+from rgjax.config import AUTO, CUSTOM_GRID, IMAGE_FINETUNING, RATIO, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -19,11 +19,11 @@ def get_config(method: str = "rg"):
         {
             "data.name": "images",
             "data.split": "auto",
-            "regroup.min_size": CUSTOM_MIN_SIZE,
+            "regroup.min_size": AUTO,
             **IMAGE_FINETUNING,
         },
     )
 
 
 def sweep():
-    yield from points(CUSTOM_GRID)
+    yield from points(RATIO, CUSTOM_GRID)

@@ -7,7 +7,7 @@ Formats and splits are those of configs/images.py. For less than some ten thousa
 usually gives better scores in less time.
 """
 
-from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, method_config, points
+from rgjax.config import AUTO, CUSTOM_GRID, RATIO, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -17,10 +17,10 @@ def get_config(method: str = "rg"):
             "data.name": "images",
             "data.image_size": 224,
             "data.split": "auto",
-            "regroup.min_size": CUSTOM_MIN_SIZE,
+            "regroup.min_size": AUTO,
         },
     )
 
 
 def sweep():
-    yield from points(CUSTOM_GRID)
+    yield from points(RATIO, CUSTOM_GRID)

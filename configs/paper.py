@@ -2,7 +2,7 @@
 
 Command:     python -m rgjax.sweep --config=configs/paper.py --config.data.manual_dir=DOWNLOAD --workdir=DIR
 Hardware:    not measured; --dry-run estimates the cost on one of this machine's devices
-Wall-clock:  not measured (564 runs)
+Wall-clock:  not measured (654 runs, less those of equal groups)
 Score:       not measured
 
 Table 1 is on two classes, Table 2 on HAM10000, Table 3 on Financial PhraseBank. DOWNLOAD holds HAM10000; the other two

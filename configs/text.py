@@ -16,7 +16,7 @@ A column split also defines the split; otherwise the examples of a group, or equ
 the training texts, as far as the network reads. rgjax/data/README.md describes the formats.
 """
 
-from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, HEAD_TRAINING, TEXT_METHODS, method_config, points
+from rgjax.config import AUTO, CUSTOM_GRID, HEAD_TRAINING, RATIO, TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -26,11 +26,11 @@ def get_config(method: str = "rg"):
             "data.name": "text",
             "data.split": "auto",
             "data.max_length": "auto",
-            "regroup.min_size": CUSTOM_MIN_SIZE,
+            "regroup.min_size": AUTO,
             **HEAD_TRAINING,
         },
     )
 
 
 def sweep():
-    yield from points(CUSTOM_GRID, methods=TEXT_METHODS)
+    yield from points(RATIO, CUSTOM_GRID, methods=TEXT_METHODS)

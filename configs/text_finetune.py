@@ -10,7 +10,7 @@ of the training texts, as far as the network reads.
 Formats and splits are those of configs/text.py.
 """
 
-from rgjax.config import CUSTOM_GRID, CUSTOM_MIN_SIZE, TEXT_FINETUNING, TEXT_METHODS, method_config, points
+from rgjax.config import AUTO, CUSTOM_GRID, RATIO, TEXT_FINETUNING, TEXT_METHODS, method_config, points
 
 
 def get_config(method: str = "rg"):
@@ -20,11 +20,11 @@ def get_config(method: str = "rg"):
             "data.name": "text",
             "data.split": "auto",
             "data.max_length": "auto",
-            "regroup.min_size": CUSTOM_MIN_SIZE,
+            "regroup.min_size": AUTO,
             **TEXT_FINETUNING,
         },
     )
 
 
 def sweep():
-    yield from points(CUSTOM_GRID, methods=TEXT_METHODS)
+    yield from points(RATIO, CUSTOM_GRID, methods=TEXT_METHODS)

@@ -18,13 +18,13 @@ from rgjax.errors import UserError
 from rgjax.models.factory import PRETRAINED, PRETRAINED_FILES, model_checkpoint, starts_from_checkpoint
 from rgjax.models.pretrained import TENSORS
 from rgjax.models.tokenizer import FILES
-from rgjax.regroup import AGGREGATIONS, Regrouping, cluster_counts
+from rgjax.regroup import AGGREGATIONS, Regrouping, cluster_counts, least_size
 from rgjax.report.pictures import draw_groups, draw_synthetic
 from rgjax.sampling import Synthetic
 from rgjax.sharding import is_first_process
 from rgjax.storage import manifest, provenance
 from rgjax.storage.files import digest, read_json_object, set_aside, write_json, write_npz
-from rgjax.training.task import Task
+from rgjax.training.task import Task, least_group
 from rgjax.training.trainer import Outcome, Trial
 
 _log = logging.getLogger(__name__)
@@ -257,14 +257,15 @@ def notes_on_groups(regrouping: Regrouping, dataset: Dataset, config: Config, cl
         return ()
     asked = cluster_counts(counts, config.rule, config.threshold, max_groups=len(dataset.train))
     # Without bounds, groups are missing only where examples are equal.
-    bounded = cluster_counts(counts, config.rule, config.threshold, config.min_size)
-    if config.min_size < 2 and (bounded == asked).all():
+    least = least_size(least_group(config), int(counts.min()))
+    bounded = cluster_counts(counts, config.rule, config.threshold, least)
+    if least < 2 and (bounded == asked).all():
         asked = groups
     names = np.array(regrouping.names or [""] * len(regrouping.parent))
     asked = np.where(np.isin(np.arange(len(groups)), regrouping.parent[names != ""]), groups, asked)
     single = (regrouping.counts == 1) & (groups[regrouping.parent] > 1)
     return (
-        *fewer_groups(dataset.class_names, asked, groups, config.min_size),
+        *fewer_groups(dataset.class_names, asked, groups, least),
         *note("single_example", (), int((single & (names == "")).sum())),
         *note("single_subclass", names[single & (names != "")]),
     )

@@ -6,7 +6,7 @@ import pytest
 
 from rgjax.command import describe
 from rgjax.config import (
-    CUSTOM_MIN_SIZE,
+    AUTO,
     ENCODERS,
     FIELDS,
     FROZEN,
@@ -27,7 +27,6 @@ from rgjax.models.layers import HEADS
 from rgjax.models.pooling import POOLINGS
 from rgjax.models.resnet import STAGES, STEMS
 from rgjax.regroup import AGGREGATIONS, CLUSTERINGS, RULES
-from rgjax.regroup.regrouping import MIN_SIZE
 from rgjax.sampling import SAMPLERS
 from rgjax.training.optimizer import OPTIMIZERS
 from rgjax.training.setup import duration
@@ -186,7 +185,7 @@ def test_of_data_of_ones_own_the_place_counts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["images", "text", "images_finetune", "text_finetune", "images_scratch"])
 def test_custom_data_have_a_least_size_of_groups_and_the_papers_have_none(name):
-    assert load(Path(f"configs/{name}.py")).get_config().regroup.min_size == CUSTOM_MIN_SIZE == MIN_SIZE
+    assert load(Path(f"configs/{name}.py")).get_config().regroup.min_size == AUTO
     assert method_config("rg", {}).regroup.min_size == 0
 
 

@@ -2,7 +2,6 @@
 
 from rgjax.config.fields import AUTO as AUTO
 from rgjax.config.fields import CUSTOM as CUSTOM
-from rgjax.config.fields import CUSTOM_MIN_SIZE as CUSTOM_MIN_SIZE
 from rgjax.config.fields import FIELDS as FIELDS
 from rgjax.config.fields import MAX_INT32 as MAX_INT32
 from rgjax.config.fields import NON_IDENTITY_FIELDS as NON_IDENTITY_FIELDS
@@ -15,6 +14,7 @@ from rgjax.config.methods import FROZEN as FROZEN
 from rgjax.config.methods import HEAD_TRAINING as HEAD_TRAINING
 from rgjax.config.methods import IMAGE_FINETUNING as IMAGE_FINETUNING
 from rgjax.config.methods import METHODS as METHODS
+from rgjax.config.methods import RATIO as RATIO
 from rgjax.config.methods import TEXT_FINETUNING as TEXT_FINETUNING
 from rgjax.config.methods import TEXT_METHODS as TEXT_METHODS
 from rgjax.config.methods import VARIANTS as VARIANTS

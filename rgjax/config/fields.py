@@ -12,7 +12,6 @@ MAX_INT32 = 2**31 - 1  # limit of counts and seeds, because devices count in 32 
 AUTO = "auto"  # in the place of a number that the data decide
 CUSTOM = ("images", "text", "features")  # custom data sets, which are identified by their path
 TEXT_DATA = ("phrasebank", "text")  # the values of data.name whose inputs are sentences
-CUSTOM_MIN_SIZE = 8  # regroup.min_size for them; the paper has none. rgjax/regroup/README.md has the measurements
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,10 @@ FIELDS: dict[str, Field] = {
         task=True,
     ),
     "regroup.rule": _choice(
-        "ratio", "ratio: n_c / n_min groups above the threshold; target: n_c / threshold", "ratio", "target", task=True
+        "ratio",
+        "groups of a class; ratio: n_c / n_min above the threshold; target: n_c / max(threshold, n_min)",
+        *("ratio", "target"),
+        task=True,
     ),
     "regroup.threshold": _count(
         0, "ratio: largest class that is left whole; target: size of a group", low=0, task=True
@@ -197,7 +199,12 @@ FIELDS: dict[str, Field] = {
     "regroup.aggregate": _choice("max", "how pseudo-class logits become class logits", "max", "sum", task=True),
     "regroup.n_init": _count(10, "restarts of K-means", high=1000, task=True),
     "regroup.min_size": _count(
-        0, "least size of a group; smaller ones are merged (0: any; balanced: equal)", low=0, task=True
+        0,
+        "least size of a group; smaller ones are merged (0: any; auto: half of the smallest class, at least 8; with "
+        "both, balanced: equal)",
+        low=0,
+        automatic=True,
+        task=True,
     ),
     "regroup.seed": _count(0, "seed of the clustering", low=0, task=True),
     "sampler": _choice(

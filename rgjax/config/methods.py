@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from rgjax.config.fields import AUTO
 
+Grid: TypeAlias = Mapping[str, Sequence]  # field -> values
 Point: TypeAlias = dict[str, Any]  # of a grid: the `method`, optionally its `variant`, and the fields that it sets
 
 
@@ -113,39 +114,42 @@ HEAD_TRAINING: Mapping[str, Any] = {
 
 # Grids for `sweep()` of a config file
 
+# The paper's number of groups: n_c / n_min in every class.
+RATIO: Grid = {"regroup.rule": ("ratio",), "regroup.threshold": (0,)}
 # For custom data. The paper searches 200 to 700 examples; doubling covers classes from a hundred to some thousand
 # examples. Points that split no class equal CE.
-CUSTOM_GRID: Mapping[str, Sequence] = {
+CUSTOM_GRID: Grid = {
     "regroup.rule": ("ratio", "target"),
     "regroup.threshold": (50, 100, 200, 400, 800, 1600),
 }
 
 
-def points(regrouping: Mapping[str, Sequence], *, methods: Sequence[str] = tuple(METHODS)) -> Iterator[Point]:
+def points(*regrouping: Grid, methods: Sequence[str] = tuple(METHODS)) -> Iterator[Point]:
     """The points of each method's own grid, or of `regrouping` if it regroups."""
     for name in methods:
-        for fields in combinations(regrouping if METHODS[name].regroups else METHODS[name].grid):
+        for fields in combinations(*regrouping) if METHODS[name].regroups else combinations(METHODS[name].grid):
             yield {"method": name} | fields
 
 
-def ablations(regrouping: Mapping[str, Sequence], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
+def ablations(*regrouping: Grid, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
     """Variants of RG: other groups, features (the paper's figures 8 a, b) or counts."""
     for variant in variants:
         given = VARIANTS[variant].get("regroup.clustering") == "given"  # whatever the rule asks for
         for method in _COUNTING if "loss.stats" in VARIANTS[variant] else ("rg",):
-            for fields in combinations({} if given else regrouping):
+            for fields in combinations({}) if given else combinations(*regrouping):
                 yield {"method": method, "variant": variant} | fields
 
 
 def binary_sweep(thresholds: Sequence[int], *, variants: Sequence[str] = tuple(VARIANTS)) -> Iterator[Point]:
-    """All methods and ablations for two classes, with rule "target"."""
+    """All methods and ablations for two classes, with `RATIO` and rule "target"."""
     # With two classes, rule "ratio" makes the same groups at every threshold.
     grid = {"regroup.rule": ("target",), "regroup.threshold": thresholds}
-    yield from points(grid)
-    yield from ablations(grid, variants=variants)
+    yield from points(RATIO, grid)
+    yield from ablations(RATIO, grid, variants=variants)
 
 
-def combinations(grid: Mapping[str, Sequence]) -> Iterator[Point]:
-    """All combinations of one value for each field."""
-    for values in product(*grid.values()):
-        yield dict(zip(grid, values, strict=True))
+def combinations(*grids: Grid) -> Iterator[Point]:
+    """All combinations of one value for each field, grid after grid."""
+    for grid in grids:
+        for values in product(*grid.values()):
+            yield dict(zip(grid, values, strict=True))

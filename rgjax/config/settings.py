@@ -92,6 +92,8 @@ def identity(config: Config) -> dict[str, Any]:
     if values["encoder.pooling"] == AUTO and values["encoder.name"] != "pretrained":
         values["encoder.pooling"] = "mean"  # which it means there, and was the default of earlier versions
     split = values["regroup.clustering"] != "none" and values["sampler"] != "rusc"
+    if not split and values["regroup.min_size"] == AUTO:
+        values["regroup.min_size"] = 8  # likewise without effect, and custom data's in earlier versions
     if not (split and reads_counts(values)):
         values["loss.stats"] = "pseudo"  # which makes no difference, and was the default of earlier versions
     late = {name for name, setting in FIELDS.items() if setting.late and values.get(name) in (None, setting.default)}

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from rgjax.command import Parser, run
-from rgjax.config import AUTO, CUSTOM_MIN_SIZE, FIELDS, method_config
+from rgjax.config import AUTO, FIELDS, method_config
 from rgjax.console import progress
 from rgjax.data.commands import Data, missing_weights, training_commands
 from rgjax.data.custom import list_images, list_sentences, normal_form
@@ -223,17 +223,17 @@ def _class_counts(listing: Listing, splits: list[str] | None, rule: str, thresho
 
     counts = Counter(zip(listing.labels, splits, strict=True))
     train = np.array([counts[name, "train"] for name in report])
-    for name, groups in zip(report, cluster_counts(train, rule, threshold, CUSTOM_MIN_SIZE).tolist(), strict=True):
+    for name, groups in zip(report, cluster_counts(train, rule, threshold, min_size=None).tolist(), strict=True):
         report[name] |= {split: counts[name, split] for split in SPLITS} | {"groups": groups}
     return report
 
 
 def _notes_on_groups(classes: dict[str, dict[str, int]], rule: str, threshold: int) -> tuple[Note, ...]:
-    from rgjax.regroup import cluster_counts  # imported here, as above
+    from rgjax.regroup import cluster_counts, least_size  # imported here, as above
 
     train, groups = (np.array([counts[key] for counts in classes.values()]) for key in ("train", "groups"))
     asked = cluster_counts(train, rule, threshold, max_groups=int(train.max()))
-    return fewer_groups(classes, asked, groups, CUSTOM_MIN_SIZE)
+    return fewer_groups(classes, asked, groups, least_size(None, int(train.min())))
 
 
 def _duplicates(listing: Listing, hashes: Iterable[str], splits: list[str] | None) -> dict[str, list[list[str]]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rgjax.regroup.regrouping import RegroupSettings as RegroupSettings
     from rgjax.regroup.regrouping import cluster_counts as cluster_counts
     from rgjax.regroup.regrouping import groups_to_make as groups_to_make
+    from rgjax.regroup.regrouping import least_size as least_size
     from rgjax.regroup.regrouping import needs_features as needs_features
     from rgjax.regroup.regrouping import regroup as regroup
 
@@ -24,7 +25,7 @@ _MODULES = {
     **dict.fromkeys(
         (
             *("CLUSTERINGS", "FEATURE_CLUSTERINGS", "RULES", "RegroupSettings", "Regrouping"),
-            *("cluster_counts", "groups_to_make", "needs_features", "regroup"),
+            *("cluster_counts", "groups_to_make", "least_size", "needs_features", "regroup"),
         ),
         "regrouping",
     ),

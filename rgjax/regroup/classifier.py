@@ -31,7 +31,14 @@ from sklearn.utils.validation import _check_method_params, _check_sample_weight,
 from rgjax.errors import first_few
 from rgjax.regroup.aggregation import AGGREGATIONS
 from rgjax.regroup.inner import Groups, limits, weight_parameter
-from rgjax.regroup.regrouping import FEATURE_CLUSTERINGS, MIN_SIZE, Regrouping, RegroupSettings, cluster_counts, regroup
+from rgjax.regroup.regrouping import (
+    FEATURE_CLUSTERINGS,
+    Regrouping,
+    RegroupSettings,
+    cluster_counts,
+    least_size,
+    regroup,
+)
 
 _log = logging.getLogger("rgjax")
 
@@ -117,7 +124,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         group gets the `class_weight` of its class, and a share of its prior. Those that have no meaning for groups
         raise an error. `class_weight="balanced"` balances the pseudo-classes.
     rule, threshold : the number of pseudo-classes. "ratio": n_c / n_min for classes of more than `threshold` samples;
-        "target": n_c / threshold. Rounded half up.
+        "target": n_c / max(threshold, n_min). Rounded half up. The smallest class is never split.
     clustering : "kmeans", "balanced" (K-means with clusters of equal size), "spectral" (normalized cut), "random" (the
         ablation) or "none".
     aggregate : "max": the most probable pseudo-class of each class, renormalized over the classes. "sum": the sum of
@@ -127,7 +134,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     n_init : restarts of K-means.
     min_group_size : samples of a group, at least. A class of n_c samples has at most n_c / `min_group_size` groups;
         smaller ones are merged into the nearest of their class. It is higher where the inner classifier's early
-        stopping or calibration needs more. None: 8.
+        stopping or calibration needs more. None: half of the smallest class, at least 8.
     max_groups : groups of a class, at most. Time and memory are in proportion to it.
     random_state : of the clustering; the inner classifier has its own.
 
@@ -270,7 +277,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _regroup(self, inner, X, labels, features) -> Regrouping:
         counts = np.bincount(labels)
         least, most = limits(inner, len(labels), len(counts))
-        floor = MIN_SIZE if self.min_group_size is None else self.min_group_size
+        floor = least_size(self.min_group_size, int(counts.min()))
         settings = RegroupSettings(
             rule=self.rule,
             threshold=self.threshold,
@@ -290,7 +297,7 @@ class RegroupClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "rule=%r asks for %d groups, %d are made: with at least %d samples (min_group_size; %d smaller ones "
                 "were merged), at most %d of a class (max_groups)",
                 *(self.rule, asked.sum(), regrouping.num_pseudo_classes),
-                *(settings.floor, regrouping.merged, settings.max_groups),
+                *(least_size(settings.min_size, int(counts.min())), regrouping.merged, settings.max_groups),
             )
         return regrouping
 

@@ -75,7 +75,8 @@ class RegroupSettings:
 
     Attributes:
         rule: the number of pseudo-classes of a class of n_c examples. "ratio": n_c / n_min where n_c > `threshold`,
-            with n_min examples in the smallest class. "target": n_c / `threshold`. Rounded half up, at least 1.
+            with n_min examples in the smallest class. "target": n_c / max(`threshold`, n_min). Rounded half up, at
+            least 1. So no rule splits the smallest class.
         threshold: in examples.
         clustering: how a class is split: "kmeans", "balanced" (K-means with clusters of equal size), "spectral"
             (normalized cut), "random", "given" (each subclass is a group; examples without one are split by K-means,
@@ -83,8 +84,9 @@ class RegroupSettings:
         seed: of the clustering.
         n_init: restarts of K-means.
         min_size: least size of a group. A class of n_c examples gets at most n_c / `min_size` groups, and those that
-            are smaller are merged into the nearest one. 0: no limit, as in the paper; None: `MIN_SIZE`. In both cases,
-            "balanced" has groups of equal size. Given groups keep their size.
+            are smaller are merged into the nearest one, whatever the clustering. 0: no limit, as in the paper; None:
+            half of the smallest class, at least `MIN_SIZE`. In both cases, "balanced" has groups of equal size. Given
+            groups keep their size.
         max_groups: the most groups of a class. More subclasses are an error.
 
     Raises:
@@ -99,14 +101,9 @@ class RegroupSettings:
     min_size: int | None = 0
     max_groups: int = MAX_GROUPS
 
-    @property
-    def floor(self) -> int:
-        """The least size of a group."""
-        return MIN_SIZE if self.min_size is None else self.min_size
-
     def cluster_counts(self, counts: Integer[np.ndarray, " C"], smallest: int | None = None) -> Int[np.ndarray, " C"]:
         """Pseudo-classes of each class before small ones are merged."""
-        return cluster_counts(counts, self.rule, self.threshold, self.floor, self.max_groups, smallest)
+        return cluster_counts(counts, self.rule, self.threshold, self.min_size, self.max_groups, smallest)
 
     def __post_init__(self):
         if self.rule not in RULES or self.clustering not in CLUSTERINGS:
@@ -159,7 +156,7 @@ def regroup(
     counts, groups = _to_cluster(labels, given, options)
     if options.clustering in FEATURE_CLUSTERINGS or (options.clustering == "given" and (groups > 1).any()):
         features = _checked_features(features, labels)
-    shapes = _shapes(counts, groups)
+    shapes, least = _shapes(counts, groups), least_size(options.min_size, int(np.bincount(labels).min()))
 
     pseudo_labels, parent, names, merged = np.empty(len(labels), np.int32), [], [], 0
     for c, k in enumerate(groups):
@@ -171,7 +168,7 @@ def regroup(
         else:
             padded = KMeansSettings(options.seed, options.n_init, pad_to=shapes[c])
             clusters = _cluster(features[indices], int(k), options, padded)
-            clusters, fewer = merge_small(features[indices], clusters, options.floor)
+            clusters, fewer = merge_small(features[indices], clusters, least)
             merged += fewer
         for members, groups_of in ((subclassed, given[subclassed]), (indices, clusters)):
             used, numbers = np.unique(groups_of, return_inverse=True)
@@ -201,31 +198,40 @@ def groups_to_make(labels: Any, num_classes: int, *, subclasses: Any = None, **s
     return _to_cluster(labels, _checked_subclasses(subclasses, labels, options), options)[1]
 
 
+def least_size(min_size: int | None, smallest: int) -> int:
+    """The least size of a group, where the smallest class has `smallest` examples.
+
+    None: half of it, at least `MIN_SIZE`. Groups that share the examples of a class evenly are as large as the smallest
+    class; so those far below are few, and by its own counts none has more than about twice the smallest class's weight.
+    """
+    return max(MIN_SIZE, smallest // 2) if min_size is None else min_size
+
+
 def cluster_counts(
     counts: Integer[np.ndarray, " C"],
     rule: str,
     threshold: int,
-    min_size: int = 0,
+    min_size: int | None = 0,
     max_groups: int = MAX_GROUPS,
     smallest: int | None = None,
 ) -> Int[np.ndarray, " C"]:
     """Pseudo-classes of each class, before small ones are merged; rounded half up.
 
-    "ratio": n_c / n_min where n_c > threshold, else 1. "target": n_c / threshold, at least 1.
+    "ratio": n_c / n_min where n_c > threshold, else 1. "target": n_c / max(threshold, n_min), at least 1.
 
     Args:
         counts: examples of each class.
         rule: "ratio" or "target".
         threshold: in examples.
-        min_size: a class of n_c examples gets at most n_c / min_size pseudo-classes.
+        min_size: a class of n_c examples gets at most n_c / min_size pseudo-classes; None as for `least_size`.
         max_groups: the most pseudo-classes of a class.
         smallest: n_min, if it is not the least of `counts`.
     """
-    smallest = counts.min() if smallest is None else smallest
-    groups = np.floor(counts / (smallest if rule == "ratio" else threshold) + 0.5).astype(int)
+    smallest = int(counts.min()) if smallest is None else smallest
+    groups = np.floor(counts / (smallest if rule == "ratio" else max(threshold, smallest)) + 0.5).astype(int)
     if rule == "ratio":
         groups = np.where(counts > threshold, groups, 1)
-    return np.clip(groups, 1, np.clip(counts // max(min_size, 1), 1, max_groups))
+    return np.clip(groups, 1, np.clip(counts // max(least_size(min_size, smallest), 1), 1, max_groups))
 
 
 def merge_small(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rgjax.config import Config
+from rgjax.config import AUTO, Config
 from rgjax.data import Dataset
 from rgjax.decision import Goal
 from rgjax.errors import UserError
@@ -127,13 +127,18 @@ def clustering_of(config: Config) -> str:
     return "kmeans" if config.sampler == "rusc" else config.regroup.clustering
 
 
+def least_group(config: Config) -> int | None:
+    """`regroup.min_size` as `regroup` takes it; `config` is the section `regroup`."""
+    return None if config.min_size == AUTO else config.min_size
+
+
 def how_to_regroup(config: Config, dataset: Dataset) -> dict[str, Any]:
     """The arguments of `regroup` besides features and labels.
 
     Raises UserError if the clustering is "given" and the data have no subclasses.
     """
-    how = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init", "min_size")}
-    how["clustering"] = clustering_of(config)
+    how = {name: config.regroup[name] for name in ("rule", "threshold", "seed", "n_init")}
+    how |= {"clustering": clustering_of(config), "min_size": least_group(config.regroup)}
     if how["clustering"] != "given":
         return how
     if dataset.subclasses is None:

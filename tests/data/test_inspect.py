@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
 from rgjax import experiment
-from rgjax.config import CUSTOM_MIN_SIZE, method_config
+from rgjax.config import AUTO, method_config
 from rgjax.console import in_words
 from rgjax.data import commands
 from rgjax.data.inspect import inspect, main, readable
@@ -40,7 +40,7 @@ def digits(tmp_path_factory):
 def prepared(config, workdir):
     """The data and pseudo-classes that a run of the config would train on; random groups, which need no encoder."""
     with config.unlocked():
-        config.regroup.clustering, config.regroup.min_size = "random", CUSTOM_MIN_SIZE
+        config.regroup.clustering, config.regroup.min_size = "random", AUTO
     return experiment.prepare(config)
 
 

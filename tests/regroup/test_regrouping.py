@@ -15,6 +15,7 @@ from rgjax.regroup import (
     Regrouping,
     aggregate,
     cluster_counts,
+    least_size,
     needs_features,
     regroup,
 )
@@ -73,6 +74,30 @@ def test_no_group_is_smaller_than_min_size(clustering, min_size):
     np.testing.assert_array_equal(grouping.parent[grouping.pseudo_labels], labels)
     again = regroup(features, labels, clustering=clustering, min_size=min_size, n_init=1)
     np.testing.assert_array_equal(again.pseudo_labels, grouping.pseudo_labels)
+
+
+@given(
+    arrays.arrays(np.int64, 4, elements=st.integers(1, 10**5)),
+    st.sampled_from(["ratio", "target"]),
+    st.integers(1, 10**6),
+    st.sampled_from([None, 0, 8]),
+)
+def test_no_rule_splits_the_smallest_class(counts, rule, threshold, min_size):
+    groups = cluster_counts(counts, rule, threshold, min_size)
+    assert (groups[counts == counts.min()] == 1).all()
+    assert (cluster_counts(counts, "target", int(counts.min())) == cluster_counts(counts, "ratio", 0)).all()
+
+
+def test_the_least_size_follows_the_smallest_class():
+    """By default no group of any clustering weighs more than about twice the smallest class."""
+    rng = np.random.default_rng(0)
+    labels, features = np.repeat([0, 1], [600, 60]), rng.normal(size=(660, 3)).astype(np.float32) ** 3
+    for clustering in ("kmeans", "spectral", "random", "balanced"):
+        grouping = regroup(features, labels, clustering=clustering, min_size=None, n_init=1)
+        assert grouping.counts.min() >= least_size(None, 60) == 30
+        assert len(grouping.parent) > 3, clustering
+    assert regroup(features, labels, n_init=1).counts.min() < 30
+    assert least_size(None, 3) == 8 and least_size(0, 60) == 0
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 9), st.integers(0, 99))
@@ -258,7 +283,7 @@ def test_any_features_are_split_by_class(sizes, clustering, rule, threshold, min
     st.integers(1, 10**9),
 )
 def test_cluster_counts_are_rounded_half_up_and_at_most_the_examples(counts, rule, threshold):
-    unit = int(counts.min()) if rule == "ratio" else threshold
+    unit = int(counts.min()) if rule == "ratio" else max(threshold, int(counts.min()))
     expected = [min(n, 1000, max(1, (2 * n + unit) // (2 * unit))) for n in counts.tolist()]
     if rule == "ratio":
         expected = [k if n > threshold else 1 for k, n in zip(expected, counts, strict=True)]
@@ -301,10 +326,11 @@ def test_given_subclasses_are_groups_and_the_rest_is_clustered():
     grouping = regroup(features[order], labels[order], clustering="given", subclasses=subclasses[order], min_size=8)
     # Subclasses keep their sizes. The 60 examples without one are split as a class of 60 is.
     rest = (labels[order] == 0) & (subclasses[order] == "")
-    alone = regroup(features[order][rest], np.zeros(60, int), rule="target", threshold=10, min_size=8)
-    np.testing.assert_array_equal(grouping.pseudo_labels[rest] - 3, alone.pseudo_labels)
-    assert grouping.names == ("a", "b", "c", *[""] * alone.num_pseudo_classes, "alone", "c", "")
-    assert np.bincount(grouping.parent).tolist() == [3 + alone.num_pseudo_classes, 2, 1]
+    both = rest | (labels[order] == 2)
+    alone = regroup(features[order][both], labels[order][both] // 2, min_size=8)
+    np.testing.assert_array_equal(grouping.pseudo_labels[rest] - 3, alone.pseudo_labels[rest[both]])
+    assert grouping.names == ("a", "b", "c", *[""] * (alone.num_pseudo_classes - 1), "alone", "c", "")
+    assert np.bincount(grouping.parent).tolist() == [2 + alone.num_pseudo_classes, 2, 1]
     for k, name in enumerate(grouping.names):
         of_group = order[grouping.pseudo_labels == k]
         assert set(subclasses[of_group]) == {name} and set(labels[of_group]) == {grouping.parent[k]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rgjax import config as settings
-from rgjax.config import VARIANTS
+from rgjax.config import VARIANTS, ablations
 from rgjax.errors import UserError
 from rgjax.storage import manifest
 from rgjax.storage.files import write_json
@@ -41,6 +41,7 @@ def values(grid, field):
     [
         ("cifar100_binary.py", [300, 400, 500, 600, 700, 800], ["target"]),
         ("ham10000_binary.py", [250, 300, 350, 400, 450, 500], ["target"]),
+        ("images.py", [50, 100, 200, 400, 800, 1600], ["ratio", "target"]),
         ("ham10000.py", [200, 300, 400, 500, 600, 700], ["ratio", "target"]),
     ],
 )
@@ -52,10 +53,13 @@ def test_grids_are_those_of_the_papers_appendix(name, thresholds, rules):
     assert values(by_label["ldam"], "loss.s") == [10, 20, 30]
     assert len(by_label["ldam"]) == 9
     assert by_label.pop("rg original classes", ({},)) == ({},)  # these groups have no threshold
+    ratio = {"regroup.rule": "ratio", "regroup.threshold": 0}  # in HAM10000, a threshold of 200 is the same
     for label in (label for label in by_label if label.startswith("rg")):
-        assert values(by_label[label], "regroup.threshold") == thresholds
-        assert values(by_label[label], "regroup.rule") == rules
-        assert len(by_label[label]) == len(thresholds) * len(rules)
+        grid = [point for point in by_label[label] if point != ratio]
+        assert values(grid, "regroup.threshold") == thresholds
+        assert values(grid, "regroup.rule") == rules
+        assert len(grid) == len(thresholds) * len(rules)
+        assert len(by_label[label]) == len(grid) + (name != "ham10000.py")
     assert {label.split()[0] for label in by_label} == set(settings.METHODS)
 
 
@@ -71,7 +75,10 @@ def test_paper_has_three_tables_and_the_ablations():
     assert {label for study, label in by_study if study == "phrasebank"} == set(
         ["ce", "wce", "focal", "ldam", "la", "ros", "rg", "rg_wce"]
     )
-    assert {f"rg {name}" for name in VARIANTS} <= {label for _, label in by_study}
+    assert {" ".join((point["method"], point["variant"])) for point in ablations(settings.RATIO)} <= {
+        label for _, label in by_study
+    }
+    assert {point["variant"] for point in ablations(settings.RATIO)} == VARIANTS.keys()
 
 
 @pytest.mark.parametrize(
@@ -181,16 +188,17 @@ def test_selected_point_has_the_better_aggregation_unless_it_is_set(file, tmp_pa
 def test_points_of_equal_groups_are_one_experiment(tmp_path):
     path = tmp_path / "study.py"
     text = FILE.replace("for threshold in (100, 200)", "for threshold in (50, 100, 150, 1000, 2000)")
+    text = text.replace('{"train.epochs": 3}', '{"train.epochs": 3, "data.positive": "8"}')
     path.write_text(text.replace('"regroup.threshold"', '"regroup.rule": "target", "regroup.threshold"'))
     plan = plan_of(str(path), tmp_path)
     shorter = without_repeats(plan)
     assert variant_of(shorter, "focal") == variant_of(plan, "focal")
     for label in ("rg", "rg random groups"):
         rg = variant_of(shorter, label)
-        # A class of the digits has 111 to 117 training examples: from 100 on, none is split.
-        assert [point["regroup.threshold"] for point in rg.searched] == [50, 100]
-        assert [run.config.regroup.threshold for run in shorter.tuning_runs(rg, ALL_SEEDS)] == [50, 100]
-    assert shorter.total == plan.total - 2 * 3
+        # There are 111 eights among the training examples, so that no group is smaller, and 1,032 others.
+        assert [point["regroup.threshold"] for point in rg.searched] == [50, 150, 1000]
+        assert [run.config.regroup.threshold for run in shorter.tuning_runs(rg, ALL_SEEDS)] == [50, 150, 1000]
+    assert shorter.total == plan.total - 2 * 2
     SweepState(shorter, {}, command="")
     assert with_recorded_repeats(plan) == shorter
 
