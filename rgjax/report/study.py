@@ -252,7 +252,7 @@ def table_caption(study: Study, rows: Sequence[TableRow]) -> str:
     runs = study.unit.removesuffix("s") if n == "1" else study.unit
     rule = f" Hyper-parameters were chosen by {study.selected_by}." if study.selected_by else ""
     tuned = any(("tuned BA", "") in row.scores for row in rows)
-    thresholds = "; tuned: at the thresholds that maximize it on the validation set" if tuned else ""
+    thresholds = "; tuned: at the thresholds that each run chose on its validation set" if tuned else ""
     return (
         f"{study.dataset}, n = {n} {runs}: balanced accuracy (BA{thresholds}) and average precision (AP) of each class "
         "on the test set. Below each class: its number of examples in the whole data set. ±: sample standard deviation "
