@@ -8,13 +8,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from rgjax.regroup import Regrouping
-from rgjax.report.text import escape_markdown, escape_mathtext, file_name
+from rgjax.report.text import escape_markdown, file_name, shorten
 from rgjax.sampling.deepsmote import Synthetic
 from rgjax.storage.files import atomic_path
 
 _NEAREST, _RANDOM = 8, 4  # members shown for each group
 _TILE, _GAP, _MARGIN = 64, 4, 72  # pixels
 _SHORT_NAME = 11  # characters that fit the margin
+_BAR, _MAX_WIDTH = 0.16, 16.0  # inches of a bar with a name, and of all bars
+_SHADES = "#0072B2", "#E69F00"
 _MAX_CHARACTERS = 2000  # of a sentence
 
 
@@ -145,15 +147,22 @@ def _group_table(name: str, sentences: np.ndarray, groups: Sequence[_Group]) -> 
 
 
 def _draw_sizes(path: Path, regrouping: Regrouping, class_names: tuple[str, ...]) -> None:
+    """Bars in two shades by turns; the classes are named below, those that there is room for."""
     # Imported here: it takes a second, and most commands draw nothing.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(6.4, regrouping.num_pseudo_classes / 8), 4), layout="constrained")
+    width = min(max(6.4, regrouping.num_pseudo_classes * _BAR), _MAX_WIDTH)
+    bar = 0.85 * width / regrouping.num_pseudo_classes
+    figure = Figure(figsize=(width, 4), layout="constrained")
     axes = figure.subplots()
+    ticks: dict[float, str] = {}
     for c, name in enumerate(class_names):
         groups = np.flatnonzero(regrouping.parent == c)
-        sizes = np.sort(regrouping.counts[groups])[::-1]
-        axes.bar(groups, sizes, label=escape_mathtext(name), color=f"C{c % 10}")
-    axes.set(xlabel="pseudo-classes, by class and size", ylabel="training examples", xticks=[])
-    axes.legend(fontsize="small", ncols=2)
+        axes.bar(groups, np.sort(regrouping.counts[groups])[::-1], color=_SHADES[c % 2])
+        if not ticks or (groups.mean() - max(ticks)) * bar >= _BAR:
+            ticks[groups.mean()] = shorten(name, 18)
+    level = np.diff([*ticks]).min(initial=np.inf) * bar >= 1
+    axes.set_xticks([*ticks], [*ticks.values()], rotation=0 if level else 90)
+    axes.set(xlabel="pseudo-classes, by class and size", ylabel="training examples")
+    axes.margins(x=0.01)
     figure.savefig(path, dpi=120)

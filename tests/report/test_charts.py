@@ -2,17 +2,21 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import precision_recall_curve as reference
+from sklearn.metrics import precision_recall_curve, precision_score, recall_score, roc_curve
 
 from rgjax.config import METHODS, Method
-from rgjax.report.plots import ablations, outcomes
+from rgjax.decision import read_decision
+from rgjax.report.plots import ablations, rankings, results
+from rgjax.report.plots.calibration import expected_calibration_error, reliability, reliability_bins
 from rgjax.report.plots.charts import draw_all
 from rgjax.report.plots.curves import hyper_parameters
-from rgjax.report.plots.outcomes import precision_recall_curve
+from rgjax.report.plots.predictions import read_outcomes, threshold_curve
 from rgjax.report.plots.style import PALETTE, RG, line_styles, method_color
+from rgjax.report.plots.thresholds import thresholds
 from rgjax.report.reading import read_runs
 from rgjax.report.runs import Entry
 from rgjax.report.study import make_studies
+from tests.support.sweeps import ODD
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("finished sweep")]
 
@@ -24,22 +28,99 @@ def studies(finished_sweep):
 
 def test_each_study_has_the_figures_that_its_runs_allow(finished_sweep):
     names = {path.name for path in (finished_sweep / "figures").iterdir()}
-    both = ("precision-recall", "confusion", "training", "losses", "aggregation")
+    both = ("precision-recall", "roc", "reliability", "confusion", "training", "losses", "aggregation")
     expected = {f"{study}-{name}" for study in ("digits", "triple") for name in both}
     expected |= {f"digits-{name}" for name in ("grouping", "clustering", "curves-focal", "curves-ldam")}
     assert names == {f"{name}{suffix}" for name in expected for suffix in (".png", ".svg")}
 
 
-def test_precision_and_recall_equal_scikit_learns():
+def test_curves_equal_scikit_learns():
     rng = np.random.default_rng(0)
     scores, positive = rng.normal(size=150).round(1), rng.random(150) < 0.3  # with ties
-    recall, precision = precision_recall_curve(scores, positive)
-    expected = {(r, p) for p, r, _ in zip(*reference(positive, scores), strict=False)}
-    assert {(r, p) for r, p in zip(recall, precision, strict=True)} <= expected
+    recall, precision, false_positives = threshold_curve(scores, positive)
+    expected = {(r, p) for p, r, _ in zip(*precision_recall_curve(positive, scores), strict=False)}
+    assert {*zip(recall, precision, strict=True)} <= expected
+    expected = {(r, f) for f, r, _ in zip(*roc_curve(positive, scores, drop_intermediate=False), strict=True)}
+    assert {*zip(recall, false_positives, strict=True)} <= expected
     assert recall[-1] == 1
-    many = precision_recall_curve(rng.normal(size=5000), np.arange(5000) < 3000)
-    assert len(many[0]) <= 200
-    assert many[0][-1] == 1
+    many, _, _ = threshold_curve(rng.normal(size=5000), np.arange(5000) < 3000)
+    np.testing.assert_allclose(many, np.linspace(0.01, 1, 100))
+
+
+def test_points_are_where_the_labels_of_the_decision_are(studies):
+    study = studies["triple"]
+    (run, *_), (outcome, *_) = study.finished(Entry("ce")), read_outcomes(study)[Entry("ce")]
+    with np.load(run.folder / "predictions.npz") as file:
+        logits, labels = file["test_logits"], file["test_labels"]
+    chosen = {"argmax": logits.argmax(axis=1), "tuned": read_decision(run.folder, "max").predict(logits)}
+    for choice, predicted in chosen.items():
+        recalls, precisions, _ = np.array(list(getattr(outcome, choice).values())).T
+        np.testing.assert_allclose(recalls, recall_score(labels, predicted, average=None))
+        np.testing.assert_allclose(precisions, precision_score(labels, predicted, average=None))
+    figure = rankings.precision_recall(study, {Entry("ce"): [outcome]})
+    assert figure is not None
+    markers = [line.get_xydata()[0] for line in figure.axes[1].lines if line.get_linestyle() == "None"]
+    np.testing.assert_allclose(markers, [getattr(outcome, choice)[ODD][:2] for choice in chosen])
+
+
+def test_of_two_classes_the_points_lie_on_their_curves(studies):
+    for outcome in read_outcomes(studies["digits"])[Entry("wce")]:
+        for name, curve in outcome.curves.items():
+            for point in (outcome.argmax[name], outcome.tuned[name]):
+                above, below = curve[2, curve[0] > point[0]], curve[2, curve[0] <= point[0]]
+                assert below.max(initial=0) <= point[2] <= above.min(initial=1)
+
+
+def test_reliability_bins_have_equal_mass_and_give_the_ece():
+    rng = np.random.default_rng(0)
+    confidences = rng.uniform(0.5, 1, 301)
+    correct = rng.random(301) < confidences**2
+    bins = reliability_bins(confidences, correct)
+    order = np.argsort(confidences)
+    parts = [part for part in np.array_split(order, 15)]
+    assert set(bins[:, 2]) == {20, 21}
+    errors = [abs(correct[part].mean() - confidences[part].mean()) * len(part) for part in parts]
+    assert expected_calibration_error(confidences, correct) == pytest.approx(sum(errors) / 301, abs=2e-3)
+    assert len(reliability_bins(np.full(9, 0.7), np.ones(9, bool))) == 1  # equal confidences cannot be told apart
+
+
+def test_runs_of_older_versions_show_the_argmax_alone(sweep_of):
+    sweep = sweep_of(decides=False)
+    sweep.run("a", "ce")
+    (study,) = make_studies(read_runs(sweep.folder), {})
+    outcomes = read_outcomes(study)
+    (outcome,) = outcomes[Entry("ce")]
+    assert (outcome.tuned, outcome.calibrated) == ({}, None)
+    curves, diagram = rankings.roc(study, outcomes), reliability(outcomes)
+    assert curves is not None and diagram is not None
+    assert "tuned" not in {line.get_label() for axes in curves.axes for line in axes.lines}
+    assert len(diagram.axes[0].lines) == 2  # with the diagonal
+    assert thresholds(study) is None
+
+
+def test_a_damaged_decision_is_skipped_with_a_warning(sweep_of, capsys):
+    sweep = sweep_of()
+    for name, text in (
+        ("a", '{"by'),
+        ("b", '{"rule": "costs", "by_aggregation": {"max": {"offsets": {"x": 0}, "temperature": 1}}}'),
+    ):
+        (sweep.run(name, "ce", seed=ord(name)) / "decision.json").write_text(text)
+    (study,) = make_studies(read_runs(sweep.folder), {})
+    assert [outcome.tuned for outcome in read_outcomes(study)[Entry("ce")]] == [{}, {}]
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["rgjax", "rgjax"]
+
+
+def test_no_more_than_six_entries_are_colored_and_none_is_missing(sweep_of):
+    sweep = sweep_of()
+    for i, method in enumerate(METHODS):
+        sweep.run(method, method, skill=1 + i / 20)
+    (study,) = make_studies(read_runs(sweep.folder), {})
+    figure = rankings.roc(study, read_outcomes(study))
+    assert figure is not None
+    lines = [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
+    labels = [line.get_label() for line in lines]
+    assert {"CE", "RG"} < set(labels) and len(set(labels)) == 7
+    assert labels.count("other methods") == len(METHODS) - 6
 
 
 def test_curves_show_the_scores_of_the_grid(studies):
@@ -102,10 +183,11 @@ def test_runs_without_predictions_or_history_are_skipped(sweep_of, capsys):
     with open(sweep.run("b", "wce") / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "epo')
     (study,) = make_studies(read_runs(sweep.folder), {})
-    figure = outcomes.precision_recall(study)
+    figure = rankings.precision_recall(study, read_outcomes(study))
     assert figure is not None
-    assert {line.get_label() for line in figure.axes[0].lines} == {"WCE", "chance"}
-    trained = outcomes.training(study)
+    labels = {str(line.get_label()) for line in figure.axes[0].lines}
+    assert {label for label in labels if label[0] != "_"} == {"WCE", "chance", "argmax", "tuned"}
+    trained = results.training(study)
     assert trained is not None
     assert [line.get_xdata().tolist() for line in trained.axes[0].lines] == [[1, 2, 3]]
     (warning,) = capsys.readouterr().err.splitlines()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from rgjax import metrics
 from rgjax.config import method_config
+from rgjax.decision import FILE, fit_decision
 
 ODD = "a_b & <b>c</b> $x$"
 
@@ -23,6 +24,7 @@ class Sweep:
     classes: tuple[str, ...] = ("rest", "8")
     groups: tuple[int, ...] = (4, 1)
     sizes: tuple[int, ...] = (80, 20)
+    decides: bool = True  # runs of older versions do not
 
     def run(self, name, method, *, variant="", stage=2, seed=0, skill=1.5, overrides=None, state="done", **config):
         """Write a run below the folder; `skill` is how far apart its logits set the classes."""
@@ -80,6 +82,19 @@ class Sweep:
             }
             for how in ("max", "sum")
         }
+        if self.decides:
+            decisions = {
+                how: fit_decision(class_logits(logits["val"], parent, how), labels, self.classes) for how in scores
+            }
+            by_aggregation = {
+                how: {
+                    "offsets": dict(zip(self.classes, decision.offsets.tolist(), strict=True)),
+                    "temperature": decision.temperature,
+                }
+                for how, decision in decisions.items()
+            }
+            content = {"split": "val", "n": len(labels), "rule": "balanced accuracy", "by_aggregation": by_aggregation}
+            (folder / FILE).write_text(json.dumps(content))
         chosen = scores[settings.regroup.aggregate]
         result = {
             "dataset": f"{self.study}_set",

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from matplotlib.figure import Figure
 
 from rgjax.config import ENCODERS
-from rgjax.report.plots.style import RG, in_percent, new_figure
+from rgjax.report.plots.style import RG, in_percent, legend_below, new_figure
 from rgjax.report.runs import Entry, RunRecord
 from rgjax.report.study import Score, Study, score_of
 from rgjax.report.text import shorten
@@ -133,6 +133,5 @@ def _draw(comparison: Comparison) -> Figure | None:
         axes.grid(visible=False, axis="y")
         in_percent(axes.xaxis)
     if len(series) > 1:
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=2)
+        legend_below(figure, columns=2)
     return figure

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from rgjax.report.plots import ablations, outcomes
+from rgjax.report.plots import ablations, rankings, results
+from rgjax.report.plots.calibration import reliability
 from rgjax.report.plots.curves import hyper_parameters
+from rgjax.report.plots.predictions import read_outcomes
 from rgjax.report.plots.style import save, style
+from rgjax.report.plots.thresholds import thresholds
 from rgjax.report.study import Study
 from rgjax.report.text import file_name
 
@@ -41,22 +44,46 @@ def draw_all(study: Study, folder: Path) -> list[Chart]:
 
 def _figures(study: Study) -> Iterator[tuple[str, str, Callable[[], Figure | None]]]:
     """Name, caption and drawing function of each figure."""
+    outcomes = read_outcomes(study)
     legend = "points and bars are means and standard deviations over seeds"
+    curves = (
+        "mean over seeds at equal recall. Points: where the argmax (hollow) and the tuned thresholds (filled) are; "
+        "with more than two classes they may lie off the curve, as a decision weighs all classes."
+    )
+    yield (
+        "thresholds",
+        "Balanced accuracy of the argmax (circles) and at the thresholds that validation chose (diamonds), beside "
+        "macro AP, which has none: means over seeds. A difference that tuning closes is one of the threshold.",
+        partial(thresholds, study),
+    )
     yield (
         "precision-recall",
-        "Precision against recall on the test set, first reported seed. Dotted: the share of the class.",
-        partial(outcomes.precision_recall, study),
+        f"Precision against recall on the test set, {curves}",
+        partial(rankings.precision_recall, study, outcomes),
+    )
+    yield (
+        "roc",
+        f"ROC: recall against the false positive rate on the test set, {curves}",
+        partial(rankings.roc, study, outcomes),
+    )
+    yield (
+        "reliability",
+        "Accuracy on the test set against the confidence in the predicted class, in 15 bins of equal mass that pool "
+        "all seeds; points below the diagonal are overconfident. Squares: after division of the logits by the "
+        "temperature T that validation chose. ECE: expected calibration error, mean over seeds.",
+        partial(reliability, outcomes),
     )
     yield (
         "confusion",
-        "Confusion matrices on the test set, summed over seeds. Percentages and colors: share of the true class.",
-        partial(outcomes.confusion, study),
+        "Confusion matrices of the argmax on the test set, summed over seeds. Colors and percentages: share of the "
+        "true class; with at most eight classes, the examples below.",
+        partial(results.confusion, study),
     )
     yield (
         "training",
         "Training loss and validation BA, means over the reported seeds. The losses of different methods are not "
         "comparable.",
-        partial(outcomes.training, study),
+        partial(results.training, study),
     )
     yield "losses", f"Each loss without and with regrouping: {legend}.", partial(ablations.losses, study)
     yield "grouping", f"Features and clusterings that form the groups: {legend}.", partial(ablations.grouping, study)

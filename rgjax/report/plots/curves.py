@@ -2,17 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rgjax.report.plots.style import RG, in_percent, new_figure
-from rgjax.report.runs import Entry, RunRecord, format_settings
+from rgjax.report.plots.style import MUTED, RG, SHAPES, in_percent, legend_below, name_ticks, new_figure
+from rgjax.report.runs import Entry, RunRecord
 from rgjax.report.study import Study, score_of
 from rgjax.report.text import escape_mathtext, shorten
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_SPLITS = {"validation": ("val_ba", "-"), "test": ("test_ba", "--")}  # column, dashes
+_LEGEND_COLUMNS = 2
+
+Lines: TypeAlias = Mapping[str, Mapping[int, Sequence[RunRecord]]]  # setting of the rest -> position of the value
 
 
 def hyper_parameters(study: Study, entry: Entry) -> Figure | None:
@@ -23,38 +27,63 @@ def hyper_parameters(study: Study, entry: Entry) -> Figure | None:
     varied = {name: grid for name, grid in values.items() if len(grid) > 1}
     if not varied:
         return None
-    figure, panels = new_figure(1, len(varied), width=max(3.2, 7.2 / len(varied)), height=3.2)
+    lines = {name: _lines(runs, name, grid, [each for each in varied if each != name]) for name, grid in varied.items()}
+    rows = max(-(-len(of_name) // _LEGEND_COLUMNS) for of_name in lines.values())
+    width = max(3.2, 7.2 / len(varied))
+    figure, panels = new_figure(1, len(varied), width=width, height=3 + 0.18 * rows)
     chosen = next((run.settings for run in study.runs_of(entry, 2)), {})
     for (name, grid), axes in zip(varied.items(), panels, strict=True):
-        _draw(axes, runs, name, grid, remaining=[each for each in varied if each != name])
+        _draw(axes, lines[name])
+        if len(varied) > 1:
+            _name_lines(axes, [each for each in varied if each != name], lines[name])
         if chosen.get(name) in grid:
             axes.axvline(grid.index(chosen[name]), color=RG, linewidth=1, linestyle=":", label="chosen")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1 if len(varied) > 1 else 3)
+        axes.set_xlabel(escape_mathtext(name))
+        name_ticks(axes, [shorten(value, 12) for value in grid], 0.75 * width)
+        axes.margins(x=0.08)
+        in_percent(axes.yaxis)
     panels[0].set_ylabel("balanced accuracy (%)")
+    legend_below(figure, columns=3)
     return figure
 
 
-def _draw(axes: Axes, runs: Sequence[RunRecord], name: str, values: list, remaining: Sequence[str]) -> None:
-    """Validation (solid) and test (dashed) scores against the hyper-parameter `name`."""
+def _lines(runs: Sequence[RunRecord], name: str, values: list, remaining: Sequence[str]) -> Lines:
     lines: dict[str, dict[int, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         if name in run.settings:
-            setting = format_settings({each: run.settings.get(each) for each in remaining})
+            setting = ", ".join(shorten(run.settings.get(each, "-"), 20) for each in remaining)
             lines[setting][values.index(run.settings[name])].append(run)
-    for i, (setting, points) in enumerate(lines.items()):
-        for column, dashes, split in (("val_ba", "-", "validation"), ("test_ba", "--", "test")):
-            label = escape_mathtext(", ".join(filter(None, (setting, split))))
-            _draw_line(axes, points, column, color=_COLORS[i % len(_COLORS)], linestyle=dashes, label=label)
-    axes.set_xlabel(escape_mathtext(name))
-    axes.set_xticks(range(len(values)), [shorten(value, 12) for value in values])
-    axes.margins(x=0.08)
-    in_percent(axes.yaxis)
+    return lines
 
 
-def _draw_line(axes: Axes, points: Mapping[int, list[RunRecord]], column: str, **style: Any) -> None:
+def _draw(axes: Axes, lines: Lines) -> None:
+    """Validation (solid) and test (dashed) scores by the position of the value."""
+    for i, points in enumerate(lines.values()):
+        style = {"color": _COLORS[i % len(_COLORS)], "marker": SHAPES[i % len(SHAPES)]}
+        for split, (column, dashes) in _SPLITS.items():
+            if i == 0 and len(lines) > 1:
+                axes.plot([], [], color=MUTED, linestyle=dashes, label=split)  # in the legend
+            _draw_line(axes, points, column, linestyle=dashes, label=split, **style)
+
+
+def _name_lines(axes: Axes, remaining: Sequence[str], lines: Lines) -> None:
+    """A legend above the panel: the settings of the lines."""
+    solid = axes.containers[:: len(_SPLITS)]
+    axes.legend(
+        solid,
+        list(lines),
+        title=escape_mathtext(", ".join(remaining)),
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=_LEGEND_COLUMNS,
+    )
+
+
+def _draw_line(axes: Axes, points: Mapping[int, Sequence[RunRecord]], column: str, **style: Any) -> None:
     scores = {x: score for x in sorted(points) if (score := score_of(run.row[column] for run in points[x]))}
     means, deviations = [score.mean for score in scores.values()], [score.std or 0 for score in scores.values()]
-    axes.errorbar(list(scores), means, yerr=deviations, marker="o", capsize=2, elinewidth=0.8, **style)
+    axes.errorbar(list(scores), means, yerr=deviations, capsize=2, elinewidth=0.8, **style)
 
 
 def _in_order(values: set[Any]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Style of all figures: sizes, color-blind safe colors, reproducible files."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -20,6 +23,7 @@ PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D
 _MORE_COLORS = ("#332288", "#117733", "#AA4499", "#44AA99", "#661100")
 RG = "#882255"  # the maroon of the paper
 MUTED = "#777777"
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "8")  # of markers
 _DASHES = (
     "-",
     (0, (1, 1)),
@@ -29,6 +33,7 @@ _DASHES = (
     (0, (2, 1)),
 )  # variants of one method with regrouping
 
+_CHARACTER, _LINE = 0.085, 0.14  # inches of a tick label
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -72,20 +77,35 @@ def new_figure(
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
 
 
+def panel_grid(count: int, *, width: float, height: float, most: int = 4) -> tuple[Figure, list[Axes], int]:
+    """A figure, `count` panels in about equal rows of at most `most`, and the panels of a row."""
+    rows = -(-count // most)
+    columns = -(-count // rows)
+    figure, panels = new_figure(rows, columns, width=width, height=height)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count], columns
+
+
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     """Write NAME.png and NAME.svg; the same figure gives the same bytes."""
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    for path, unset in ((png, "Software"), (svg, "Date")):
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=160, metadata={unset: None})
-        figure.set_layout_engine("none")  # the layout is done, and doing it again takes as long as drawing
+    figure.set_dpi(160)
+    with atomic_path(png) as temporary:  # `Figure.savefig` would draw twice
+        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+    figure.set_layout_engine("none")  # the layout is done, and doing it again takes as long as drawing
+    with atomic_path(svg) as temporary:
+        FigureCanvasSVG(figure).print_svg(temporary, metadata={"Date": None})
     return png, svg
 
 
 def line_styles(entries: Sequence[Entry]) -> dict[Entry, dict[str, Any]]:
-    """Thick lines for regrouping, dashed for its variants; thin ones for baselines."""
+    """Thick lines for regrouping, dashed for its variants; thin ones for baselines.
+
+    Each has its own marker, as some share a color or differ by it alone.
+    """
     styles, variants = {}, dict.fromkeys((entry.method for entry in entries), 0)
-    for entry in entries:
+    for i, entry in enumerate(entries):
         dashes = _DASHES[variants[entry.method] % len(_DASHES)]
         variants[entry.method] += 1
         width, dashes = (1.7, dashes) if entry.regroups else (0.9, (0, (3, 1.2)))
@@ -93,6 +113,7 @@ def line_styles(entries: Sequence[Entry]) -> dict[Entry, dict[str, Any]]:
             "color": method_color(entry),
             "linewidth": width,
             "linestyle": dashes,
+            "marker": SHAPES[i % len(SHAPES)],
             "label": escape_mathtext(entry.name),
         }
     return styles
@@ -112,12 +133,34 @@ def method_color(entry: Entry) -> str:
     return colors[baselines.index(entry.baseline) % len(colors)]
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)))
+def legend_below(figure: Figure, columns: int) -> None:
+    """One legend for all panels."""
+    labeled = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            labeled.setdefault(name, handle)
+    figure.legend(labeled.values(), labeled.keys(), loc="outside lower center", ncols=min(columns, len(labeled)))
 
 
-def in_percent(axis: Axis) -> None:
+def name_ticks(axes: Axes, names: Sequence[str], inches: float) -> None:
+    """Names at 0, 1, ... on the x-axis, which is so long.
+
+    Where they would touch they are slanted, and where these would, some are left out.
+    """
+    room = inches / len(names)
+    slanted = max(map(len, names)) * _CHARACTER > room
+    step = math.ceil(_LINE / room) if slanted else 1
+    how = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    axes.set_xticks(range(0, len(names), step), names[::step], **how)
+
+
+def in_percent(axis: Axis, ticks: int = 6) -> None:
     """Show shares in percent, without the sign, which the axis label has."""
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}"))
+
+
+def quarters(axes: Axes) -> None:
+    """Ticks at the quarters of both axes, which show shares from 0 to 1."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))

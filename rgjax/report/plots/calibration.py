@@ -1,0 +1,76 @@
+"""Reliability diagrams: whether confidences are as high as the accuracy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rgjax.report.plots.predictions import Outcome
+from rgjax.report.plots.style import MUTED, in_percent, method_color, panel_grid
+from rgjax.report.runs import Entry
+from rgjax.report.text import shorten
+
+_BINS = 15
+
+
+def reliability(outcomes: Mapping[Entry, Sequence[Outcome]]) -> Figure | None:
+    """Accuracy against confidence in bins of equal mass, a panel for each entry.
+
+    The predictions of all runs are pooled.
+    """
+    if not outcomes:
+        return None
+    figure, panels, columns = panel_grid(len(outcomes), width=2.6, height=2.9)
+    for i, ((entry, of_runs), axes) in enumerate(zip(outcomes.items(), panels, strict=True)):
+        _draw(axes, entry, of_runs)
+        axes.set_xlabel("" if i + columns < len(outcomes) else "confidence (%)")
+        axes.set_ylabel("" if i % columns else "accuracy (%)")
+    low = min(float(np.min(line.get_data())) for axes in panels for line in axes.lines)
+    bottom = max(0, np.floor(10 * low) / 10)
+    for axes in panels:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
+        axes.set(xlim=(bottom - 0.02, 1.02), ylim=(bottom - 0.02, 1.02))
+        in_percent(axes.xaxis, ticks=4)
+        in_percent(axes.yaxis, ticks=4)
+    return figure
+
+
+def _draw(axes: Axes, entry: Entry, outcomes: Sequence[Outcome]) -> None:
+    """The bins before and after the temperature; the legend has the mean ECE of the runs."""
+    _draw_bins(axes, [(o.confidences, o.correct) for o in outcomes], "as trained", color=MUTED, marker="o", mfc="white")
+    tempered = [(o.calibrated, o.correct) for o in outcomes if o.calibrated is not None]
+    if tempered:
+        temperature = np.mean([o.temperature for o in outcomes if o.temperature is not None])
+        _draw_bins(axes, tempered, f"T = {temperature:.3g}", color=method_color(entry), marker="s")
+    title = shorten(entry.name)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), title=title, alignment="left", borderpad=0, borderaxespad=0.4)
+
+
+def _draw_bins(axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], label: str, **style: Any) -> None:
+    """Mean confidence and accuracy of each bin of the pooled runs."""
+    confidences, correct = map(np.concatenate, zip(*runs, strict=True))
+    points = reliability_bins(confidences, correct)
+    error = np.mean([expected_calibration_error(*run) for run in runs])
+    axes.plot(points[:, 0], points[:, 1], label=f"{label}: ECE {100 * error:.1f} %", linewidth=0.9, **style)
+
+
+def reliability_bins(confidences: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Mean confidence, accuracy and number of examples of each bin [bins, 3]."""
+    bins = _bins(confidences)
+    sizes = np.bincount(bins)
+    sums = np.bincount(bins, confidences), np.bincount(bins, correct)
+    return np.column_stack([*(sums / np.maximum(sizes, 1)), sizes])[sizes > 0]
+
+
+def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray) -> float:
+    confidence, accuracy, sizes = reliability_bins(confidences, correct).T
+    return float(np.abs(accuracy - confidence) @ sizes / sizes.sum())
+
+
+def _bins(confidences: np.ndarray) -> np.ndarray:
+    """The bin of each example: of equal mass, but equal confidences share one."""
+    confidences = np.round(confidences, 12)
+    ranks = np.searchsorted(np.sort(confidences), confidences)
+    return ranks * _BINS // len(ranks)
