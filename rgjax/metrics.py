@@ -267,17 +267,25 @@ def recall_intervals(
     return intervals
 
 
+def confidence_bins(confidences: Float[np.ndarray, " N"]) -> Integer[np.ndarray, " N"]:
+    """The bin, 0 to `ECE_BINS` - 1, of each confidence; the bins have equal mass.
+
+    Equal confidences share a bin; rounding makes those equal that differ by floating-point errors alone.
+    """
+    confidences = np.round(confidences, 12)
+    ranks = np.searchsorted(np.sort(confidences), confidences)
+    return ranks * ECE_BINS // len(ranks)
+
+
 def calibration_error(confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"]) -> float:
     """Expected calibration error (ECE) with bins of equal mass.
 
     The mean over bins of |share of correct ones - mean confidence|, weighted by the number of examples (Naeini et al.
-    2015; equal mass: Nixon et al. 2019). Equal confidences share a bin; rounding makes those equal that differ by
-    floating-point errors alone.
+    2015; equal mass: Nixon et al. 2019).
     """
     confidences = np.round(confidences, 12)
-    ranks = np.searchsorted(np.sort(confidences), confidences)
-    bins = ranks * ECE_BINS // len(ranks)
-    return float(np.abs(np.bincount(bins, correct - confidences)).sum() / len(ranks))
+    bins = confidence_bins(confidences)
+    return float(np.abs(np.bincount(bins, correct - confidences)).sum() / len(bins))
 
 
 def calibration_scores(logits: Num[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> dict[str, float]:

@@ -147,7 +147,10 @@ def _group_table(name: str, sentences: np.ndarray, groups: Sequence[_Group]) -> 
 
 
 def _draw_sizes(path: Path, regrouping: Regrouping, class_names: tuple[str, ...]) -> None:
-    """Bars in two shades by turns; the classes are named below, those that there is room for."""
+    """A bar for each pseudo-class, in alternate colors by class.
+
+    Class names that would overlap are left out.
+    """
     # Imported here: it takes a second, and most commands draw nothing.
     from matplotlib.figure import Figure
 

@@ -7,7 +7,7 @@ from sklearn.metrics import precision_recall_curve, precision_score, recall_scor
 from rgjax.config import METHODS, Method
 from rgjax.decision import read_decision
 from rgjax.report.plots import ablations, rankings, results
-from rgjax.report.plots.calibration import expected_calibration_error, reliability, reliability_bins
+from rgjax.report.plots.calibration import reliability, reliability_bins
 from rgjax.report.plots.charts import draw_all
 from rgjax.report.plots.curves import hyper_parameters
 from rgjax.report.plots.predictions import read_outcomes, threshold_curve
@@ -28,7 +28,7 @@ def studies(finished_sweep):
 
 def test_each_study_has_the_figures_that_its_runs_allow(finished_sweep):
     names = {path.name for path in (finished_sweep / "figures").iterdir()}
-    both = ("precision-recall", "roc", "reliability", "confusion", "training", "losses", "aggregation")
+    both = ("thresholds", "precision-recall", "roc", "reliability", "confusion", "training", "losses", "aggregation")
     expected = {f"{study}-{name}" for study in ("digits", "triple") for name in both}
     expected |= {f"digits-{name}" for name in ("grouping", "clustering", "curves-focal", "curves-ldam")}
     assert names == {f"{name}{suffix}" for name in expected for suffix in (".png", ".svg")}
@@ -71,17 +71,35 @@ def test_of_two_classes_the_points_lie_on_their_curves(studies):
                 assert below.max(initial=0) <= point[2] <= above.min(initial=1)
 
 
-def test_reliability_bins_have_equal_mass_and_give_the_ece():
-    rng = np.random.default_rng(0)
-    confidences = rng.uniform(0.5, 1, 301)
-    correct = rng.random(301) < confidences**2
+def test_reliability_bins_have_equal_mass_and_the_ece_of_the_result(studies):
+    confidences, correct = np.linspace(0.5, 1, 300), np.arange(300) % 3 > 0
     bins = reliability_bins(confidences, correct)
-    order = np.argsort(confidences)
-    parts = [part for part in np.array_split(order, 15)]
-    assert set(bins[:, 2]) == {20, 21}
-    errors = [abs(correct[part].mean() - confidences[part].mean()) * len(part) for part in parts]
-    assert expected_calibration_error(confidences, correct) == pytest.approx(sum(errors) / 301, abs=2e-3)
+    np.testing.assert_allclose(bins[:, 0], confidences.reshape(15, 20).mean(axis=1))
+    np.testing.assert_allclose(bins[:, 1], correct.reshape(15, 20).mean(axis=1))
     assert len(reliability_bins(np.full(9, 0.7), np.ones(9, bool))) == 1  # equal confidences cannot be told apart
+    study = studies["digits"]
+    figure = reliability(read_outcomes(study))
+    assert figure is not None
+    for entry, axes in zip(study.entries, figure.axes, strict=True):
+        rows = [run.row for run in study.finished(entry)]
+        errors = [np.mean([row[name] for row in rows]) for name in ("test_ece", "test_tuned_ece")]
+        legend = axes.get_legend()
+        assert [text.get_text().partition("ECE ")[2] for text in legend.get_texts()] == [
+            f"{100 * x:.1f} %" for x in errors
+        ]
+
+
+def test_ba_is_shown_at_argmax_and_tuned(studies):
+    study = studies["digits"]
+    figure = thresholds(study)
+    assert figure is not None
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert {"CE", "RG, max", "RG, sum", "RG (random groups), sum"} < set(names)
+    row = names.index("RG, sum")
+    runs = study.finished(Entry("rg"))
+    for label, column in (("argmax", "test_ba_sum"), ("tuned", "test_tuned_ba_sum")):
+        shown = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_label() == label]
+        assert shown[row] == pytest.approx(np.mean([run.row[column] for run in runs]))
 
 
 def test_runs_of_older_versions_show_the_argmax_alone(sweep_of):

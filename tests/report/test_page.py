@@ -82,7 +82,7 @@ def test_page_fits_a_phone_and_shows_every_image(page):
     page.locator("details").evaluate_all("all => all.forEach(details => details.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     widths = page.locator("img").evaluate_all("all => all.map(image => image.naturalWidth)")
-    assert len(widths) == 14 + 2  # figures, and a picture of groups for each study
+    assert len(widths) == 20 + 2  # figures, and a picture of groups for each study
     assert min(widths) > 0
 
 

@@ -82,19 +82,6 @@ class Sweep:
             }
             for how in ("max", "sum")
         }
-        if self.decides:
-            decisions = {
-                how: fit_decision(class_logits(logits["val"], parent, how), labels, self.classes) for how in scores
-            }
-            by_aggregation = {
-                how: {
-                    "offsets": dict(zip(self.classes, decision.offsets.tolist(), strict=True)),
-                    "temperature": decision.temperature,
-                }
-                for how, decision in decisions.items()
-            }
-            content = {"split": "val", "n": len(labels), "rule": "balanced accuracy", "by_aggregation": by_aggregation}
-            (folder / FILE).write_text(json.dumps(content))
         chosen = scores[settings.regroup.aggregate]
         result = {
             "dataset": f"{self.study}_set",
@@ -106,6 +93,7 @@ class Sweep:
             "train_counts": dict(zip(self.classes, (3 * size for size in self.sizes), strict=True)),
             **chosen,
             "test_by_aggregation": {how: splits["test"] for how, splits in scores.items()},
+            **self.decide(folder, settings, parent, logits, labels),
             "timing": {"trials": 1, "compile_s": 1.0, "train_s": 2.0, "examples_per_s": 900.5, "total_s": 4.25},
         }
         (folder / "result.json").write_text(json.dumps(result))
@@ -125,6 +113,22 @@ class Sweep:
             (folder / "groups").mkdir()
             Image.fromarray(rng.integers(0, 256, (120, 300, 3), np.uint8)).save(folder / "groups" / "0-rest.png")
             (folder / "groups" / "1-text.md").write_text("# a\n\n| | |\n|---|---|\n| central | profit \\<b\\>rose |\n")
+
+    def decide(self, folder, settings, parent, logits, labels):
+        """Write decision.json; return what result.json has of it."""
+        if not self.decides:
+            return {}
+        by_class = {how: {name: class_logits(z, parent, how) for name, z in logits.items()} for how in ("max", "sum")}
+        decisions = {how: fit_decision(z["val"], labels, self.classes) for how, z in by_class.items()}
+        by_aggregation = {how: decision.as_json() for how, decision in decisions.items()}
+        content = {"split": "val", "n": len(labels), "rule": "balanced accuracy", "by_aggregation": by_aggregation}
+        (folder / FILE).write_text(json.dumps(content))
+        tuned = {
+            how: metrics.label_scores(labels, decision.predict(by_class[how]["test"]), self.classes)
+            | metrics.calibration_scores(by_class[how]["test"] / decision.temperature, labels)
+            for how, decision in decisions.items()
+        }
+        return {"test_tuned": tuned[settings.regroup.aggregate], "test_tuned_by_aggregation": tuned}
 
 
 def class_logits(logits, parent, how):

@@ -7,12 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rgjax.metrics import calibration_error, confidence_bins
 from rgjax.report.plots.predictions import Outcome
 from rgjax.report.plots.style import MUTED, in_percent, method_color, panel_grid
 from rgjax.report.runs import Entry
 from rgjax.report.text import shorten
-
-_BINS = 15
 
 
 def reliability(outcomes: Mapping[Entry, Sequence[Outcome]]) -> Figure | None:
@@ -38,7 +37,7 @@ def reliability(outcomes: Mapping[Entry, Sequence[Outcome]]) -> Figure | None:
 
 
 def _draw(axes: Axes, entry: Entry, outcomes: Sequence[Outcome]) -> None:
-    """The bins before and after the temperature; the legend has the mean ECE of the runs."""
+    """The bins before and after the temperature; the legend has the mean ECE."""
     _draw_bins(axes, [(o.confidences, o.correct) for o in outcomes], "as trained", color=MUTED, marker="o", mfc="white")
     tempered = [(o.calibrated, o.correct) for o in outcomes if o.calibrated is not None]
     if tempered:
@@ -52,25 +51,13 @@ def _draw_bins(axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], label:
     """Mean confidence and accuracy of each bin of the pooled runs."""
     confidences, correct = map(np.concatenate, zip(*runs, strict=True))
     points = reliability_bins(confidences, correct)
-    error = np.mean([expected_calibration_error(*run) for run in runs])
-    axes.plot(points[:, 0], points[:, 1], label=f"{label}: ECE {100 * error:.1f} %", linewidth=0.9, **style)
+    error = np.mean([calibration_error(*run) for run in runs])
+    axes.plot(*points.T, label=f"{label}: ECE {100 * error:.1f} %", linewidth=0.9, **style)
 
 
 def reliability_bins(confidences: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Mean confidence, accuracy and number of examples of each bin [bins, 3]."""
-    bins = _bins(confidences)
+    """Mean confidence and accuracy of each bin that has examples [bins, 2]."""
+    bins = confidence_bins(confidences)
     sizes = np.bincount(bins)
-    sums = np.bincount(bins, confidences), np.bincount(bins, correct)
-    return np.column_stack([*(sums / np.maximum(sizes, 1)), sizes])[sizes > 0]
-
-
-def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray) -> float:
-    confidence, accuracy, sizes = reliability_bins(confidences, correct).T
-    return float(np.abs(accuracy - confidence) @ sizes / sizes.sum())
-
-
-def _bins(confidences: np.ndarray) -> np.ndarray:
-    """The bin of each example: of equal mass, but equal confidences share one."""
-    confidences = np.round(confidences, 12)
-    ranks = np.searchsorted(np.sort(confidences), confidences)
-    return ranks * _BINS // len(ranks)
+    sums = [np.bincount(bins, values) for values in (confidences, correct)]
+    return np.column_stack(sums)[sizes > 0] / sizes[sizes > 0, None]

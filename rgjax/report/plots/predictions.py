@@ -86,7 +86,7 @@ def _read(run: RunRecord, names: Sequence[str], shown: set[str]) -> Outcome | No
 
 
 def _read_decision(run: RunRecord, names: Sequence[str]) -> Decision | None:
-    """The decision of the run's aggregation; None without one, with a warning if it is damaged."""
+    """The decision for the run's aggregation; None if it is missing or damaged."""
     if not (run.folder / FILE).exists():  # as older runs
         return None
     try:

@@ -31,7 +31,7 @@ def precision_recall(study: Study, outcomes: Mapping[Entry, Sequence[Outcome]]) 
 
 
 def colored_entries(study: Study, entries: Iterable[Entry]) -> list[Entry]:
-    """CE, RG and the entries of the highest macro AP on validation, at most `_MAX_COLORED`."""
+    """CE, RG and those of the highest macro AP on validation, in the given order."""
 
     def rank(entry: Entry) -> tuple[bool, float]:
         scores = [run.row["val_macro_ap"] for run in study.finished(entry)]

@@ -78,7 +78,10 @@ def new_figure(
 
 
 def panel_grid(count: int, *, width: float, height: float, most: int = 4) -> tuple[Figure, list[Axes], int]:
-    """A figure, `count` panels in about equal rows of at most `most`, and the panels of a row."""
+    """A figure, its `count` panels, and how many of them, at most `most`, a row has.
+
+    The rows are about equally long. Width and height are of a panel, in inches.
+    """
     rows = -(-count // most)
     columns = -(-count // rows)
     figure, panels = new_figure(rows, columns, width=width, height=height)

@@ -1,4 +1,4 @@
-"""Balanced accuracy at the argmax and at tuned thresholds, beside AP, which has none."""
+"""Balanced accuracy at the argmax and tuned, beside AP, which has no threshold."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,13 +33,16 @@ def thresholds(study: Study) -> Figure | None:
 
 
 def _scores(study: Study) -> dict[str, tuple[Score | None, ...]]:
-    """Tick label -> argmax BA, tuned BA, macro AP; methods that regroup have a row for each aggregation."""
+    """Tick label -> argmax BA, tuned BA, macro AP.
+
+    Methods that regroup have a row for each aggregation.
+    """
     rows = {}
     for entry in study.entries:
         runs, name = study.finished(entry), shorten(entry.name)
         suffixes = {f"{name}, {how}": f"_{how}" for how in AGGREGATIONS} if entry.regroups else {name: ""}
         for label, suffix in suffixes.items():
-            scores = tuple(score_of(run.row.get(f"{column}{suffix}") for run in runs) for column in _COLUMNS)
+            scores = tuple(score_of(run.row[f"{column}{suffix}"] for run in runs) for column in _COLUMNS)
             if scores[0]:
                 rows[label] = scores
     return rows
