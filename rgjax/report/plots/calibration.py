@@ -26,7 +26,7 @@ def reliability(outcomes: Mapping[Entry, Sequence[Outcome]]) -> Figure | None:
         _draw(axes, entry, of_runs)
         axes.set_xlabel("" if i + columns < len(outcomes) else "confidence (%)")
         axes.set_ylabel("" if i % columns else "accuracy (%)")
-    low = min(float(np.min(line.get_data())) for axes in panels for line in axes.lines)
+    low = min(np.asarray(line.get_xydata()).min() for axes in panels for line in axes.lines)
     bottom = max(0, np.floor(10 * low) / 10)
     for axes in panels:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
