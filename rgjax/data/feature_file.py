@@ -44,7 +44,7 @@ class FeatureFile(NamedTuple):
 
 
 def holds_features(path: Path) -> bool:
-    """Whether a file of any kind is one of features. Raises UserError if it is damaged."""
+    """Whether a file is one of features. Raises UserError if it is damaged."""
     if not path.is_file() or path.suffix.lower() not in SUFFIXES:
         return False
     return "features" in (npz_arrays(path, any_order=True) if is_npz(path) else open_parquet(path).nested)

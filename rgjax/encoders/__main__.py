@@ -49,6 +49,8 @@ def write(config: settings.Config, path: Path) -> None:
     """Write the features of a config's data set. Raises UserError for bad input."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"--output={path}: must be FILE{' or FILE'.join(SUFFIXES)}")
+    if config.data.folds is not None:
+        raise UserError(f"config.data.folds={config.data.folds}: the file serves all folds; leave the option out")
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes
     require_devices()
     if config.data.image_size == AUTO:  # the encoder sees the original pictures
