@@ -155,15 +155,14 @@ def plan_of(subject: Subject) -> Plan:
     """The folds and thresholds that fit the data and the time. Raises UserError."""
     most, speed = _most_folds(subject.source), product_speed()
     width = width_of(subject.encoder) if subject.encoder else subject.width
-    counts = np.bincount(subject.source.labels)
-    for folds, number in _GRIDS:
-        folds = min(folds, most)
+    counts, plans = np.bincount(subject.source.labels), []
+    for folds, number in ((min(folds, most), number) for folds, number in _GRIDS):
         train = 0.8 * (1 - 1 / folds) * counts
-        seconds = _runs(folds, number) * head_seconds(width, int(train.sum()), speed)
-        if seconds <= _BUDGET:
-            break
-    total = _FIXED + seconds + encode_seconds(subject.encoder, len(subject.source.labels) * subject.tokens, speed)
-    return Plan(folds, thresholds_of(train, number), total)
+        plan = Plan(folds, thresholds_of(train, number), 0)
+        plans.append(plan._replace(seconds=plan.runs * head_seconds(width, int(train.sum()), speed)))
+    plan = next((plan for plan in plans if plan.seconds <= _BUDGET), plans[-1])
+    encode = encode_seconds(subject.encoder, len(subject.source.labels) * subject.tokens, speed)
+    return plan._replace(seconds=_FIXED + encode + plan.seconds)
 
 
 def thresholds_of(train: np.ndarray, number: int) -> list[int]:
@@ -202,7 +201,9 @@ def choice(workdir: Path) -> tuple[str, Point, dict[str, float]]:
         points[result["method"]][tuple(regroup[field.partition(".")[2]] for field in _CHOICE)] += 1
     means = {method: fmean(scores[method]) for method in (*_WHOLE, *_REGROUPED) if method in scores}
     best = max(means, key=means.__getitem__)
-    settings = dict(zip(_CHOICE, points[best].most_common(1)[0][0], strict=True)) if METHODS[best].regroups else {}
+    settings: Point = {}
+    if METHODS[best].regroups:
+        settings.update(zip(_CHOICE, points[best].most_common(1)[0][0], strict=True))
     return best, settings, means
 
 
@@ -212,6 +213,7 @@ def _runs(folds: int, thresholds: int) -> int:
 
 def _most_folds(source: Source) -> int:
     """The most folds for which each class is large enough. Raises UserError."""
+    reason = None
     for folds in _FOLDS:
         try:
             for fold in range(folds):
