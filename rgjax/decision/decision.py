@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Float, Integer, Num
 from scipy.special import log_softmax, softmax
 
+from rgjax.decision.calibration import best_temperature, bias_corrected
 from rgjax.decision.goal import Goal
 from rgjax.decision.offsets import best_offsets
-from rgjax.decision.temperature import best_temperature
 from rgjax.errors import UserError
 
 FILE = "decision.json"
+_TRUSTED = 1000  # examples of a class whose labels count as much as the calibrated probabilities
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ def fit_decision(
 ) -> Decision:
     """Fit a decision on the examples of a validation split.
 
+    The recall that the labels show is a step function of the offsets, and its maximum is chance: on 1,600 examples of
+    seven classes it costs up to 2 points of BA on others. So the recall of a class is a composite, as in small-area
+    estimation (Fay & Herriot 1979): n / (n + 1000) of the observed one, and the rest expected from calibrated
+    probabilities. Of few examples the offsets are those of the likelihood, of many those that maximize the gain.
+
     Args:
         logits: of the classes.
         labels: the true classes.
@@ -65,12 +71,26 @@ def fit_decision(
         min_recall: class -> recall that it must reach on these examples; BA is maximized among such offsets.
     """
     goal = Goal(costs, min_recall or {})
-    log_probs = log_softmax(np.asarray(logits, np.float64), axis=1)
+    z = np.asarray(logits, np.float64)
+    z = z - z.max(axis=1, keepdims=True)
     counts = np.bincount(labels, minlength=len(class_names))
-    gains = -costs / len(labels) if costs is not None else np.diag(1 / np.maximum(counts, 1)) / np.sum(counts > 0)
+    present = counts > 0
+    temperature = best_temperature(z, labels)
+    scale, biases, probabilities = bias_corrected(z, labels, temperature)
+
+    # Each class's gain is a composite of what its labels say and of what the probabilities expect.
+    trust = counts / (counts + _TRUSTED)
+    expected = probabilities * (counts / probabilities.sum(axis=0))
+    shares = trust * np.eye(len(counts))[labels] + (1 - trust) * expected
+    gains = -costs / len(labels) if costs is not None else np.diag(present / np.maximum(counts, 1) / present.sum())
+
+    # The optimum for BA where the probabilities are right
+    likely = scale * (biases - np.log(counts + 0.5))
+    likely = np.where(present, likely - likely[counts.argmax()], 0.0)
+    starts = [likely] if goal.rule == "balanced accuracy" else [likely, np.zeros(len(counts))]
     goals = {list(class_names).index(name): recall for name, recall in goal.min_recall.items()}
-    offsets = best_offsets(log_probs, labels, gains, goals)
-    return Decision(tuple(class_names), offsets, best_temperature(log_probs, labels), goal.rule)
+    offsets = best_offsets(z, labels, shares @ gains, goals, starts)
+    return Decision(tuple(class_names), offsets, temperature, goal.rule)
 
 
 def read_decision(workdir: Path, aggregate: str) -> Decision:

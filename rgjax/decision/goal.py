@@ -67,7 +67,7 @@ def read_goal(costs: str, min_recall: str, class_names: Sequence[str]) -> Goal:
 def _parse_recalls(spec: str, class_names: Sequence[str]) -> dict[str, float]:
     recalls: dict[str, float] = {}
     # A comma separates pairs if it follows a number, so that classes may have commas and colons in their names.
-    for pair in re.split(r"(?<=[\d.]),(?=[^,]*:)", spec) if spec.strip() else []:
+    for pair in re.split(r"(?<=[\d.]),(?=.*:)", spec) if spec.strip() else []:
         name, value = (part.strip() for part in pair.rpartition(":")[::2])
         if not name:
             raise UserError(f"config.decision.min_recall={spec}: '{pair}' is not CLASS:RECALL, e.g. mel:0.9")
@@ -88,7 +88,7 @@ def _read_costs(path: Path, class_names: Sequence[str]) -> Float[np.ndarray, "C 
         rows = _json_rows(text) if text.lstrip().startswith("{") else _csv_rows(text, class_names)
     except OSError as error:
         raise UserError(f"{place}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{place}: neither JSON nor {_CELL}: {error}") from error
     _require_classes(f"{place}: true classes", [true for true, _ in rows], class_names)
     matrix = np.zeros((len(class_names), len(class_names)))
@@ -123,14 +123,16 @@ def _json_rows(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
 def _csv_rows(text: str, class_names: Sequence[str]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Rows of cells between the delimiters that give the most classes."""
 
-    def cells(delimiter: str) -> list[list[str]]:
-        rows = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
-        return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
-
-    header, *rows = max(map(cells, ",;\t"), key=lambda rows: len({*rows[0]} & {*class_names}) if rows else 0) or [[]]
+    lines = [line for line in text.splitlines() if line.strip(",;\t ")]
+    delimiter = max(",;\t", key=lambda mark: len({*_cells(lines[:1], mark)[0]} & {*class_names}) if lines else 0)
+    header, *rows = _cells(lines, delimiter) or [[]]
     if wrong := next((row for row in rows if len(row) != len(header)), None):
         raise ValueError(f"the row '{wrong[0]}' has {len(wrong)} cells, the first line {len(header)}")
     return [(true, list(zip(header[1:], row, strict=True))) for true, *row in rows]
+
+
+def _cells(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
 
 
 def _number(text: str) -> float:

@@ -1,48 +1,55 @@
-"""Examples of known densities, and the logits that minimize a loss on them."""
+"""Gaussian mixtures whose posteriors, and so whose best decisions, are known."""
+
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
-
-from rgjax.config import method_config
-from rgjax.losses import LOSSES, class_stats, scale_logits
-from rgjax.regroup import cluster_counts
-
-# Training examples of the classes of the paper's data sets, before the binary CIFAR-100 is split.
-PHRASEBANK, HAM, CIFAR = [1842, 872, 387], [4291, 712, 703, 328, 208, 90, 73], [39600, 400]
 
 
-def simulated(counts, rule, threshold, *, each=500, dimensions=8):
-    """Draw `each` examples x of every class, whose groups are Gaussians of a unit variance.
+@dataclass(frozen=True)
+class Mixture:
+    """Classes with means drawn from N(0, spread²) and unit covariance in `dimensions`.
 
-    Returns:
-        log p(x|k) + const [n, K], the class of each group k, the training examples of each k, and the classes [n].
+    Attributes:
+        classes: their number.
+        ratio: of the largest prevalence to the smallest one; they fall geometrically.
+        dimensions: of the examples.
+        spread: of the means.
+        temperature: logits are the log-posteriors times this.
+        bias: standard deviation of what is added to the logits of each class.
+        noise: standard deviation of what is added to each logit.
+        slopes: logits of the first to the last class are multiplied by 1 - slopes to 1 + slopes.
     """
-    rng = np.random.default_rng(0)
-    groups = cluster_counts(np.array(counts), rule, threshold)
-    parent = np.repeat(np.arange(len(counts)), groups)
-    sizes = np.repeat(np.array(counts) // groups, groups)
-    centers = 0.8 * rng.normal(size=(len(parent), dimensions))
-    drawn = np.concatenate([rng.choice(np.flatnonzero(parent == c), each) for c in range(len(counts))])
-    x = centers[drawn] + rng.normal(size=(len(drawn), dimensions))
-    return -0.5 * np.square(x[:, None] - centers).sum(axis=2), parent, sizes, parent[drawn]
 
+    classes: int = 2
+    ratio: float = 20
+    dimensions: int = 8
+    spread: float = 0.6
+    temperature: float = 2.0
+    bias: float = 0.0
+    noise: float = 0.0
+    slopes: float = 0.0
 
-def optimal_logits(loss, likelihood, parent, sizes):
-    """The logits [n, K] that minimize a loss, scaled as those of a finished run.
+    @property
+    def prevalences(self) -> np.ndarray:
+        shares = self.ratio ** -np.linspace(0, 1, self.classes)
+        return shares / shares.sum()
 
-    `loss` has fields of the section `loss`.
-    """
-    config = method_config("ce", {f"loss.{name}": value for name, value in loss.items()}).loss
-    stats = class_stats(config, sizes, parent)
-    posterior = likelihood + np.log(sizes / sizes.sum())
-    if config.name == "wce":
-        posterior += np.log(LOSSES["wce"].weights(stats))
-    if config.name == "la" and not config.posthoc:
-        posterior -= np.log(LOSSES["la"].arguments(config, stats)["prior"])
-    return np.asarray(scale_logits(config, stats, posterior))
+    def draw(self, seed: int, *sizes: int, balanced: bool = False) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Samples of these sizes: labels [n], logits [n, C] and what BA's Bayes rule takes the argmax of [n, C].
 
-
-def class_likelihood(likelihood, parent, sizes):
-    """log p(x|c) + const [n, C], whose largest is the decision of the highest balanced accuracy."""
-    members = [parent == c for c in range(parent.max() + 1)]
-    return np.stack([logsumexp(likelihood[:, m], axis=1, b=sizes[m] / sizes[m].sum()) for m in members], axis=1)
+        `balanced`: the last sample has as many examples of each class, for the BA of the population.
+        """
+        rng, names = np.random.default_rng(seed), np.arange(self.classes)
+        means = rng.normal(size=(self.classes, self.dimensions)) * self.spread
+        biases = rng.normal(size=self.classes) * self.bias
+        samples = []
+        for n in sizes:
+            labels = rng.choice(names, n, p=self.prevalences)
+            if balanced and len(samples) == len(sizes) - 1:
+                labels = np.repeat(names, n // self.classes)
+            x = means[labels] + rng.normal(size=(len(labels), self.dimensions))
+            likelihoods = x @ means.T - (means**2).sum(axis=1) / 2
+            logits = self.temperature * (likelihoods + np.log(self.prevalences)) + biases
+            logits = logits * np.linspace(1 - self.slopes, 1 + self.slopes, self.classes)
+            samples.append((labels, logits + self.noise * rng.normal(size=logits.shape), likelihoods))
+        return samples
