@@ -289,6 +289,9 @@ FIELDS: dict[str, Field] = {
     "train.layer_decay": Field(
         1.0, "pretrained: learning rate of each layer, as a multiple of the next one's", low=0.1, high=1, late=True
     ),
+    "train.head_lr": Field(
+        1.0, "pretrained: learning rate of the head, as a multiple of train.lr", low=1e-3, high=1000, late=True
+    ),
     "train.head_only_percent": Field(
         0.0, "pretrained: share of training in which the head alone learns, in %", low=0, high=100, late=True
     ),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.models.layers import HEADS
+from rgjax.models.layers import new_head
 from rgjax.models.packing import Packed, first_tokens
 from rgjax.models.pooling import Pooling, TextBackbone
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
@@ -34,7 +34,7 @@ class Layout:
     Attributes:
         layers: name of the list of layers.
         layer: names within a layer.
-        types: embeddings of token types are added to those of the positions.
+        types: there are embeddings of token types.
         relative: name of the attention bias by relative positions, which all layers share; None if there is none.
     """
 
@@ -63,12 +63,10 @@ class Bert(TextBackbone):
         self.words = nnx.Param(jnp.asarray(table.take("word_embeddings.weight", (config["vocab_size"], width))))
         first = config.get("first_position", 0)
         count = first + config["max_position_embeddings"]
-        positions = table.take("position_embeddings.weight", (count, width))[first:]
+        self.positions = nnx.Param(jnp.asarray(table.take("position_embeddings.weight", (count, width))[first:]))
         if layout.types:
-            # All tokens have type 0, so its embedding is added to the positions' once, and is trained with them.
             types = table.take("token_type_embeddings.weight", (config["type_vocab_size"], width))
-            positions = positions + types[0]
-        self.positions = nnx.Param(jnp.asarray(positions))
+            self.types = nnx.Param(jnp.asarray(types))
         self.norm = LayerNorm(table.at("LayerNorm"), width, shape.epsilon)
         layers = tensors.layers(layout.layers, shape.layers)
         self.layers = Layers(layers, shape, layout.layer, pre_norm=False, dropout=dropout, unroll=unroll)
@@ -79,7 +77,10 @@ class Bert(TextBackbone):
 
     def __call__(self, packed: Packed, key=None):
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        x = self.norm(self.words[packed.ids] + self.positions[packed.positions])
+        positions = self.positions[...]
+        if hasattr(self, "types"):
+            positions = positions + self.types[:1]  # all tokens have type 0
+        x = self.norm(self.words[packed.ids] + positions[packed.positions])
         bias = None if self.relative is None else relative_bias(self.relative[...], packed.row_indices.shape[1])
         return self.layers(dropout(x.astype(self.dtype), self.dropout, keys[0]), packed, keys[1], bias)
 
@@ -133,7 +134,7 @@ class BertClassifier(nnx.Module):
             kernel = 0.02 * rng.standard_normal((width, width), np.float32)
             bias = np.zeros(width, np.float32)
         self.pooler_kernel, self.pooler_bias = nnx.Param(jnp.asarray(kernel)), nnx.Param(jnp.asarray(bias))
-        self.head = HEADS[head](width, classes, rng=rng)
+        self.head = new_head(head, width, classes, rng=rng)
         self.dropout = bert.dropout
 
     def features(self, packed: Packed, *, key=None):

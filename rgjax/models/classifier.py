@@ -3,19 +3,15 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.models.layers import HEADS
+from rgjax.models.layers import new_head
 from rgjax.models.transformer import dropout
 
 
 class Classifier(nnx.Module):
-    """Normalized images [B, H, W, 3] or Packed text -> logits [B, classes] in float32.
-
-    A linear head begins as Hugging Face's do: drawn from N(0, 0.02^2), without bias.
-    """
+    """Normalized images [B, H, W, 3] or Packed text -> logits [B, classes] in float32."""
 
     def __init__(
         self, backbone: Any, classes: int, *, head: str = "linear", dropout: float = 0.0, rng: np.random.Generator
@@ -30,10 +26,7 @@ class Classifier(nnx.Module):
             rng: draws the initial weights.
         """
         self.backbone, self.dropout = backbone, dropout
-        self.head = HEADS[head](backbone.width, classes, rng=rng)
-        if head == "linear":
-            kernel = 0.02 * rng.standard_normal((backbone.width, classes), np.float32)
-            self.head.kernel[...], self.head.bias[...] = jnp.asarray(kernel), jnp.zeros(classes, jnp.float32)
+        self.head = new_head(head, backbone.width, classes, rng=rng)
 
     def features(self, batch, *, train: bool = False, key=None):
         """The backbone's features, which the head reads: [B, D] in float32."""

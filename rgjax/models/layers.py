@@ -157,3 +157,21 @@ def _unit(x, axis):
 
 
 HEADS = {"linear": LinearHead, "cosine": CosineHead}
+
+
+def new_head(name: str, features: int, classes: int, *, rng: np.random.Generator) -> nnx.Module:
+    """A head for a pretrained network.
+
+    A linear one begins as Hugging Face's do: drawn from N(0, 0.02^2), with a bias of 0.
+
+    Args:
+        name: a key of `HEADS`.
+        features: width of the network.
+        classes: outputs.
+        rng: draws the initial weights.
+    """
+    head = HEADS[name](features, classes, rng=rng)
+    if isinstance(head, LinearHead):
+        head.kernel[...] = jax.device_put(0.02 * rng.standard_normal((features, classes), np.float32))
+        head.bias[...] = _constant(0, classes)
+    return head

@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import struct
@@ -80,16 +81,24 @@ class Checkpoints:
         return state, 0.0, 0
 
     def _read(self, step: int, target: StoredState) -> tuple[TrainState, float, int]:
-        restored: Any = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore()),
-        )
+        try:
+            restored = self._restore(step, target)
+        except Exception:  # as in `restore`
+            older = StoredState(*map(_without_later, vars(target).values()))
+            if jax.tree.structure(older) == jax.tree.structure(target):
+                raise
+            restored = self._restore(step, older)
         state, clock = restored.state, dict(restored.clock)
         # Older versions wrote neither the checksum nor the skipped steps.
         if (checksum := clock.pop("sha256", None)) and checksum != _checksum(state, clock):
             raise ValueError("checksum")
+        state = _with_later(state, target)
         state = TrainState(state.params, state.batch_stats, state.opt_state, state.step)
         return state, clock["train_s"], clock.get("skipped", 0)
+
+    def _restore(self, step: int, target: StoredState) -> Any:
+        how = ocp.args.Composite(state=ocp.args.StandardRestore(target), clock=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=how)
 
     def save(self, state: TrainState, train_s: float, skipped: int = 0) -> None:
         """Start to write a checkpoint.
@@ -126,6 +135,31 @@ class Checkpoints:
                 f"{self._directory}: cannot be written: {_reason(error)}; fix this and rerun the same command to "
                 "resume from the last checkpoint"
             ) from error
+
+
+# The embeddings of token types. Older versions added them to the positions', and their states lack them.
+_LATER = "types"
+
+
+def _without_later(tree: Any) -> Any:
+    kind: Any = type(tree)
+    if isinstance(tree, Mapping):
+        return kind({name: _without_later(part) for name, part in tree.items() if name != _LATER})
+    if isinstance(tree, tuple):
+        parts = map(_without_later, tree)
+        return kind(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return tree
+
+
+def _with_later(state: StoredState, target: StoredState) -> StoredState:
+    """A state with zeros for what `target` has besides."""
+    values = dict(jax.tree_util.tree_flatten_with_path(state)[0])
+    paths, structure = jax.tree_util.tree_flatten_with_path(target)
+    leaves = [
+        values[path] if path in values else jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        for path, leaf in paths
+    ]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _checksum(state: StoredState, clock: dict[str, float]) -> str:

@@ -72,7 +72,8 @@ PLAIN = Habits()
 def make_habits(config: Any, model: nnx.Module) -> Habits:
     """The habits that the config's section `train` asks for.
 
-    Rates fall by `layer_decay` from layer to layer below the head (Clark et al. 2020; timm's layer decay). Without
+    Rates fall by `layer_decay` from layer to layer below the head (Clark et al. 2020; timm's layer decay), whose own is
+    `head_lr`. Without
     `decay_all`, vectors have no weight decay: biases, the parameters of normalizations, class tokens.
 
     Args:
@@ -95,8 +96,11 @@ def make_habits(config: Any, model: nnx.Module) -> Habits:
     def is_head(path, param) -> np.float32:
         return np.float32(path[0].key == "head")
 
+    def rate(path, depth):
+        return np.float32(config.head_lr) if is_head(path, depth) else config.layer_decay ** (top - depth)
+
     return Habits(
-        rates=None if config.layer_decay == 1 else jax.tree.map(lambda d: config.layer_decay ** (top - d), depths),
+        rates=None if config.layer_decay == config.head_lr == 1 else jax.tree.map_with_path(rate, depths),
         decays=None if config.decay_all else jax.tree.map(decayed, params, depths),
         heads=jax.tree.map_with_path(is_head, params) if config.head_only_percent else None,
         clip_norm=config.clip_norm,

@@ -211,7 +211,7 @@ def require_trainable(config: Config, dataset: Dataset) -> None:
         )
     if config.sampler == "deepsmote" and dataset.kind != "images" and config.model.name not in FROZEN:
         raise UserError(f"config.sampler=deepsmote: makes images, not {dataset.kind}; use --config.sampler=ros")
-    for field, default in (("layer_decay", 1.0), ("head_only_percent", 0.0)):
+    for field, default in (("layer_decay", 1.0), ("head_lr", 1.0), ("head_only_percent", 0.0)):
         if (value := config.train[field]) != default and not starts_from_checkpoint(config.model):
             raise UserError(
                 f"config.train.{field}={value}: is for pretrained networks; use --config.model.name=pretrained"

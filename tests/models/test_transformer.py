@@ -66,6 +66,22 @@ def test_pooler_and_gradients_equal_torch(unroll, golden):
     query = grads["bert"]["layers"]["qkv"]["kernel"][...][0, :, :24].T
     np.testing.assert_allclose(words, golden["bert_grad_word"], atol=TOLERANCE)
     np.testing.assert_allclose(query, golden["bert_grad_query0"], atol=TOLERANCE)
+    # The embedding of type 0 is added to every token, as a position's is to those at it.
+    types = np.asarray(grads["bert"]["types"][...])
+    np.testing.assert_allclose(types[0], grads["bert"]["positions"][...].sum(axis=0), atol=TOLERANCE)
+    assert np.abs(types[0]).max() > 0 and not types[1:].any()
+
+
+def test_head_begins_as_hugging_faces():
+    checkpoint, rng = open_checkpoint("bert"), np.random.default_rng(0)
+    tensors = checkpoint.tensors()
+    encoder = Bert(tensors, bert_config(checkpoint))
+    head = BertClassifier(encoder, tensors, 1000, rng=rng).head
+    kernel = np.asarray(head.kernel[...])
+    assert not np.asarray(head.bias[...]).any()
+    assert kernel.std() == pytest.approx(0.02, rel=0.02) and np.abs(kernel).max() > 0.06  # no uniform distribution
+    cosine = BertClassifier(encoder, tensors, 10, head="cosine", rng=rng).head
+    assert np.asarray(cosine.kernel[...]).std() == pytest.approx(3**-0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["clip", "clip_projection", "clip_vision", "clip_flax"])

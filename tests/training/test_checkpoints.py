@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
-from flax import struct
+from flax import nnx, struct
 
 from rgjax.storage.files import digest, newest_step
 from rgjax.training.checkpoints import Checkpoints
@@ -45,6 +47,25 @@ def test_round_trip_is_bit_equal_and_the_newest_wins(tmp_path):
     state, *clock = restore(tmp_path / "c")
     assert clock == [3.0, 6]
     assert_same_state(state, state_at(2))
+
+
+def test_parameters_that_older_versions_had_in_others_begin_at_zero(tmp_path):
+    def state(**later):
+        params = nnx.State({"bert": {"positions": jnp.arange(6.0).reshape(3, 2), **later}})
+        return TrainState(params, nnx.State({}), optax.adam(0.1).init(params), jnp.int32(4))
+
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(older := state(), 1.0)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "c")
+    restored, *_ = checkpoints.restore(state(types=jnp.ones((2, 2))))
+    assert int(restored.step) == 4
+    assert not restored.params["bert"].pop("types").any()
+    assert_same_state(restored.params, older.params)
+    for moments in restored.opt_state[0][1:]:
+        assert not moments["bert"]["types"].any()
+    checkpoints.save(replace(restored, step=jnp.int32(5)), 2.0)
+    checkpoints.close()
 
 
 @struct.dataclass

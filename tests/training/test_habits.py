@@ -131,6 +131,20 @@ def test_then_all_parameters_learn_with_steps_of_the_usual_size(optimizer):
     assert max(moves) < (2 * RATE if optimizer == "adamw" else 1)
 
 
+def test_the_head_has_a_multiple_of_the_learning_rate():
+    def moves(**fields):
+        first, params = train("sgd", steps=1, **fields)
+        return nnx.to_pure_dict(jax.tree.map(lambda a, b: np.asarray(a - b), params, first))
+
+    plain, fast = moves(), moves(head_lr=4.0)
+    assert_same_bits(fast["backbone"], plain["backbone"])
+    for name, move in fast["head"].items():
+        np.testing.assert_allclose(move, 4 * plain["head"][name], rtol=1e-4, atol=1e-6)
+    rates = habits_of(Network(), head_lr=3.0, layer_decay=0.5).rates
+    assert set(map(float, jax.tree.leaves(rates["head"]))) == {3}
+    assert max(map(float, jax.tree.leaves(rates["backbone"]))) == 0.5
+
+
 def test_layers_of_one_array_have_rates_of_their_own():
     """As in timm's ViTs of three layers: 0.5^4 below them, then 0.5^3 to 0.5, 1 above them and for the head."""
     layers = {"bias": np.zeros((3, 4)), "kernel": np.zeros((3, 4, 4))}
@@ -170,7 +184,7 @@ class Params(nnx.Module):
 def test_networks_from_scratch_have_no_layers_to_tell_apart():
     assert habits_of(Dense()) == habits_of(resnet()) == make_habits(method_config("ce", {}).train, Network())
     assert habits_of(resnet(), decay_all=False, clip_norm=1.0).decays is not None
-    for field, value in (("layer_decay", 0.5), ("head_only_percent", 10.0)):
+    for field, value in (("layer_decay", 0.5), ("head_lr", 10.0), ("head_only_percent", 10.0)):
         with pytest.raises(
             UserError, match=rf"^config\.train\.{field}={value}: is for pretrained networks; use --config"
         ):
