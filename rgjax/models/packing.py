@@ -62,7 +62,8 @@ def unpacked(tokens: Tokens) -> Packed:
     ids, lengths = jnp.asarray(tokens.ids), jnp.asarray(tokens.lengths)
     batch, longest = ids.shape
     indices = jnp.arange(batch * longest, dtype=jnp.int32)
-    return Packed(ids.reshape(-1), indices % longest, indices.reshape(batch, longest), indices, lengths)
+    positions = jnp.broadcast_to(jnp.arange(longest, dtype=jnp.int32), ids.shape)
+    return Packed(ids.reshape(-1), positions.reshape(-1), indices.reshape(batch, longest), indices, lengths)
 
 
 def prepare_tokens(tokens: Tokens, keys=None, *, budget: int) -> Packed:

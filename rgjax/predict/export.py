@@ -6,17 +6,20 @@ from pathlib import Path
 
 import jax
 import jax.export
+import numpy as np
 from safetensors.numpy import save_file
 
 from rgjax.data.pictures import pixels
 from rgjax.data.pictures.decode import resampling
 from rgjax.errors import UserError
+from rgjax.predict.card import model_card
+from rgjax.predict.onnx import write_onnx
 from rgjax.predict.predictor import Predictor
 from rgjax.predict.program import TOKENIZER, Program, program_of
 from rgjax.storage.files import atomic_path, file_sha256, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-PROGRAM, PARAMETERS, EXAMPLE = "model.stablehlo", "parameters.safetensors", "example.py"
+PROGRAM, PARAMETERS, EXAMPLE, CARD = "model.stablehlo", "parameters.safetensors", "example.py", "MODEL_CARD.md"
 
 _LOAD = """
 import json, sys
@@ -66,8 +69,22 @@ def export(predictor: Predictor, folder: Path) -> list[Path]:
             predictor.word_pieces.save(temporary)
     with atomic_path(folder / EXAMPLE) as temporary:
         temporary.write_text(_example(predictor))
-    write_json(folder / "manifest.json", _manifest(predictor, program, exported, written))
-    return [*written, folder / "manifest.json"]
+    written += (onnx := write_onnx(program, folder, _examples(program)))
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(model_card(predictor, program, onnx=bool(onnx)), encoding="utf-8")
+    write_json(folder / "manifest.json", _manifest(predictor, program, exported, [*written, folder / CARD]))
+    return [*written, folder / CARD, folder / "manifest.json"]
+
+
+def _examples(program: Program) -> list[np.ndarray]:
+    """Three inputs for a comparison: noise, or tokens of three lengths."""
+    rng, (first, *rest) = np.random.default_rng(0), program.specs
+    if rest:
+        return [rng.integers(0, 100, (3, 8), np.int32), np.array([8, 5, 3], np.int32)]
+    shape = (3, *first.shape[1:])
+    return [
+        rng.integers(0, 256, shape, np.uint8) if first.dtype == np.uint8 else rng.normal(size=shape).astype(np.float32)
+    ]
 
 
 def _manifest(predictor: Predictor, program: Program, exported: jax.export.Exported, written: list[Path]) -> dict:
