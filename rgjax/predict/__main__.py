@@ -34,7 +34,9 @@ Options:
     --export=FOLDER     instead of predicting, write files that run without rgjax: the network as a StableHLO program
                         for CPUs, GPUs and TPUs and any batch size, in float32; its parameters as safetensors;
                         manifest.json, which describes inputs and outputs, calibrated probabilities and tuned classes
-                        among them; and example.py. Of a head on features, this is the head: its inputs are features
+                        among them; example.py; MODEL_CARD.md, with data, method, scores, decision and limits; and
+                        model.onnx, if `uv sync --extra onnx` installed jax2onnx, which takes a minute to load. Of a
+                        head on features, this is the head: its inputs are features
     --checkpoint=FOLDER the pretrained checkpoint, if the run is of an older version and the checkpoint has moved
 
 An input that cannot be read is skipped with a line on standard error; the exit code is then 2.

