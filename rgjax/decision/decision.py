@@ -84,9 +84,9 @@ def fit_decision(
     shares = trust * np.eye(len(counts))[labels] + (1 - trust) * expected
     gains = -costs / len(labels) if costs is not None else np.diag(present / np.maximum(counts, 1) / present.sum())
 
-    # The optimum for BA where the probabilities are right
-    likely = scale * (biases - np.log(counts + 0.5))
-    likely = np.where(present, likely - likely[counts.argmax()], 0.0)
+    # The optimum for BA where the probabilities are right; a class without examples counts as if it had one.
+    likely = scale * (biases - np.log(np.maximum(counts + 0.5, 1)))
+    likely -= likely[counts.argmax()]
     starts = [likely] if goal.rule == "balanced accuracy" else [likely, np.zeros(len(counts))]
     goals = {list(class_names).index(name): recall for name, recall in goal.min_recall.items()}
     offsets = best_offsets(z, labels, shares @ gains, goals, starts)
