@@ -106,7 +106,7 @@ def _usage(program: Program, onnx: bool) -> str:
     inputs = [one["name"].replace(" ", "_") for one in program.inputs]
     outputs = "probabilities, logits, calibrated, scores, tuned" if program.decision else "probabilities, logits"
     labels = "tuned" if program.decision else "probabilities.argmax(axis=1)"
-    shapes = "; ".join(f"`{name}` is {one['dtype']} {one['shape']}: {one['preprocessing']}"
+    shapes = "; ".join(f"`{name}` is {one['dtype']} [{', '.join(map(str, one['shape']))}]: {one['preprocessing']}"
                        for name, one in zip(inputs, program.inputs, strict=True))  # fmt: skip
     lines = [
         _USAGE.format(inputs=", ".join(inputs), outputs=outputs, labels=labels).strip("\n"),
