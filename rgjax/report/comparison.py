@@ -62,9 +62,19 @@ def estimate(study: Study, scores: Mapping[Repetition, float]) -> Estimate:
 
 
 def means(study: Study, entry: Entry) -> dict[str, Estimate]:
-    """The mean of each metric over the finished runs of an entry."""
-    scores = {metric: scores_of(study, entry, metric) for metric in METRICS}
-    return {metric: estimate(study, values).within(0, 1) for metric, values in scores.items() if values}
+    """The mean of each metric over the finished runs of an entry.
+
+    In a study of one run each, the intervals are those of the run: for more test examples.
+    """
+    by_metric = {}
+    for metric in METRICS:
+        if scores := scores_of(study, entry, metric):
+            by_metric[metric] = estimate(study, scores).within(0, 1)
+            row = study.finished(entry)[0].row
+            if len(study.repetitions) == 1 and row[f"{metric}_low"] is not None:
+                interval = row[f"{metric}_low"], row[f"{metric}_high"]
+                by_metric[metric] = replace(by_metric[metric], interval=interval)
+    return by_metric
 
 
 def planned_comparisons(study: Study) -> list[Comparison]:

@@ -65,7 +65,10 @@ def mean_table(study: Study) -> Table:
             budget = Cell(budgets[entry].budget, budgets[entry].tuned)
             lines.append([Cell(entry.name), *cells, Cell(str(n), n), budget])
     header = ["method", *(f"{title} (%)" for title in metrics.values()), f"n ({study.unit})", "tuning runs"]
-    return Table("Means with intervals", header, lines, f"Means over {study.design}. {_about_intervals(study)}")
+    note = f"Means over {study.design}. {_about_intervals(study)}"
+    if len(study.repetitions) == 1:
+        note = "One run each: the 95 % intervals are for more test examples; another training would differ too."
+    return Table("Means with intervals", header, lines, note)
 
 
 def difference_table(study: Study) -> Table:

@@ -10,6 +10,7 @@ from rgjax.report.comparison import (
     all_pairs,
     contestants,
     estimate,
+    means,
     metrics_of,
     planned_comparisons,
     rank_studies,
@@ -47,7 +48,9 @@ def _scope(study: Study, entries: Sequence[Entry]) -> str:
         return f"{name}: no reported run has finished."
     names = _list(entry.name for entry in entries)
     compared = names if len(entries) < 4 else f"{len(entries)} methods"
-    return f"{name}: {compared}{' alone' if len(entries) == 1 else ''}, {study.design}."
+    if len(entries) == 1:
+        return f"{name}: {names} alone, {study.design.removesuffix(' each')}."
+    return f"{name}: {compared}, {study.design}."
 
 
 def _caveats(study: Study, entries: Sequence[Entry]) -> str:
@@ -76,7 +79,7 @@ def _ahead(study: Study, metric: str, pairs: Sequence[Comparison]) -> str:
     top = [entry for entry in order if scores[entry].mean > scores[order[0]].mean - 1e-9]
     start, percent = f"In {(_IN_WORDS | _SPELLED_OUT)[metric]}, ", f"{100 * scores[top[0]].mean:.1f}"
     if len(order) == 1:
-        interval = scores[top[0]].interval
+        interval = means(study, top[0])[metric].interval
         bounds = f" (95 % interval {_bounds(interval)})" if interval else ""
         return f"{start}{top[0].name} has {percent}{bounds}."
     if len(top) > 1:

@@ -148,7 +148,8 @@ def test_a_gain_in_ba_at_argmax_alone_is_one_of_the_threshold():
     ("study_runs", "sentences"),
     [
         ([], ["toy: no reported run has finished."]),
-        (runs("ce", [0.5]), ["toy: CE alone, one run each.", "(AP), CE has 50.0.", "No method regroups"]),
+        (runs("ce", [0.5]), ["toy: CE alone, one run.", "(AP), CE has 50.0.", "No method regroups"]),
+        (runs("ce", [0.5], test_ba_low=0.4, test_ba_high=0.6), ["CE has 50.0 (95 % interval 40.0 to 60.0)."]),
         (runs("rg", [0.5]), ["Whether regrouping helped cannot be said: RG without regrouping has no run"]),
         (
             runs("ce", [0.5]) + runs("rg", [0.6]),
