@@ -91,8 +91,9 @@ def simulate(design: str, metric: str, n: int, simulations: int, rng: np.random.
     for _ in range(simulations):
         x, y = draw(n, rng)
         values = [difference((x[~test], y[~test]), (x[test], y[test]), metric) for test in splits(n, rng)]
+        defined = [value for value in values if not np.isnan(value)]  # a fold without positives has no AP
         for overlap in (share / (1 - share), 0.0):
-            low, high = estimate_mean(values, overlap).interval or (np.nan, np.nan)
+            low, high = estimate_mean(defined, overlap).interval or (np.nan, np.nan)
             results.append((low <= truth <= high, high - low))
     corrected, plain = results[::2], results[1::2]
     return *np.mean(corrected, axis=0), *np.mean(plain, axis=0)
