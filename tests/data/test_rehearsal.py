@@ -17,7 +17,6 @@ from rgjax.storage import manifest
 from rgjax.storage.files import write_json
 from rgjax.sweep.plan import read_variants
 
-ROOT = Path(__file__).parents[2]
 SIZES = {"nv": 200, "mel": 60, "df": 20}
 
 
@@ -148,7 +147,7 @@ def test_files_of_features_are_inspected(quick, tmp_path):
         inspect("data.npz", columns=Columns.parse("label:y", "--columns"))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_rehearsal_from_the_data_to_the_next_command(tmp_path):
     sizes = {"a": 60, "b": 24, "c": 12}
     path = features_in(tmp_path / "data.npz", sizes)
@@ -156,7 +155,7 @@ def test_a_rehearsal_from_the_data_to_the_next_command(tmp_path):
     code += "rehearsal._GRIDS = ((2, 2),)\nfrom rgjax.data.inspect import cli; cli()"
     process = subprocess.run(
         [sys.executable, "-c", code, path, "--rehearse"],
-        cwd=tmp_path, env=None, capture_output=True, text=True, timeout=500,
+        cwd=tmp_path, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     out = process.stdout
