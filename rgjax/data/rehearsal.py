@@ -109,8 +109,8 @@ def rehearse(subject: Subject, output: IO[str]) -> dict[str, Any]:
         output: where the commands print.
 
     Returns:
-        The `workdir`, and by validation the `method`, its `settings` and the `command` that trains it; the exit `code`
-        of a command that failed, or 0.
+        The `workdir`, and by validation the `method`, its `settings` and the `command` that trains it, or that of the
+        best method that regroups if it does not (`regrouped`); the exit `code` of a command that failed, or 0.
 
     Raises:
         UserError: without an encoder, if a class is too small for folds, or if regrouping would split no class.
@@ -134,12 +134,22 @@ def rehearse(subject: Subject, output: IO[str]) -> dict[str, Any]:
     for command, *arguments in _commands(subject, plan, workdir, [f"--config={study}", *words]):
         if code := _run(command, arguments, output):
             return {"workdir": str(workdir), "code": code}
-    method, settings, scores = choice(workdir)
-    file = f"--config={file_of(subject.kind)}:{method}"
-    command = shell_line("main", file, *words, *(f"--config.{field}={value}" for field, value in settings.items()))
-    chosen = ", ".join(f"{each} {100 * ba:.1f}" for each, ba in scores.items())
-    print(f"\nvalidation chose {method} (BA by validation, %: {chosen}); next:\n  {command}", file=output, flush=True)
-    return {"workdir": str(workdir), "code": 0, "method": method, "settings": settings, "command": command}
+    choices, scores = choices_of(workdir)
+    commands = {}
+    for method, fields in choices.items():
+        groups = [f"--config.{field}={value}" for field, value in fields.items()]
+        commands[method] = shell_line("main", f"--config={file_of(subject.kind)}:{method}", *words, *groups)
+    *regrouped, best = choices
+    for method in regrouped:
+        print(f"\nof the methods that regroup, validation prefers {method}:\n  {commands[method]}", file=output)
+    means = ", ".join(f"{method} {100 * ba:.1f}" for method, ba in scores.items())
+    print(
+        f"\nvalidation chose {best} (BA by validation, %: {means}); next:\n  {commands[best]}", file=output, flush=True
+    )
+    return {
+        "workdir": str(workdir), "code": 0, "method": best, "settings": choices[best], "command": commands[best],
+        "regrouped": {method: commands[method] for method in regrouped},
+    }  # fmt: skip
 
 
 def _recorded_plan(workdir: Path) -> Plan | None:
@@ -184,12 +194,12 @@ def thresholds_of(train: np.ndarray, number: int) -> list[int]:
     return sorted({max(1, int(size)) for size in np.geomspace(low, high, number)})
 
 
-def choice(workdir: Path) -> tuple[str, Point, dict[str, float]]:
+def choices_of(workdir: Path) -> tuple[dict[str, Point], dict[str, float]]:
     """What validation says of the reported runs of a rehearsal.
 
     Returns:
-        The method with the best mean balanced accuracy on the folds' validation splits, the settings of its groups
-        that most folds selected, and the mean of each method.
+        The best method that regroups, then, last, the best of all: each with the settings of its groups that most folds
+        selected. And of each method the mean balanced accuracy on the folds' validation splits, which decides.
     """
     scores, points = defaultdict(list), defaultdict(Counter)
     for path in sorted(workdir.glob("*/*/run.json")):
@@ -199,12 +209,12 @@ def choice(workdir: Path) -> tuple[str, Point, dict[str, float]]:
         regroup = json.loads((path.parent / "config.json").read_text())["regroup"]
         scores[result["method"]].append(result["val"]["ba"])
         points[result["method"]][tuple(regroup[field.partition(".")[2]] for field in _CHOICE)] += 1
-    means = {method: fmean(scores[method]) for method in (*_WHOLE, *_REGROUPED) if method in scores}
-    best = max(means, key=means.__getitem__)
-    settings: Point = {}
-    if METHODS[best].regroups:
-        settings.update(zip(_CHOICE, points[best].most_common(1)[0][0], strict=True))
-    return best, settings, means
+    means = {method: fmean(scores[method]) for method in (*_WHOLE, *_REGROUPED)}
+    choices: dict[str, Point] = {}
+    for best in (max(_REGROUPED, key=means.__getitem__), max(means, key=means.__getitem__)):
+        selected = points[best].most_common(1)[0][0]
+        choices[best] = dict(zip(_CHOICE, selected, strict=True)) if METHODS[best].regroups else {}
+    return choices, means
 
 
 def _runs(folds: int, thresholds: int) -> int:

@@ -44,7 +44,7 @@ class Commands:
     """Runs nothing; leaves results: rg_wce is best, with the largest threshold in all folds but one."""
 
     def __init__(self, code=0):
-        self.lines, self.code = [], code
+        self.lines, self.code, self.best = [], code, "rg_wce"
 
     def __call__(self, command, words, output):
         self.lines.append([command, *words])
@@ -57,7 +57,7 @@ class Commands:
         return self.code
 
     def finish(self, study, variant, fold):
-        score = {"ce": 0.5, "rg_wce": 0.9}.get(variant.method, 0.7) + 0.001 * fold
+        score = {"ce": 0.5, self.best: 0.9}.get(variant.method, 0.7) + 0.001 * fold
         threshold = variant.grid[-1 if fold else 0].get("regroup.threshold", 0)
         for stage, ba in ((1, 1.0), (2, score)):
             folder = study / f"{variant.method}-{fold}-{stage}"
@@ -94,6 +94,19 @@ def test_the_rehearsal_ends_with_the_choice_of_validation_and_resumes_its_plan(q
     features_in(path, SIZES | {"df": 21})
     main([path, "--rehearse"])
     assert run.lines[5] != run.lines[1] and len(list(Path("runs").iterdir())) == 2
+
+
+def test_if_no_groups_are_best_the_best_groups_are_named_too(quick, capsys):
+    run = Commands()
+    run.best = "la"
+    quick.setattr(rehearsal, "_run", run)
+    assert main([features_in("data.npz"), "--rehearse", "--json"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)["rehearsal"]
+    assert report["method"] == "la" and report["settings"] == {}
+    assert err.endswith(f"next:\n  {report['command']}\n") and "features.py:la" in report["command"]
+    (regrouped,) = report["regrouped"].values()
+    assert "--config.regroup.threshold=64 --config.regroup.aggregate=sum" in regrouped and regrouped in err
 
 
 def test_a_command_that_fails_ends_the_rehearsal_with_its_code(quick, capsys):
