@@ -17,7 +17,7 @@ def thresholds(study: Study) -> Figure | None:
     scores = _scores(study)
     if not any(tuned for _, tuned, _ in scores.values()):
         return None
-    figure, panels = new_figure(1, 2, width=3.6, height=1.1 + 0.26 * len(scores), sharey=True)
+    figure, panels = new_figure(1, 2, width=4.0, height=1.1 + 0.26 * len(scores), sharey=True)
     for y, (argmax, tuned, ap) in enumerate(scores.values()):
         _draw_dumbbell(panels[0], y, argmax, tuned)
         if ap:
