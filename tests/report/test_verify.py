@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from rgjax import artifacts, experiment
+from rgjax.decision import Goal
 from rgjax.metrics import ba_interval, confidence_intervals
 from rgjax.report import __main__
 from rgjax.report.reading import flatten
@@ -283,3 +285,28 @@ def test_results_written_by_a_run_are_verified(shape, how, task, tmp_path):
     artifacts.write_result(task, trial, Outcome(logits, 0, None), {})
     assert verify_run(tmp_path).differences == []
     assert verify_run(tmp_path).state == "OK"
+
+
+def test_a_decision_knows_validation_alone(task, tmp_path):
+    rng, decisions = np.random.default_rng(0), []
+    val, shapes = rng.normal(size=(len(task.dataset.val), task.regrouping.num_pseudo_classes)), {"one": 1, "two": 9}
+    for name, scale in shapes.items():
+        test = scale * rng.normal(size=(len(task.dataset.test), val.shape[1]))
+        trial = Trial(config_of("rg", **TEN), tmp_path / name)
+        artifacts.write_result(task, trial, Outcome({"val": val, "test": test}, 0, None), {})
+        decisions.append(json.loads((tmp_path / name / "decision.json").read_text()))
+        assert "decision.json" in json.loads((tmp_path / name / "manifest.json").read_text())["files"]
+    assert decisions[0] == decisions[1]
+    assert decisions[0]["split"] == "val" and decisions[0]["n"] == len(val)
+    assert set(decisions[0]["by_aggregation"]) == {"max", "sum"}
+
+
+def test_recalls_that_validation_misses_are_a_warning(task, tmp_path, caplog):
+    goal = Goal(min_recall=dict.fromkeys(task.dataset.class_names, 1.0))
+    zeros = {
+        split: np.zeros((len(task.dataset.splits[split]), len(task.regrouping.parent))) for split in ("val", "test")
+    }
+    trial = Trial(config_of("rg", **TEN, **{"decision.min_recall": "0:1"}), tmp_path)
+    artifacts.write_result(replace(task, goal=goal), trial, Outcome(zeros, 0, None), {})
+    assert "config.decision.min_recall=0:1: on validation " in caplog.text
+    assert "reaches 0, " in caplog.text
