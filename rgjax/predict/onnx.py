@@ -110,6 +110,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[
         elif name == "reduce_window_max" and len(params["window_dimensions"]) == 4:
             shape = {key: params[key] for key in ("window_dimensions", "window_strides", "padding")}
             results = [_max_by_axis(*arguments, **shape)]
+        elif name == "pad" and all(min(low, high) >= 0 == inner for low, high, inner in params["padding_config"]):
+            results = [_concatenated_pad(arguments[0], arguments[1], params["padding_config"])]
         else:
             results = equation.primitive.bind(*arguments, **params)
             results = results if equation.primitive.multiple_results else [results]
@@ -131,6 +133,19 @@ def _max_by_axis(
         lowest = np.array(-np.inf, x.dtype)
         flat = jax.lax.reduce_window(flat, lowest, jax.lax.max, (1, size, 1), (1, stride, 1), pads)
         x = jnp.moveaxis(flat.reshape(*flat.shape[:2], *rest), 1, axis)
+    return x
+
+
+def _concatenated_pad(x: jax.Array, value: Any, padding_config: Sequence[tuple[int, int, int]]) -> jax.Array:
+    """Constants before and after an array, by concatenation.
+
+    jax2onnx cannot pad arrays of symbolic shape.
+    """
+    for axis, (low, high, _) in enumerate(padding_config):
+        before, after = (
+            jnp.full((*x.shape[:axis], count, *x.shape[axis + 1 :]), value, x.dtype) for count in (low, high)
+        )
+        x = jnp.concatenate([part for part, count in ((before, low), (x, 1), (after, high)) if count], axis=axis)
     return x
 
 

@@ -72,3 +72,11 @@ def test_onnxruntime_agrees_with_jax(kind, of_digits, tmp_path):
         expected = predictor.outputs(inputs[0] if kind == "images" else SENTENCES[:count])
         np.testing.assert_allclose(outputs[0], expected.probabilities, atol=1e-4)
         np.testing.assert_allclose(outputs[1], expected.logits, atol=1e-4)
+
+
+def test_padding_becomes_concatenation():
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1)
+    widths = ((0, 0), (1, 2), (0, 1), (0, 0))
+    function = onnx.portable(lambda x: (jax.numpy.pad(x, widths, constant_values=7),), [x])
+    assert " pad[" not in str(jax.make_jaxpr(function)(x))
+    np.testing.assert_array_equal(function(x)[0], np.pad(x, widths, constant_values=7))
