@@ -15,7 +15,7 @@ from rgjax.report.study import Study
 from rgjax.report.text import shorten
 
 _MAX_COUNTED, _MAX_NUMBERED = 8, 24  # classes of a confusion matrix with counts, and with percentages
-_TICK = 0.14  # inches
+_TICK, _LABELS = 0.17, 1.1  # inches of a tick label's height, and of all labels beside a matrix
 
 
 def confusion(study: Study) -> Figure | None:
@@ -26,6 +26,7 @@ def confusion(study: Study) -> Figure | None:
         return None
     names = [shorten(name, 12) for name in study.counts]
     size = _matrix_size(len(names))
+    room = size - _LABELS if len(names) > _MAX_COUNTED else size
     figure, panels, columns = panel_grid(len(matrices), width=size, height=size, most=max(1, int(12 / size)))
     for i, ((entry, counts), axes) in enumerate(zip(matrices.items(), panels, strict=True)):
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -33,8 +34,8 @@ def confusion(study: Study) -> Figure | None:
         if len(names) <= _MAX_NUMBERED:
             _write_cells(axes, counts, shares)
         axes.set_title(shorten(entry.name), fontsize=8)
-        name_ticks(axes, names, size)
-        step = math.ceil(_TICK * len(names) / size)
+        name_ticks(axes, names, room)
+        step = math.ceil(_TICK * len(names) / room)
         axes.set_yticks(range(0, len(names), step), names[::step])
         axes.tick_params(length=0, labelbottom=i + columns >= len(matrices), labelleft=i % columns == 0)
         axes.grid(False)
@@ -51,8 +52,8 @@ def _sum_over_seeds(runs: list[RunRecord], classes: int) -> np.ndarray | None:
 def _matrix_size(classes: int) -> float:
     """Inches that show what is written into the cells."""
     if classes > _MAX_NUMBERED:
-        return 4.8
-    return max(1.8, (0.34 if classes <= _MAX_COUNTED else 0.2) * classes)
+        return 5.0
+    return max(1.8, 0.34 * classes) if classes <= _MAX_COUNTED else 0.2 * classes + _LABELS
 
 
 def _write_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:

@@ -37,7 +37,7 @@ _DASHES = (
     (0, (2, 1)),
 )  # variants of one method with regrouping
 
-_CHARACTER, _LINE = 0.085, 0.14  # inches of a tick label
+_CHARACTER, _LINE = 0.085, 0.17  # inches of a tick label
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
