@@ -17,6 +17,7 @@ from tests.support.compilations import compiled_programs
 SETTINGS = {
     **HEAD_TRAINING,
     "data.name": "digits",
+    "data.positive": "8",
     "data.image_size": 8,
     "encoder.name": "projection",
     "model.hidden": 8,
@@ -27,11 +28,11 @@ SETTINGS = {
 RANDOM = {"regroup.clustering": "random", "regroup.rule": "target"}
 # Trials of one program: their splits and pools have different sizes, and their epochs equally many steps.
 TRIALS = [
-    ("rg", RANDOM | {"regroup.threshold": 50}),
-    ("rg", RANDOM | {"regroup.threshold": 30, "seed": 1, "data.seed": 1}),
+    ("rg", RANDOM | {"regroup.threshold": 150}),
+    ("rg", RANDOM | {"regroup.threshold": 200, "seed": 1, "data.seed": 1}),
     ("ce", {"seed": 2}),
     ("ros", {"data.seed": 3, "train.lr": 0.003}),
-    ("rus", {"data.positive": ""}),
+    ("rus", {}),
 ]
 
 
