@@ -83,7 +83,9 @@ def portable(call: Callable[..., tuple[Any, ...]], specs: Sequence[jax.ShapeDtyp
     Its calls are inlined, and it does on every platform what `lax.platform_dependent` calls the default.
     """
     closed = jax.make_jaxpr(call)(*specs)
-    return lambda *inputs: tuple(_evaluate(closed.jaxpr, closed.consts, inputs))
+    # Traced before jax2onnx replaces functions of jax.numpy, some of which it replaces for constant shapes alone.
+    flat = jax.make_jaxpr(lambda *inputs: _evaluate(closed.jaxpr, closed.consts, inputs))(*specs)
+    return lambda *inputs: tuple(_evaluate(flat.jaxpr, flat.consts, inputs))
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
