@@ -232,7 +232,7 @@ def tuned_scores(decision: Decision, logits: np.ndarray, labels: np.ndarray) -> 
     """The metrics that a decision changes: of its labels and its probabilities."""
     return {
         **metrics.label_scores(labels, decision.predict(logits), decision.class_names),
-        **metrics.calibration_scores(logits / decision.temperature, labels),
+        **metrics.calibration_scores(decision.calibrated(logits), labels),
     }
 
 

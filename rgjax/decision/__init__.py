@@ -1,4 +1,4 @@
-"""Decisions: class offsets and a temperature, chosen on validation."""
+"""Decisions: class offsets, and a temperature and biases, chosen on validation."""
 
 from rgjax.decision.decision import FILE as FILE
 from rgjax.decision.decision import Decision as Decision

@@ -21,31 +21,39 @@ _TRUSTED = 1000  # examples of a class whose labels count as much as the calibra
 
 @dataclass(frozen=True)
 class Decision:
-    """Class offsets and a temperature.
+    """Class offsets for labels; a temperature and biases for probabilities.
 
     Attributes:
         class_names: in the order of the logits.
         offsets: [C] float64, added to the log-probabilities before the argmax; 0 for the largest class.
         temperature: by which the logits are divided for calibrated probabilities.
+        biases: [C] float64, added to the divided logits.
         rule: what the offsets maximize: "balanced accuracy", "costs" or "recall".
     """
 
     class_names: tuple[str, ...]
     offsets: Float[np.ndarray, " C"]
     temperature: float
+    biases: Float[np.ndarray, " C"]
     rule: str
 
     def predict(self, logits: Num[np.ndarray, "n C"]) -> Integer[np.ndarray, " n"]:
         """argmax_c(log p_c + offset_c); a tie goes to the lower class."""
         return np.argmax(log_softmax(np.asarray(logits, np.float64), axis=1) + self.offsets, axis=1)
 
+    def calibrated(self, logits: Num[np.ndarray, "n C"]) -> Float[np.ndarray, "n C"]:
+        """logits / temperature + biases."""
+        return np.asarray(logits, np.float64) / self.temperature + self.biases
+
     def probabilities(self, logits: Num[np.ndarray, "n C"]) -> Float[np.ndarray, "n C"]:
-        """Calibrated probabilities: the softmax of logits / temperature."""
-        return softmax(np.asarray(logits, np.float64) / self.temperature, axis=1)
+        """Calibrated probabilities: the softmax of `calibrated`."""
+        return softmax(self.calibrated(logits), axis=1)
 
     def as_json(self) -> dict[str, Any]:
-        offsets = dict(zip(self.class_names, self.offsets.tolist(), strict=True))
-        return {"offsets": offsets, "temperature": self.temperature}
+        offsets, biases = (
+            dict(zip(self.class_names, values.tolist(), strict=True)) for values in (self.offsets, self.biases)
+        )
+        return {"offsets": offsets, "temperature": self.temperature, "biases": biases}
 
 
 def fit_decision(
@@ -75,8 +83,7 @@ def fit_decision(
     z = z - z.max(axis=1, keepdims=True)
     counts = np.bincount(labels, minlength=len(class_names))
     present = counts > 0
-    temperature = best_temperature(z, labels)
-    scale, biases, probabilities = bias_corrected(z, labels, temperature)
+    temperature, biases, probabilities = bias_corrected(z, labels, best_temperature(z, labels))
 
     # Each class's gain is a composite of what its labels say and of what the probabilities expect.
     trust = counts / (counts + _TRUSTED)
@@ -85,12 +92,12 @@ def fit_decision(
     gains = -costs / len(labels) if costs is not None else np.diag(present / np.maximum(counts, 1) / present.sum())
 
     # The optimum for BA where the probabilities are right; a class without examples counts as if it had one.
-    likely = scale * (biases - np.log(np.maximum(counts + 0.5, 1)))
+    likely = temperature * (biases - np.log(np.maximum(counts + 0.5, 1)))
     likely -= likely[counts.argmax()]
     starts = [likely] if goal.rule == "balanced accuracy" else [likely, np.zeros(len(counts))]
     goals = {list(class_names).index(name): recall for name, recall in goal.min_recall.items()}
     offsets = best_offsets(z, labels, shares @ gains, goals, starts)
-    return Decision(tuple(class_names), offsets, temperature, goal.rule)
+    return Decision(tuple(class_names), offsets, temperature, biases, goal.rule)
 
 
 def read_decision(workdir: Path, aggregate: str) -> Decision:
@@ -101,12 +108,13 @@ def read_decision(workdir: Path, aggregate: str) -> Decision:
     try:
         recorded = json.loads((workdir / FILE).read_text("utf-8"))
         chosen = recorded["by_aggregation"][aggregate]
-        names, offsets = chosen["offsets"].keys(), list(chosen["offsets"].values())
-        return Decision(tuple(names), np.array(offsets, np.float64), float(chosen["temperature"]), recorded["rule"])
+        names = tuple(chosen["offsets"])
+        offsets, biases = (np.array([chosen[key][name] for name in names], float) for key in ("offsets", "biases"))
+        return Decision(names, offsets, float(chosen["temperature"]), biases, recorded["rule"])
     except FileNotFoundError as error:
         raise UserError(
             f"--workdir={workdir}: holds no {FILE}, as the run is of an older version; train it again in another "
             "--workdir"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{workdir / FILE}: damaged; train the run again in another --workdir") from error

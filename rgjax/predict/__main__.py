@@ -13,8 +13,8 @@ sentences or paths of images from standard input, one per line. Each input gives
     group, group_class, group_probability  most likely pseudo-class as numbered in the run's groups/, its class, and its
                                            probability among all pseudo-classes
     neighbor_1, ...                        nearest training examples of that pseudo-class, by the network's features
-    decision, temperature                  argmax or tuned, the --decision of the class; the temperature of the
-                                           probabilities, which is 1 unless they are --calibrated
+    decision, temperature                  argmax or tuned, the --decision of the class; the temperature of --calibrated
+                                           probabilities, or 1
 
 Options:
 
@@ -28,7 +28,7 @@ Options:
     --decision=argmax|tuned
                         the class is the likeliest one (argmax), or the one that the offsets of the run's decision.json
                         choose (tuned): fitted on validation for balanced accuracy, costs or a recall
-    --calibrated        probabilities at the temperature in the run's decision.json, also fitted on validation
+    --calibrated        probabilities at the temperature and biases in decision.json, also fitted on validation
     --aggregate=max|sum how pseudo-class logits become class logits (as in the run)
     --batch-size=N      inputs per call of the network (256 per accelerator, up to 128 on a CPU)
     --export=FOLDER     instead of predicting, write files that run without rgjax: the network as a StableHLO program

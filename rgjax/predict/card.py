@@ -204,7 +204,8 @@ def _decision(facts: _Facts) -> str:
         f"By default the class is the likeliest one. The tuned decision adds an offset to each log-probability, fitted "
         f"on {validation} validation examples for {decision.rule}: "
         + ", ".join(f"{escape_markdown(name)} {offset:+.2f}" for name, offset in offsets)
-        + f". Calibrated probabilities are those at temperature {decision.temperature:.3g}, fitted on the same ones."
+        + f". Calibrated probabilities are those at temperature {decision.temperature:.3g}, with a bias of each class, "
+        "fitted on the same ones."
     )
     test, tuned = facts.scores("test"), facts.scores("test_tuned")
     rows = [[name, f"{test[key]:.3f}", f"{tuned[key]:.3f}"] for key, name in _CALIBRATION.items()

@@ -95,12 +95,7 @@ def _manifest(predictor: Predictor, program: Program, exported: jax.export.Expor
         "aggregate": predictor.aggregate,
         "inputs": program.inputs,
         "outputs": program.outputs,
-        "decision": decision
-        and {
-            "rule": decision.rule,
-            "offsets": dict(zip(decision.class_names, decision.offsets.tolist(), strict=True)),
-            "temperature": decision.temperature,
-        },
+        "decision": decision and {"rule": decision.rule, **decision.as_json()},
         "platforms": exported.platforms,
         "calling_convention": exported.calling_convention_version,
         "versions": {name: version(name) for name in ("rgjax", "jax", "jaxlib", "flax")},

@@ -95,7 +95,7 @@ class Predictor:
     def __call__(self, inputs: Inputs, *, calibrated: bool = False) -> np.ndarray:
         """Class probabilities [n, C]; the names of the classes are `run.class_names`.
 
-        Calibrated ones are those at the temperature of the run's `decision`.
+        Calibrated ones are those at the temperature and biases of the run's `decision`.
         """
         return self.probabilities(self.outputs(inputs), calibrated=calibrated)
 
@@ -112,7 +112,7 @@ class Predictor:
 
     @cached_property
     def decision(self) -> Decision:
-        """Class offsets and a temperature, which the run fitted on validation.
+        """Class offsets, a temperature and biases, which the run fitted on validation.
 
         Raises UserError if the run is of an older version.
         """

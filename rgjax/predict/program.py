@@ -58,7 +58,8 @@ def program_of(predictor: Predictor) -> Program:
             return outputs.probabilities, outputs.logits
         classes = aggregate(outputs.logits, predictor.run.regrouping.parent, predictor.aggregate)
         scores = jax.nn.log_softmax(classes) + jnp.asarray(decision.offsets, jnp.float32)[None]
-        calibrated = jax.nn.softmax(classes / jnp.float32(decision.temperature))
+        biases = jnp.asarray(decision.biases, jnp.float32)[None]
+        calibrated = jax.nn.softmax(classes / jnp.float32(decision.temperature) + biases)
         return outputs.probabilities, outputs.logits, calibrated, scores, jnp.argmax(scores, axis=1).astype(jnp.int32)
 
     parameters = dict(zip(names, leaves, strict=True))
@@ -124,7 +125,7 @@ def _describe_outputs(classes: int, groups: int) -> list[dict]:
         {"name": "class probabilities", "shape": by_class, "dtype": "float32"},
         {"name": "pseudo-class logits", "shape": ["b", groups], "dtype": "float32"},
         {"name": "calibrated class probabilities", "shape": by_class, "dtype": "float32",
-         "meaning": "at the temperature in `decision`"},
+         "meaning": "at the temperature and biases in `decision`"},
         {"name": "tuned class scores", "shape": by_class, "dtype": "float32", "meaning": scores},
         {"name": "tuned class", "shape": ["b"], "dtype": "int32",
          "meaning": "that of the highest tuned score, as an index of `class_names`"},

@@ -153,7 +153,7 @@ def _expected_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
                 decision = read_decision(folder, how)
                 plain[how] |= _calibration_scores(by_class, labels)
                 tuned[how] = _label_scores(decision.predict(by_class), labels, names)
-                tuned[how] |= _calibration_scores(by_class / decision.temperature, labels)
+                tuned[how] |= _calibration_scores(decision.calibrated(by_class), labels)
             else:
                 plain[how] = {name: plain[how][name] for name in _OLD_LABEL_SCORES}
             plain[how] |= _ranking_scores(by_class, labels, names)

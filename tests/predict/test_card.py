@@ -30,7 +30,7 @@ def workdir(tmp_path_factory):
         "test_by_aggregation": {"max": scores[0]}, "test_tuned_by_aggregation": {"max": scores[1]},
     }  # fmt: skip
     write_json(copy / "result.json", result)
-    decisions = {"offsets": {"rest": 0.0, "8": 1.25}, "temperature": 1.5}
+    decisions = {"offsets": {"rest": 0.0, "8": 1.25}, "temperature": 1.5, "biases": {"rest": 0.0, "8": -0.5}}
     write_json(copy / "decision.json", {"rule": "balanced accuracy", "by_aggregation": {"max": decisions}})
     (copy / "manifest.json").unlink()  # it has the checksum of another result
     return copy

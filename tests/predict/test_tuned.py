@@ -20,7 +20,7 @@ from rgjax.predict.predictor import Predictor
 from rgjax.storage.files import write_json
 from tests.support.finished import digits, digits_run
 
-TEMPERATURE = 2.5
+TEMPERATURE, BIAS = 2.5, 0.7
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,11 @@ def workdir(tmp_path_factory):
     copy = tmp_path_factory.mktemp("run") / "w"
     shutil.copytree(digits_run(trained=False), copy)
     ratio = np.subtract(*log_probabilities(copy).T)  # of "rest" to "8"
-    decisions = {"offsets": {"rest": 0.0, "8": float(np.median(ratio))}, "temperature": TEMPERATURE}
+    decisions = {
+        "offsets": {"rest": 0.0, "8": float(np.median(ratio))},
+        "temperature": TEMPERATURE,
+        "biases": {"rest": 0.0, "8": BIAS},
+    }
     by_aggregation = {"max": decisions, "sum": {**decisions, "temperature": 7.0}}
     write_json(copy / "decision.json", {"split": "val", "n": 9, "rule": "costs", "by_aggregation": by_aggregation})
     return copy
@@ -51,7 +55,7 @@ def expected(workdir):
     recorded = json.loads((workdir / "decision.json").read_text())["by_aggregation"]["max"]
     logs = log_probabilities(workdir)
     scores = logs + np.array([recorded["offsets"]["rest"], recorded["offsets"]["8"]])
-    return logs, scores, softmax(logs / TEMPERATURE, axis=1)
+    return logs, scores, softmax(logs / TEMPERATURE + np.array([0, BIAS]), axis=1)
 
 
 def predicted(capsys, workdir, tmp_path, *options):
@@ -161,6 +165,6 @@ def test_a_head_is_exported_alone(of_features, tmp_path):
     with np.load(file) as content:
         features = content["features"]
     program = jax.export.deserialize((tmp_path / "model.stablehlo").read_bytes())
-    probabilities, _ = program.call(load_file(tmp_path / "parameters.safetensors"), features)
+    probabilities, *_ = program.call(load_file(tmp_path / "parameters.safetensors"), features)
     np.testing.assert_allclose(probabilities, Predictor.from_run(workdir)(features), rtol=1e-5)
     assert json.loads((tmp_path / "manifest.json").read_text())["inputs"][0]["shape"] == ["b", 6]

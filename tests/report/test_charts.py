@@ -120,7 +120,10 @@ def test_a_damaged_decision_is_skipped_with_a_warning(sweep_of, capsys):
     sweep = sweep_of()
     for name, text in (
         ("a", '{"by'),
-        ("b", '{"rule": "costs", "by_aggregation": {"max": {"offsets": {"x": 0}, "temperature": 1}}}'),
+        (
+            "b",
+            '{"rule": "costs", "by_aggregation": {"max": {"offsets": {"x": 0}, "temperature": 1, "biases": {"x": 0}}}}',
+        ),
     ):
         (sweep.run(name, "ce", seed=ord(name)) / "decision.json").write_text(text)
     (study,) = make_studies(read_runs(sweep.folder), {})

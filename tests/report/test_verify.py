@@ -45,7 +45,7 @@ FIGURES |= {
     "nll": -(2 * np.log(SIGMOID[0]) + 2 * np.log(1 - SIGMOID[1]) + np.log(SIGMOID[3])) / 5,
 }
 # The first example alone is now predicted as b, and the temperature leaves the probabilities nearly equal.
-DECISION = {"offsets": {"a": 0.0, "b": -2.0}, "temperature": 1e9}
+DECISION = {"offsets": {"a": 0.0, "b": -2.0}, "temperature": 1e9, "biases": {"a": 0.0, "b": 0.0}}
 TUNED = {
     "ba": 3 / 4,
     "accuracy": 4 / 5,

@@ -125,7 +125,7 @@ class Sweep:
         (folder / FILE).write_text(json.dumps(content))
         tuned = {
             how: metrics.label_scores(labels, decision.predict(by_class[how]["test"]), self.classes)
-            | metrics.calibration_scores(by_class[how]["test"] / decision.temperature, labels)
+            | metrics.calibration_scores(decision.calibrated(by_class[how]["test"]), labels)
             for how, decision in decisions.items()
         }
         return {"test_tuned": tuned[settings.regroup.aggregate], "test_tuned_by_aggregation": tuned}

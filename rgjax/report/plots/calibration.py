@@ -37,12 +37,11 @@ def reliability(outcomes: Mapping[Entry, Sequence[Outcome]]) -> Figure | None:
 
 
 def _draw(axes: Axes, entry: Entry, outcomes: Sequence[Outcome]) -> None:
-    """The bins before and after the temperature; the legend has the mean ECE."""
-    _draw_bins(axes, [(o.confidences, o.correct) for o in outcomes], "as trained", color=MUTED, marker="o", mfc="white")
-    tempered = [(o.calibrated, o.correct) for o in outcomes if o.calibrated is not None]
-    if tempered:
+    """The bins before and after calibration; the legend has the mean ECE."""
+    _draw_bins(axes, [o.trained for o in outcomes], "as trained", color=MUTED, marker="o", mfc="white")
+    if calibrated := [o.calibrated for o in outcomes if o.calibrated is not None]:
         temperature = np.mean([o.temperature for o in outcomes if o.temperature is not None])
-        _draw_bins(axes, tempered, f"T = {temperature:.3g}", color=method_color(entry), marker="s")
+        _draw_bins(axes, calibrated, f"T = {temperature:.3g}", color=method_color(entry), marker="s")
     title = shorten(entry.name)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), title=title, alignment="left", borderpad=0, borderaxespad=0.4)
 

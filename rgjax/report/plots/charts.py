@@ -69,8 +69,8 @@ def _figures(study: Study) -> Iterator[tuple[str, str, Callable[[], Figure | Non
     yield (
         "reliability",
         "Accuracy on the test set against the confidence in the predicted class, in 15 bins of equal mass that pool "
-        "all seeds; points below the diagonal are overconfident. Squares: after division of the logits by the "
-        "temperature T that validation chose. ECE: expected calibration error, mean over seeds.",
+        "all seeds; points below the diagonal are overconfident. Squares: at the temperature T and the "
+        "biases that validation chose. ECE: expected calibration error, mean over seeds.",
         partial(reliability, outcomes),
     )
     yield (

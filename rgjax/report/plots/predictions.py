@@ -28,9 +28,8 @@ class Outcome:
         curves: class -> recall, precision and false positive rate [3, points], by falling threshold.
         argmax, tuned: class -> the same three numbers [3] of the predicted labels; tuned is empty without a decision.
         shares: class -> its share of the examples.
-        correct: whether the argmax is the true class [n].
-        confidences: the probability of the argmax [n], as trained.
-        calibrated: the same at the temperature of the decision; None without one.
+        trained: the probability of the argmax [n], and whether it is the true class [n].
+        calibrated: the same by the decision's probabilities; None without one.
         temperature: of the decision.
     """
 
@@ -38,9 +37,8 @@ class Outcome:
     argmax: dict[str, np.ndarray]
     tuned: dict[str, np.ndarray]
     shares: dict[str, float]
-    correct: np.ndarray
-    confidences: np.ndarray
-    calibrated: np.ndarray | None
+    trained: tuple[np.ndarray, np.ndarray]
+    calibrated: tuple[np.ndarray, np.ndarray] | None
     temperature: float | None
 
 
@@ -73,14 +71,16 @@ def _read(run: RunRecord, names: Sequence[str], shown: set[str]) -> Outcome | No
         counts = confusion_matrix(labels, predicted, len(names))
         return {names[c]: _rates(counts[c, c], counts[c].sum(), counts[:, c].sum(), len(labels)) for c in present}
 
+    def confidences(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+
     return Outcome(
         curves={names[c]: threshold_curve(scores[:, c], labels == c) for c in present},
         argmax=points(top),
         tuned=points(decision.predict(logits)) if decision else {},
         shares={names[c]: float((labels == c).mean()) for c in present},
-        correct=top == labels,
-        confidences=softmax(logits, axis=1).max(axis=1),
-        calibrated=decision.probabilities(logits).max(axis=1) if decision else None,
+        trained=confidences(softmax(logits, axis=1)),
+        calibrated=confidences(decision.probabilities(logits)) if decision else None,
         temperature=decision.temperature if decision else None,
     )
 
@@ -94,9 +94,10 @@ def _read_decision(run: RunRecord, names: Sequence[str]) -> Decision | None:
     except (UserError, OSError) as error:
         _log.warning(str(error))
         return None
-    usable = np.isfinite([*decision.offsets, decision.temperature]).all() and decision.temperature > 0
+    numbers = [*decision.offsets, *decision.biases, decision.temperature]
+    usable = np.isfinite(numbers).all() and decision.temperature > 0
     if not usable or list(decision.class_names) != list(names):
-        _log.warning(f"{run.folder / FILE}: not an offset of each class and a temperature; skipped")
+        _log.warning(f"{run.folder / FILE}: not numbers for each class and a temperature; skipped")
         return None
     return decision
 
