@@ -72,7 +72,8 @@ def format_population(results: list[dict]) -> str:
     rows = [(str(result["seed"]), row) for result, row in zip(results, columns, strict=True)]
     rows += [("mean", columns.mean(axis=0)), ("standard dev.", columns.std(axis=0, ddof=1))]
     for name, (ba, tuned_ba, macro_ap, val_ba) in rows:
-        lines.append(f"  {name:<16}{100 * ba:>8.1f}{100 * tuned_ba:>12.1f}{100 * macro_ap:>12.1f}{100 * val_ba:>10.1f}")
+        tuned = "-" if np.isnan(tuned_ba) else f"{100 * tuned_ba:.1f}"  # runs of older versions have none
+        lines.append(f"  {name:<16}{100 * ba:>8.1f}{tuned:>12}{100 * macro_ap:>12.1f}{100 * val_ba:>10.1f}")
     timing = first["timing"]
     trained = f"{timing['trials']} seeds as one program" if timing["trials"] > 1 else "the first seed"
     lines += ["", f"  time: {timing['train_s']:.1f} s training {trained}, {timing['compile_s']:.1f} s compiling"]

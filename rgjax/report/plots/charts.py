@@ -44,16 +44,17 @@ def draw_all(study: Study, folder: Path) -> list[Chart]:
 
 def _figures(study: Study) -> Iterator[tuple[str, str, Callable[[], Figure | None]]]:
     """Name, caption and drawing function of each figure."""
-    outcomes = read_outcomes(study)
-    legend = "points and bars are means and standard deviations over seeds"
+    outcomes, unit = read_outcomes(study), study.unit
+    legend = f"points and bars are means and standard deviations over {unit}"
     curves = (
-        "mean over seeds at equal recall. Points: where the argmax (hollow) and the tuned thresholds (filled) are; "
-        "with more than two classes they may lie off the curve, as a decision weighs all classes."
+        f"mean over {unit} at equal recall; gray: methods that the legend does not name. Points: where the argmax "
+        "(hollow) and the tuned thresholds (filled) are; with more than two classes they may lie off the curve, as a "
+        "decision weighs all classes."
     )
     yield (
         "thresholds",
         "Balanced accuracy of the argmax (circles) and at the thresholds that validation chose (diamonds), beside "
-        "macro AP, which has none: means over seeds. A difference that tuning closes is one of the threshold.",
+        f"macro AP, which has none: means over {unit}. A difference that tuning closes is one of the threshold.",
         partial(thresholds, study),
     )
     yield (
@@ -69,19 +70,19 @@ def _figures(study: Study) -> Iterator[tuple[str, str, Callable[[], Figure | Non
     yield (
         "reliability",
         "Accuracy on the test set against the confidence in the predicted class, in 15 bins of equal mass that pool "
-        "all seeds; points below the diagonal are overconfident. Squares: at the temperature T and the "
-        "biases that validation chose. ECE: expected calibration error, mean over seeds.",
+        f"all {unit}; points below the diagonal are overconfident. Squares: at the temperature T and the biases that "
+        f"validation chose. ECE: expected calibration error, mean over {unit}.",
         partial(reliability, outcomes),
     )
     yield (
         "confusion",
-        "Confusion matrices of the argmax on the test set, summed over seeds. Colors and percentages: share of the "
+        f"Confusion matrices of the argmax on the test set, summed over {unit}. Colors and percentages: share of the "
         "true class; with at most eight classes, the examples below.",
         partial(results.confusion, study),
     )
     yield (
         "training",
-        "Training loss and validation BA, means over the reported seeds. The losses of different methods are not "
+        f"Training loss and validation BA, means over the reported {unit}. The losses of different methods are not "
         "comparable.",
         partial(results.training, study),
     )
@@ -92,6 +93,6 @@ def _figures(study: Study) -> Iterator[tuple[str, str, Callable[[], Figure | Non
     for entry in study.entries:
         yield (
             f"curves-{file_name(entry.key)}",
-            f"Grid search of {entry.name} on the tuning seed.",
+            f"Grid search of {entry.name} {'inside each fold' if unit == 'folds' else 'on the tuning seed'}.",
             partial(hyper_parameters, study, entry),
         )
