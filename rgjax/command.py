@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -194,10 +195,18 @@ def find_config_file(name: str) -> str:
     raise UserError(f"--config={name}: no such file{near}; give a path, or one of {', '.join(names)}")
 
 
+class _SourceLoader(SourceFileLoader):
+    """Reads no bytecode, which may be that of a file of the same second and size."""
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_file(path: str) -> Any:
     """Load a config file as a module. Raises UserError if it is not valid."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
+    loader = _SourceLoader(Path(path).stem, path)
+    spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
+    if spec is None or spec.loader is None or Path(path).suffix != ".py" or not Path(path).is_file():
         raise UserError(f"--config={path}: no such Python file")
     module = importlib.util.module_from_spec(spec)
     try:

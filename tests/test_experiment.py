@@ -134,13 +134,13 @@ def test_one_cluster_per_class_is_ce_bit_for_bit(tmp_path):
 
 
 @pytest.mark.long
-def test_ten_classes_and_random_groups(tmp_path):
+@pytest.mark.parametrize(("positive", "classes", "pseudo_classes"), [("", 10, 10), ("8", 2, 9 + 1)])
+def test_classes_and_random_groups(positive, classes, pseudo_classes, tmp_path):
     result = run("rg", tmp_path, **{
-        "data.positive": "", "regroup.clustering": "random", "regroup.rule": "target", "regroup.threshold": 60,
+        "data.positive": positive, "regroup.clustering": "random", "regroup.rule": "target", "regroup.threshold": 60,
         "train.steps": 1,
     })  # fmt: skip
-    assert result["num_classes"] == 10
-    assert result["num_pseudo_classes"] == 20
+    assert (result["num_classes"], result["num_pseudo_classes"]) == (classes, pseudo_classes)
 
 
 @pytest.mark.long

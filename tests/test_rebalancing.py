@@ -21,7 +21,7 @@ from rgjax.storage.files import read_json_object, write_json
 from rgjax.training.trainer import Trial
 from tests.support.features import write_features
 from tests.support.finished import digits_run
-from tests.support.mixtures import CIFAR, HAM, PHRASEBANK, class_likelihood, optimal_logits, simulated
+from tests.support.pseudo_classes import CIFAR, HAM, PHRASEBANK, class_likelihood, optimal_logits, simulated
 
 LONG = pytest.mark.long
 LOSS = {"wce": {"name": "wce"}, "la": {"name": "la"}, "post-hoc la": {"name": "la", "posthoc": True}}

@@ -3,7 +3,7 @@
 from rgjax.metrics import balanced_accuracy
 from rgjax.regroup import AGGREGATIONS
 from rgjax.regroup.aggregation import class_logits
-from tests.support.mixtures import CIFAR, HAM, PHRASEBANK, class_likelihood, optimal_logits, simulated
+from tests.support.pseudo_classes import CIFAR, HAM, PHRASEBANK, class_likelihood, optimal_logits, simulated
 
 CASES = ((PHRASEBANK, "ratio", 0), (HAM, "ratio", 0), (HAM, "target", 146), (CIFAR, "ratio", 0), (CIFAR, "target", 800))
 LOSSES = ({"name": "ce"}, {"name": "wce", "stats": "pseudo"}, {"name": "wce", "stats": "class"})

@@ -374,6 +374,6 @@ def test_a_class_far_smaller_than_the_largest_is_clustered_as_alone():
     features, labels = rng.normal(size=(4700, 3)), np.repeat([0, 1, 2], (4200, 400, 100))
     groups = regroup(features, labels, rule="target", threshold=200, n_init=2)
     assert np.bincount(groups.parent).tolist() == [21, 2, 1]
-    alone = regroup(features[labels == 1], np.zeros(400, int), rule="target", threshold=200, n_init=2)
-    small = groups.pseudo_labels[labels == 1]
-    assert (small - small.min() == alone.pseudo_labels).all()
+    alone = regroup(features[labels > 0], labels[labels > 0] - 1, rule="target", threshold=200, n_init=2)
+    assert np.bincount(alone.parent).tolist() == [2, 1]
+    assert (groups.pseudo_labels[labels > 0] - 21 == alone.pseudo_labels).all()
