@@ -1,6 +1,6 @@
 """A model card in Markdown, with the metadata of Hugging Face's hub."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rgjax.config import FIELDS, FROZEN, METHODS, value_of
@@ -10,7 +10,7 @@ from rgjax.models.pretrained import DEFAULT_BERT
 from rgjax.predict.predictor import Predictor
 from rgjax.predict.program import Program
 from rgjax.report.summary import format_percent
-from rgjax.report.text import escape_markdown
+from rgjax.report.text import escape_markdown, markdown_table
 from rgjax.storage import provenance
 from rgjax.storage.files import read_json_object
 
@@ -131,7 +131,7 @@ def _data(facts: _Facts) -> str:
     notes = "".join(f"\n- {escape_markdown(note)}" for note in recorded_notes(dict(facts.recorded)))
     return (
         f"Data set: {escape_markdown(facts.dataset)}; {split}. Examples:\n\n"
-        + _table(["class", "training", "validation", "test"], rows)
+        + markdown_table(["class", "training", "validation", "test"], rows)
         + (f"\n\nNotes on the data:\n{notes}" if notes else "")
     )
 
@@ -178,7 +178,7 @@ def _results(facts: _Facts) -> str:
     lines = [
         f"On {test['n']} test examples, in %, with 95 % intervals for more examples of the same kind. Rankings "
         "(average precision, AUROC) do not depend on the decision.",
-        _table(["score", "argmax", "tuned decision"], rows),
+        markdown_table(["score", "argmax", "tuned decision"], rows),
     ]
     columns = {"recall": "recall", "precision": "precision", "f1": "F1"}
     known = [(scores, key, f"{name}{how}") for scores, how in ((test, ""), (tuned, ", tuned"))
@@ -192,7 +192,7 @@ def _results(facts: _Facts) -> str:
         ]
         for name in test["ap"]
     ]
-    return "\n\n".join([*lines, _table(["class", "n", *(name for *_, name in known), "AP"], by_class)])
+    return "\n\n".join([*lines, markdown_table(["class", "n", *(name for *_, name in known), "AP"], by_class)])
 
 
 def _decision(facts: _Facts) -> str:
@@ -210,7 +210,7 @@ def _decision(facts: _Facts) -> str:
     test, tuned = facts.scores("test"), facts.scores("test_tuned")
     rows = [[name, f"{test[key]:.3f}", f"{tuned[key]:.3f}"] for key, name in _CALIBRATION.items()
             if test.get(key) is not None and tuned.get(key) is not None]  # fmt: skip
-    return f"{text}\n\n{_table(['on the test set', 'as they are', 'calibrated'], rows)}" if rows else text
+    return f"{text}\n\n{markdown_table(['on the test set', 'as they are', 'calibrated'], rows)}" if rows else text
 
 
 def _licenses(facts: _Facts) -> str:
@@ -267,8 +267,3 @@ def _score(value: float | None, interval: Sequence[float | None] | None) -> str:
     if value is None or not interval or None in interval:
         return format_percent(value)
     return f"{format_percent(value)} [{', '.join(map(format_percent, interval))}]"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    ruler = ["---"] + ["--:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))

@@ -131,10 +131,7 @@ def class_table(study: Study) -> Table:
 
 
 def _class_cell(runs: Sequence[RunRecord], score: str, name: str) -> Cell:
-    def value(run: RunRecord) -> float | None:
-        return (run.test_ap if score == "ap" else run.class_scores.get(score, {})).get(name)
-
-    cell = _score(score_of(map(value, runs)))
+    cell = _score(score_of(run.class_score(score, name) for run in runs))
     if len(runs) > 1:
         return cell
     return Cell(cell.text + format_interval(runs[0].class_intervals.get(score, {}).get(name)), cell.value)

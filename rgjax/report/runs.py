@@ -110,6 +110,10 @@ class RunRecord:
         """done, running, pending, failed or damaged"""
         return self.row["status"]
 
+    def class_score(self, name: str, class_name: str) -> float | None:
+        """The test score "ap", or one of `CLASS_SCORES`, of a class."""
+        return (self.test_ap if name == "ap" else self.class_scores.get(name, {})).get(class_name)
+
     @property
     def stage(self) -> int:
         """1: tuning; 2: reported. Single runs, which no sweep started, are reported."""

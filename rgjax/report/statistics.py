@@ -136,5 +136,6 @@ def _wilcoxon(differences: np.ndarray) -> float:
 def _friedman(ranks: np.ndarray) -> float:
     """The share of permutations whose mean ranks differ at least as much."""
     rng, spread = np.random.default_rng(0), ranks.sum(axis=0).var()
-    larger = sum(rng.permuted(ranks, axis=1).sum(axis=0).var() >= spread - 1e-9 for _ in range(_PERMUTATIONS))
-    return (1 + larger) / (1 + _PERMUTATIONS)
+    permuted = rng.permuted(np.broadcast_to(ranks, (_PERMUTATIONS, *ranks.shape)), axis=2)
+    larger = (permuted.sum(axis=1).var(axis=1) >= spread - 1e-9).sum()
+    return float((1 + larger) / (1 + _PERMUTATIONS))

@@ -22,7 +22,7 @@ from rgjax.report.study import (
     score_table,
     table_caption,
 )
-from rgjax.report.text import escape_markdown
+from rgjax.report.text import escape_markdown, markdown_table
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 _MAX_EXACT = 2**53  # float64 represents all integers up to here
@@ -48,8 +48,7 @@ def write_parquet(path: Path, runs: Sequence[RunRecord]) -> None:
         columns[f"test_ap_{name}"] = pa.array([run.test_ap.get(name) for run in runs], pa.float64())
         columns[f"val_ap_{name}"] = pa.array([run.val_ap.get(name) for run in runs], pa.float64())
         for score in CLASS_SCORES:
-            values = [run.class_scores.get(score, {}).get(name) for run in runs]
-            columns[f"test_{score}_{name}"] = pa.array(values, pa.float64())
+            columns[f"test_{score}_{name}"] = pa.array([run.class_score(score, name) for run in runs], pa.float64())
     for name in settings:
         columns.setdefault(name, _settings_column([run.config.get(name) for run in runs]))
     parquet.write_table(pa.table(columns), path)
@@ -83,9 +82,7 @@ def csv_table(studies: Iterable[Study]) -> str:
             line["tuning runs"] = budgets[row.entry]
             for score_name in CLASS_SCORES:
                 for name in study.counts:
-                    score = score_of(
-                        run.class_scores.get(score_name, {}).get(name) for run in study.finished(row.entry)
-                    )
+                    score = score_of(run.class_score(score_name, name) for run in study.finished(row.entry))
                     line[f"{score_name.replace('_', ' ')} {name}"] = score and score.mean
             lines.append(line)
     return _csv(lines, list(dict.fromkeys(name for line in lines for name in line)))
@@ -140,13 +137,13 @@ def _markdown_scores(study: Study, rows: Sequence[TableRow]) -> str:
     overall = [f"{title} (%) ↑" for title in overall_titles(rows)]
     classes = [f"AP (%) ↑ {escape_markdown(name)} ({n:,})" for name, n in study.counts.items()]
     lines = [[escape_markdown(row.entry.name), *_cells(row, "**{}**", escape_markdown), row.count] for row in rows]
-    return _markdown_table(["method", *overall, *classes, f"n ({study.unit})"], lines)
+    return markdown_table(["method", *overall, *classes, f"n ({study.unit})"], lines)
 
 
 def _markdown_details(table: Table, level: str) -> list[str]:
     lines = [[escape_markdown(cell.text) for cell in line] for line in table.lines]
     header = [escape_markdown(name) for name in table.header]
-    text = _markdown_table(header, lines, text_columns=table.text_columns)
+    text = markdown_table(header, lines, text_columns=table.text_columns)
     return [f"{level} {escape_markdown(table.title)}", text, escape_markdown(table.note)]
 
 
@@ -155,13 +152,7 @@ def _markdown_settings(study: Study) -> str:
         [escape_markdown(chosen.entry.name), "; ".join(map(escape_markdown, chosen.settings)) or "-", chosen.budget]
         for chosen in chosen_settings(study)
     ]
-    return _markdown_table(["method", "settings", "tuning runs"], lines, text_columns=2)
-
-
-def _markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A table whose first `text_columns` columns are aligned left, the rest right."""
-    ruler = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ruler, *lines))
+    return markdown_table(["method", "settings", "tuning runs"], lines, text_columns=2)
 
 
 # LaTeX

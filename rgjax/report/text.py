@@ -1,6 +1,7 @@
 """Text made safe for Markdown, file names and figures, and read back."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 _MARKUP = r"[\\`*_{}\[\]<>#|~$&]"  # characters that Markdown may read as markup
 
@@ -12,6 +13,12 @@ def escape_markdown(text: str) -> str:
 
 def unescape_markdown(text: str) -> str:
     return re.sub(rf"\\({_MARKUP})", r"\1", text)
+
+
+def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """A table whose first `text_columns` columns are aligned left, the rest right."""
+    ruler = ["---"] * text_columns + ["--:"] * (len(header) - text_columns)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ruler, *lines))
 
 
 def file_name(text: str) -> str:
