@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
-from absl import flags
+from absl.testing import flagsaver
 from PIL import Image
 from pyarrow import parquet
 
@@ -120,11 +119,9 @@ def command_line(path: Path) -> None:
     """Each line is a setting without its `--config.`."""
     words = [f"--config.{line}" for line in path.read_bytes().decode(errors="surrogateescape").split("\n") if line]
     argv = ["main", f"--config={ROOT / 'configs' / 'digits.py'}", *words]
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)  # from the last parse
-    with patch.object(sys, "argv", argv):
+    with flagsaver.flagsaver():
         parse(argv, "")
-    config = CONFIG.value
+        config = CONFIG.value
     validate(config)
     for name, field in FIELDS.items():
         kind = field.default if isinstance(field.default, type) else type(field.default)
