@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from rgjax import console, experiment, metrics
@@ -25,8 +24,9 @@ from rgjax.regroup import AGGREGATIONS, FEATURE_CLUSTERINGS
 from rgjax.report.pictures import draw_groups
 from rgjax.report.summary import format_result
 from rgjax.storage import manifest
-from rgjax.storage.files import cache_dir, newest_step, write_json
+from rgjax.storage.files import cache_dir, newest_step
 from rgjax.training import resampling, trainer
+from tests.support.downloads import write_clip
 from tests.support.events import close_to, recorded, shown
 
 SMALL = {
@@ -277,35 +277,6 @@ def test_real_images_through_a_clip_of_full_size(shared_data, tmp_path, monkeypa
     run("rg", tmp_path / "second", **changes)
     with np.load(tmp_path / "first" / "regrouping.npz") as a, np.load(tmp_path / "second" / "regrouping.npz") as b:
         np.testing.assert_array_equal(a["pseudo_labels"], b["pseudo_labels"])
-
-
-def write_clip(folder):
-    """A CLIP vision tower in the shape of openai/clip-vit-base-patch32, its weights random."""
-    width, rng, tensors = 768, np.random.default_rng(0), {}
-
-    def draw(name, *shape, at=0.0):
-        tensors[name] = (at + 0.02 * rng.standard_normal(shape, np.float32)).astype(np.float32)
-
-    for name in (
-        "pre_layrnorm",
-        "post_layernorm",
-        *(f"encoder.layers.{i}.layer_norm{j}" for i in range(12) for j in (1, 2)),
-    ):
-        draw(f"vision_model.{name}.weight", width, at=1.0)
-        draw(f"vision_model.{name}.bias", width)
-    draw("vision_model.embeddings.class_embedding", width)
-    draw("vision_model.embeddings.position_embedding.weight", 50, width)
-    draw("vision_model.embeddings.patch_embedding.weight", width, 3, 32, 32)
-    for i in range(12):
-        shapes = {"mlp.fc1": (3072, width), "mlp.fc2": (width, 3072)}
-        shapes |= {f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
-        for name, shape in shapes.items():
-            draw(f"vision_model.encoder.layers.{i}.{name}.weight", *shape)
-            draw(f"vision_model.encoder.layers.{i}.{name}.bias", shape[0])
-    draw("visual_projection.weight", 512, width)
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    write_json(folder / "config.json", {"model_type": "clip", "vision_config": {}, "projection_dim": 512})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Small folders laid out as public downloads: HAM10000, Financial PhraseBank, and a BERT checkpoint."""
+"""Folders laid out as public downloads: small ones of data sets and BERT, a CLIP tower of full size."""
 
 import csv
 import json
@@ -55,3 +55,33 @@ def write_tiny_bert(folder, positions=20):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "profit", "rose", "fell", "flat", "."]
     (folder / "vocab.txt").write_text("\n".join([*words, *(f"w{i}" for i in range(60 - len(words)))]))
     return folder
+
+
+def write_clip(folder):
+    """A CLIP vision tower in the shape of openai/clip-vit-base-patch32, its weights random."""
+    width, rng, tensors = 768, np.random.default_rng(0), {}
+
+    def draw(name, *shape, at=0.0):
+        tensors[name] = (at + 0.02 * rng.standard_normal(shape, np.float32)).astype(np.float32)
+
+    for name in (
+        "pre_layrnorm",
+        "post_layernorm",
+        *(f"encoder.layers.{i}.layer_norm{j}" for i in range(12) for j in (1, 2)),
+    ):
+        draw(f"vision_model.{name}.weight", width, at=1.0)
+        draw(f"vision_model.{name}.bias", width)
+    draw("vision_model.embeddings.class_embedding", width)
+    draw("vision_model.embeddings.position_embedding.weight", 50, width)
+    draw("vision_model.embeddings.patch_embedding.weight", width, 3, 32, 32)
+    for i in range(12):
+        shapes = {"mlp.fc1": (3072, width), "mlp.fc2": (width, 3072)}
+        shapes |= {f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
+        for name, shape in shapes.items():
+            draw(f"vision_model.encoder.layers.{i}.{name}.weight", *shape)
+            draw(f"vision_model.encoder.layers.{i}.{name}.bias", shape[0])
+    draw("visual_projection.weight", 512, width)
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    config = {"model_type": "clip", "vision_config": {}, "projection_dim": 512}
+    (folder / "config.json").write_text(json.dumps(config))
