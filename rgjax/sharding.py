@@ -15,10 +15,13 @@ from rgjax.console import progress
 from rgjax.errors import UserError, first_line
 
 TRIAL, AXIS = "trial", "data"  # mesh axes: over the trials of a population, over the examples of a batch
+GPU_MEMORY = 0.92  # the share of a GPU's memory that JAX allocates unless the user sets it; JAX's default is 0.75
+_GPU_MEMORY_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # JAX refuses both at once
 
 
 def require_devices() -> None:
     """Let JAX find its devices. Raises UserError if its platform cannot be had."""
+    os.environ.update(gpu_memory())
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
@@ -28,6 +31,16 @@ def require_devices() -> None:
             f"JAX_PLATFORMS={platform}: cannot be used: {reason}; set JAX_PLATFORMS=cpu, or unset it, or install what "
             "the platform needs (the extra cuda12 or tpu)"
         ) from error
+
+
+def gpu_memory(processes: int = 1) -> dict[str, str]:
+    """The environment variable by which each of some processes on a GPU allocates its part of the memory."""
+    name = next((name for name in _GPU_MEMORY_NAMES if os.environ.get(name)), _GPU_MEMORY_NAMES[0])
+    value = os.environ.get(name) or str(GPU_MEMORY)
+    try:
+        return {name: value if processes == 1 else f"{float(value) / processes:.3g}"}
+    except ValueError as error:
+        raise UserError(f"{name}={value}: not a number; set a share of the memory such as {GPU_MEMORY}") from error
 
 
 def make_mesh(devices: Sequence[Any], *, trials: int, batch_size: int) -> Mesh:

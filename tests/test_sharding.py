@@ -1,4 +1,6 @@
-"""Batches over several devices."""
+"""Devices: batches over several of them, and what this process finds."""
+
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rgjax.config import method_config
 from rgjax.encoders.pretrained import pretrained_images
 from rgjax.encoders.text import encode_tokens
 from rgjax.errors import UserError
 from rgjax.models.bert import Bert, bert_config
+from rgjax.models.factory import compute_dtype
 from rgjax.models.families import open_pretrained
 from rgjax.models.packing import mean_tokens
 from rgjax.models.pretrained import Checkpoint
@@ -72,3 +76,22 @@ def test_a_platform_that_cannot_be_had_is_one_line(error, reason, monkeypatch):
     with pytest.raises(UserError, match=r"JAX_PLATFORMS=.*cannot be used: .*set JAX_PLATFORMS=cpu") as raised:
         require_devices()
     assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("capability", "platform", "dtype"),
+    [
+        ("7.0", "gpu", "float32"),  # V100
+        ("7.5", "gpu", "float32"),  # T4
+        ("8.0", "gpu", "bfloat16"),  # A100
+        ("12.0", "gpu", "bfloat16"),
+        ("gfx90a", "gpu", "bfloat16"),  # AMD
+        (None, "tpu", "bfloat16"),
+        (None, "cpu", "float32"),
+        (None, "cuda", "bfloat16"),  # preflight compiles on a CPU
+    ],
+)
+def test_bfloat16_is_for_hardware_that_has_it(capability, platform, dtype, monkeypatch):
+    device = SimpleNamespace(compute_capability=capability) if capability else SimpleNamespace()
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert compute_dtype(method_config("ce", {}).model, platform) == dtype

@@ -268,7 +268,9 @@ FIELDS: dict[str, Field] = {
         "traffic); auto: on TPUs, where it adds no traffic",
         *("auto", "yes", "no"),
     ),
-    "model.dtype": _choice("auto", "compute precision; auto: bfloat16 on accelerators", "auto", "float32", "bfloat16"),
+    "model.dtype": _choice(
+        "auto", "precision; auto: bfloat16 where an accelerator has it", "auto", "float32", "bfloat16"
+    ),
     "decision.costs": Field(
         "",
         "CSV or JSON file: cost of each true class (rows) predicted as each class (columns); the tuned decision "

@@ -1,5 +1,6 @@
 """Makes networks and their tokenizers from the config's section `model`."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -96,9 +97,15 @@ def padded(outputs: int) -> int:
 
 
 def compute_dtype(config: Any, platform: str) -> jnp.dtype:
-    """The dtype of activations; "auto" is float32 on CPUs and bfloat16 elsewhere."""
-    automatic = "float32" if platform == "cpu" else "bfloat16"
+    """The dtype of activations; "auto" is bfloat16 where the hardware has it, which CPUs, V100 and T4 do not."""
+    automatic = "bfloat16" if platform != "cpu" and _has_bfloat16() else "float32"
     return jnp.dtype(automatic if config.dtype == "auto" else config.dtype)
+
+
+def _has_bfloat16() -> bool:
+    """False if a GPU of this process is older than NVIDIA's Ampere, compute capability 8.0."""
+    capabilities = (str(getattr(device, "compute_capability", "")) for device in jax.devices())
+    return not any(re.fullmatch(r"[1-7]\.\d", capability) for capability in capabilities)
 
 
 def recomputes(config: Any, platform: str) -> bool:

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rgjax.edges import signals
 from rgjax.errors import UserError
+from rgjax.sharding import gpu_memory
 from rgjax.sweep.worker import train_runs
 
 _WORKER_BYTES = 4 * 2**30  # memory for a worker on a CPU; if runs on large images need more, lower --workers
@@ -147,8 +149,7 @@ def local_slots(workers: int | None) -> list[Slot]:
     if gpus:
         count = workers or len(gpus)
         share = -(-count // len(gpus))
-        memory = {} if share == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / share:.2f}"}
-        return [Slot({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **memory}) for i in range(count)]
+        return [Slot({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **gpu_memory(share)}) for i in range(count)]
     if tpus:
         count = workers or tpus
         if count > tpus:
@@ -175,12 +176,20 @@ def _cpu_slots(workers: int | None) -> list[Slot]:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that JAX would use on this machine, by CUDA's names."""
+    """The GPUs that JAX would use on this machine, by CUDA's names.
+
+    Of CUDA_VISIBLE_DEVICES, CUDA reads the words before the first that names no GPU: "" and "-1" hide them all.
+    """
     if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
         return []
-    if allowed := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return allowed.split(",")
-    return [str(i) for i in range(_device_files("/dev", r"nvidia\d+"))]
+    count = _device_files("/dev", r"nvidia\d+")
+    if (allowed := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        return [str(i) for i in range(count)]
+
+    def names_gpu(word: str) -> bool:
+        return word.startswith(("GPU-", "MIG-")) or (word.isdecimal() and (int(word) < count or not count))
+
+    return list(takewhile(names_gpu, map(str.strip, allowed.split(","))))
 
 
 def _tpu_chips() -> int:

@@ -49,7 +49,7 @@ def encoder(figures: Figures) -> None:
     """A random CLIP tower of full size on JPEG files of 224 pixels in memory: decoded, prepared and encoded."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "clip"
-        write_clip(folder)
+        write_clip(folder, layers=1 if figures.tiny else 12)
         config = method_config("rg", {"encoder.name": "clip", "encoder.checkpoint": str(folder)}).encoder
         clip = make_encoder(config, "images", max_length=0, encoder_of_run=_no_run)
         pictures = [_jpeg(i) for i in range(8 if figures.tiny else 2048)]

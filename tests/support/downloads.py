@@ -57,8 +57,8 @@ def write_tiny_bert(folder, positions=20):
     return folder
 
 
-def write_clip(folder):
-    """A CLIP vision tower in the shape of openai/clip-vit-base-patch32, its weights random."""
+def write_clip(folder, layers=12):
+    """A CLIP vision tower in the shape of openai/clip-vit-base-patch32, which has 12 layers; its weights are random."""
     width, rng, tensors = 768, np.random.default_rng(0), {}
 
     def draw(name, *shape, at=0.0):
@@ -67,14 +67,14 @@ def write_clip(folder):
     for name in (
         "pre_layrnorm",
         "post_layernorm",
-        *(f"encoder.layers.{i}.layer_norm{j}" for i in range(12) for j in (1, 2)),
+        *(f"encoder.layers.{i}.layer_norm{j}" for i in range(layers) for j in (1, 2)),
     ):
         draw(f"vision_model.{name}.weight", width, at=1.0)
         draw(f"vision_model.{name}.bias", width)
     draw("vision_model.embeddings.class_embedding", width)
     draw("vision_model.embeddings.position_embedding.weight", 50, width)
     draw("vision_model.embeddings.patch_embedding.weight", width, 3, 32, 32)
-    for i in range(12):
+    for i in range(layers):
         shapes = {"mlp.fc1": (3072, width), "mlp.fc2": (width, 3072)}
         shapes |= {f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
         for name, shape in shapes.items():
@@ -83,5 +83,5 @@ def write_clip(folder):
     draw("visual_projection.weight", 512, width)
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
-    config = {"model_type": "clip", "vision_config": {}, "projection_dim": 512}
+    config = {"model_type": "clip", "vision_config": {"num_hidden_layers": layers}, "projection_dim": 512}
     (folder / "config.json").write_text(json.dumps(config))

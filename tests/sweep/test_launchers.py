@@ -18,20 +18,49 @@ def slots(monkeypatch, workers, gpus=0, tpus=0):
     return local_slots(workers)
 
 
-def test_gpus_are_shared_evenly(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [slot.environment for slot in slots(monkeypatch, None, gpus=2)] == [
-        {"CUDA_VISIBLE_DEVICES": "0"},
-        {"CUDA_VISIBLE_DEVICES": "1"},
+def gpus_of(slots):
+    return [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots]
+
+
+def test_gpus_and_their_memory_are_shared_evenly(monkeypatch):
+    for name in ("CUDA_VISIBLE_DEVICES", "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    assert gpus_of(slots(monkeypatch, None, gpus=2)) == ["0", "1"]
+    shared = slots(monkeypatch, 4, gpus=2)
+    assert gpus_of(shared) == ["0", "1", "0", "1"]
+    assert {slot.environment["XLA_CLIENT_MEM_FRACTION"] for slot in shared} == {"0.46"}
+    # The user's share is divided under the name that the user chose: JAX refuses both at once.
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    assert [slot.environment for slot in slots(monkeypatch, 2, gpus=1)] == [
+        {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.25"}
+    ] * 2
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "half")
+    with pytest.raises(UserError, match="XLA_PYTHON_CLIENT_MEM_FRACTION=half"):
+        slots(monkeypatch, 2, gpus=1)
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("2,3", ["2", "3"]),
+        (" 1 , 0", ["1", "0"]),
+        ("GPU-8f2e", ["GPU-8f2e"]),
+        ("0,-1,1", ["0"]),  # CUDA reads up to the first word that names no GPU
+        ("1,4,0", ["1"]),
+        ("", []),
+        ("-1", []),
+        ("none", []),
+    ],
+)
+def test_gpus_are_those_that_cuda_sees(visible, gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in slots(monkeypatch, 2, gpus=4)] == [
+        gpus[i % len(gpus)] if gpus else None for i in range(2)
     ]
-    shared = [slot.environment for slot in slots(monkeypatch, 4, gpus=2)]
-    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in shared] == ["0", "1", "0", "1"]
-    assert {environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for environment in shared} == {"0.45"}
 
 
-def test_cuda_visible_devices_and_jax_platforms_are_respected(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots(monkeypatch, None, gpus=4)] == ["2", "3"]
+def test_the_cpu_has_workers_where_jax_is_told_so(monkeypatch):
+    slots(monkeypatch, 2, gpus=4)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert all("CUDA_VISIBLE_DEVICES" not in slot.environment for slot in local_slots(2))
 
