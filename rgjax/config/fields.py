@@ -307,6 +307,13 @@ FIELDS: dict[str, Field] = {
     "train.steps_per_call": _count(
         None, "steps per device call (unset: about two seconds; with several processes, an epoch)"
     ),
+    "train.deterministic": _choice(
+        "auto",
+        "GPUs, the same bits in every run: auto: XLA's timings of kernels are cached; on: without timings, so that "
+        "another machine gives them too; off: kernels may add in an order that varies",
+        *("auto", "on", "off"),
+        late=True,
+    ),
     "train.on_nan": _choice(
         "stop",
         "when a loss or gradient is not finite: stop the run, or skip the step",

@@ -1,10 +1,11 @@
-"""Compile a training program for other hardware; report memory and a speed bound.
+"""Compile a training program for other hardware; report memory and predict speed.
 
     python -m rgjax.preflight --config=configs/FILE.py[:METHOD] [--config.NAME=VALUE ...] --target=a100[,h100,v5e-4]
 
 Needs no accelerator, no data and no weights, only XLA's compiler: `uv sync --extra cuda12` for NVIDIA's cards,
 `uv sync --extra tpu` for Google's. --json prints JSON. --no-max-batch skips the search for the largest batch that fits,
-which takes up to four more compilations.
+which takes up to four more compilations; --no-price skips the compilation without `train.deterministic`, whose kernels
+and bytes are the price of the same bits on a GPU.
 """
 
 import json
@@ -28,6 +29,7 @@ _log = python_logging.getLogger("rgjax")  # __name__ is "__main__" in a command
 _TARGET = flags.DEFINE_string("target", "", f"cards, by commas: {', '.join(targets.CARDS)}; CARD-4: four of them")
 _JSON = flags.DEFINE_bool("json", False, "print JSON")
 _MAX_BATCH = flags.DEFINE_bool("max_batch", True, "search for the largest batch that fits")
+_PRICE = flags.DEFINE_bool("price", True, "compile again without train.deterministic, to print its price")
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--target=CARD is missing; valid: {', '.join(targets.CARDS)}, or CARD-4 for four of them")
     reports = []
     for target, devices in [(target, target.devices()) for target in targets.find(_TARGET.value)]:
-        report = examine(config, target, devices, search=_MAX_BATCH.value)
+        report = examine(config, target, devices, search=_MAX_BATCH.value, price=_PRICE.value)
         reports.append(report)
         if not _JSON.value:
             print(readable(report, config))
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2, allow_nan=False))
 
 
-def examine(config: Config, target: targets.Target, devices: list[Any], *, search: bool) -> dict:
+def examine(config: Config, target: targets.Target, devices: list[Any], *, search: bool, price: bool) -> dict:
     """The estimate of the config's program on a target, as a dict.
 
     Args:
@@ -55,14 +57,15 @@ def examine(config: Config, target: targets.Target, devices: list[Any], *, searc
         target: the hardware.
         devices: that stand for it.
         search: whether to search for the `largest_batch` too.
+        price: whether to compile without `train.deterministic` too.
     """
 
-    def compile_batch(batch: int) -> Estimate:
+    def compile_batch(batch: int, price: bool = False) -> Estimate:
         changed = config.copy_and_resolve_references()
         changed.train.batch_size = batch
         _log.info(f"{target.name}: compiling for batches of {batch} ...")
         started = time.perf_counter()
-        result = estimate(changed, target, devices)
+        result = estimate(changed, target, devices, price=price)
         _log.info(f"{target.name}: {gigabytes(result.peak_memory_bytes)}, {time.perf_counter() - started:.0f} s")
         return result
 
@@ -74,7 +77,7 @@ def examine(config: Config, target: targets.Target, devices: list[Any], *, searc
 
     batch = config.train.batch_size
     try:
-        result = compile_batch(batch)
+        result = compile_batch(batch, price)
     except TooLarge as error:
         raise UserError(
             f"config.train.batch_size={batch}: needs more memory than {target.name} has ({error}); lower it"
@@ -92,6 +95,7 @@ def readable(report: dict, config: Config) -> str:
     launches = f"{e.launches_per_step} launches" if card.platform == "cuda" else "all of them one program"
     population = f"; {config.population} trials as one program" if config.population > 1 else ""
     synthetic = f" and {e.synthetic_rows} synthetic ones" if e.synthetic_rows else ""
+    cached = f", {gigabytes(e.cached_bytes_per_step)} of it in arrays that the L2 can hold" if card.cache else ""
     work = ", ".join(f"{n / 1e9:,.1f} GFLOP in {dtype}" for dtype, n in e.flops_by_dtype.items() if n)
     lines = [
         f"\n{e.target}: {e.devices} x {e.card}; {config.data.name}, {config.method}, {config.model.name}",
@@ -102,25 +106,53 @@ def readable(report: dict, config: Config) -> str:
         f"             data and state {gigabytes(e.argument_bytes)}, temporary {gigabytes(e.temp_memory_bytes)}",
         f"  a step     {e.kernels_per_step} kernels, {launches}, {e.collectives} collectives, "
         f"{e.transposes} transposes, {e.host_transfers} host transfers",
-        f"             {work}; {e.bytes_per_step / 1e9:,.2f} GB moved{per_device}",
-        f"  bound      {1000 * e.bound_step_s:.2f} ms a step by {e.bound_by}: "
-        f"{e.bound_examples_per_s:,.0f} examples/s, {duration(3600 * e.bound_hours)} in total",
+        f"             {work}; {e.bytes_per_step / 1e9:,.2f} GB moved{per_device}{cached}",
+    ]
+    if e.all_reduces:
+        lines.append(f"             {e.all_reduces} all-reduces of {gigabytes(e.all_reduced_bytes)} in all")
+    if e.plain_kernels is not None and e.plain_bytes is not None:
+        lines.append(
+            f"             train.deterministic={config.train.deterministic} costs "
+            f"{e.kernels_per_step - e.plain_kernels:+,} kernels and {(e.bytes_per_step - e.plain_bytes) / 1e9:+,.2f} GB"
+        )
+    lines += [
+        f"  bound      {rate(e.bound_step_s, e.bound_examples_per_s, e.bound_hours)}",
         f"             at {card.bfloat16 / 1e12:.0f} TFLOP/s bfloat16, {card.float32 / 1e12:.0f} float32, "
-        f"{card.bandwidth / 1e12:.3f} TB/s; published trainings of ResNets reach about a third of theirs",
+        f"{card.bandwidth / 1e12:.3f} TB/s: products after element-wise work"
+        f"{', what the L2 can hold for nothing' if card.cache else ''}",
+        f"  predicted  {rate(e.predicted_step_s, e.predicted_examples_per_s, e.predicted_hours)}",
+        f"             {assumptions(card)}",
     ]
     if "largest_batch" in report:
         lines.append(f"  fits       batches of up to {report['largest_batch']} (of {e.training_rows} examples)")
-    lines += [f"  warning    {text}" for text in warnings(e)]
+    lines += [f"  warning    {text}" for text in warnings(e, card)]
     return "\n".join(lines)
 
 
-def warnings(e: Estimate) -> list[str]:
+def rate(step_s: float, examples_per_s: float, hours: float) -> str:
+    return f"{1000 * step_s:.2f} ms a step: {examples_per_s:,.0f} examples/s, {duration(3600 * hours)} in total"
+
+
+def assumptions(card: targets.Card) -> str:
+    """What a prediction assumes, as text."""
+    pace = card.pace
+    kernels = f"{1e6 * pace.kernel_s:.0f} µs a kernel, " if pace.kernel_s else ""
+    cache = ", nothing from the L2" if card.cache else ""
+    return (
+        f"assumed, not measured: {100 * pace.bandwidth:.0f} % of the bandwidth, {100 * pace.arithmetic:.0f} % of the "
+        f"arithmetic, {kernels}{1e6 * pace.all_reduce_s:.0f} µs an all-reduce; nothing overlaps{cache}"
+    )
+
+
+def warnings(e: Estimate, card: targets.Card) -> list[str]:
     """What slows a step down, or keeps the program from running."""
     checks = {
         "the program needs more memory than JAX allocates": e.peak_memory_bytes > e.usable_memory_bytes,
         f"{e.f32_convolutions} convolutions in float32: half the speed or less": e.f32_convolutions,
         f"{gigabytes(e.copied_before_bytes)} of the arguments (the data set?) are copied into another layout and held "
         "twice": e.copied_before_bytes > 0.05 * e.memory_bytes,
+        f"{e.scatters} scatters whose indices may repeat: additions by atomics, in an order that varies": e.scatters
+        and card.platform == "cuda",
         f"{e.host_transfers} transfers between host and device in every step": e.host_transfers,
     }
     return [text for text, holds in checks.items() if holds]

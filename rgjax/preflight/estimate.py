@@ -2,9 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -12,10 +13,11 @@ import jax
 from rgjax.config import Config
 from rgjax.errors import first_line
 from rgjax.preflight.flops import step_flops
-from rgjax.preflight.hlo import Program
+from rgjax.preflight.hlo import Program, Step
 from rgjax.preflight.program import lowered_program, spec_task
 from rgjax.preflight.targets import Card, Target
-from rgjax.preflight.thunks import read_dump, step_launches
+from rgjax.preflight.thunks import Launches, read_dump, step_launches
+from rgjax.training.compiler import compiler_options
 from rgjax.training.setup import make_schedule
 
 _COMPILES = 4  # limit of the search for the largest batch; each takes 8 to 90 s
@@ -26,8 +28,10 @@ class Estimate:
     """Memory and work of a compiled program per device, and a bound on its speed.
 
     `..._per_step` counts one iteration of the training loop. `peak_memory_bytes` includes the arguments (data set,
-    state), temporary arrays and results. `bound_step_s` is the time of one step's arithmetic or memory traffic at the
-    card's peak rates, whichever is longer; `bound_examples_per_s` and `bound_hours` (of the whole run) follow from it.
+    state), temporary arrays and results. `cached_bytes_per_step` is the part of `bytes_per_step` in arrays that the
+    card's L2 cache can hold. `bound_step_s` and `predicted_step_s` are those of `bound_of` and `predict`; examples/s,
+    and hours of the whole run, follow from them. `plain_kernels` and `plain_bytes` are those of a step without the
+    options of `train.deterministic`; None if there are none, or if that was not asked for.
     """
 
     target: str
@@ -49,44 +53,70 @@ class Estimate:
     flops_per_step: int
     flops_by_dtype: dict[str, int]
     bytes_per_step: int
+    cached_bytes_per_step: int
     f32_convolutions: int
     host_transfers: int
     collectives: int
+    all_reduces: int
+    all_reduced_bytes: int
+    scatters: int
     transposes: int
     copied_before_bytes: int
+    plain_kernels: int | None
+    plain_bytes: int | None
     bound_step_s: float
-    bound_by: str
     bound_examples_per_s: float
     bound_hours: float
+    predicted_step_s: float
+    predicted_examples_per_s: float
+    predicted_hours: float
 
 
 class TooLarge(Exception):
     """The compiler rejects the program: it needs more memory than the device has."""
 
 
-def estimate(config: Config, target: Target, devices: list[Any]) -> Estimate:
-    """Compile the config's program for the `devices` of `target`. Raises TooLarge."""
-    task = spec_task(config)
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled program: its memory, and the counts of one step."""
+
+    memory: Any
+    step: Step
+    kernels: int
+    launches: int
+    transfers: int
+
+
+def estimate(config: Config, target: Target, devices: list[Any], *, price: bool = False) -> Estimate:
+    """Compile the config's program for the devices of a target.
+
+    Args:
+        config: of the run.
+        target: the hardware.
+        devices: that stand for it.
+        price: whether to compile again without the options of `train.deterministic`.
+
+    Raises:
+        TooLarge: the program needs more memory than the device has.
+    """
+    card, task = target.card, spec_task(config)
     schedule = make_schedule(config, task.examples_per_epoch(config))
-    traced, lowered = lowered_program(config, task, devices, target.card.platform, target.card.usable)
+    traced, lowered = lowered_program(config, task, devices, card.platform, card.usable)
     started = time.perf_counter()
-    compiled, dump = _compile(lowered, target.card)
+    compiled = _compile(lowered, card)
     compile_s = time.perf_counter() - started
+    memory, step = compiled.memory, compiled.step
+    plain_kernels = plain_bytes = None
+    if price and (options := compiler_options(config.train.deterministic, card.platform)):
+        plain = _compile(lowered, card, dict.fromkeys(dict(options), False))
+        plain_kernels, plain_bytes = plain.kernels, plain.step.bytes
 
-    # Count the work of one step. On GPUs, only the thunks show which kernels are launched.
-    memory: Any = compiled.memory_analysis()
-    program = Program(compiled.as_text() or "")
-    step = program.step()
-    flops = step_flops(traced.jaxpr.jaxpr, target.card.platform, len(devices))
-    bound, bound_by = bound_of(flops, step.bytes, target.card)
-    kernels, launches, transfers = step.kernels, 0, step.host_transfers
-    if dump is not None:
-        counts = step_launches(*dump, program.trips)
-        kernels, launches, transfers = counts.kernels, counts.launches, max(transfers, counts.transfers)
-
+    flops = step_flops(traced.jaxpr.jaxpr, card.platform, len(devices))
+    bound, predicted = bound_of(flops, step, card), predict(flops, step, compiled.kernels, card, len(devices))
+    examples, hours = config.population * schedule.batch_size, schedule.total_steps / 3600
     return Estimate(
         target=target.name,
-        card=target.card.title,
+        card=card.title,
         devices=len(devices),
         batch_size=schedule.batch_size,
         training_rows=len(task.dataset.train),
@@ -94,35 +124,75 @@ def estimate(config: Config, target: Target, devices: list[Any]) -> Estimate:
         pseudo_classes=task.regrouping.num_pseudo_classes,
         steps=schedule.total_steps,
         compile_s=round(compile_s, 1),
-        memory_bytes=target.card.memory,
-        usable_memory_bytes=target.card.usable,
+        memory_bytes=card.memory,
+        usable_memory_bytes=card.usable,
         peak_memory_bytes=_peak(memory),
         argument_bytes=memory.argument_size_in_bytes,
         temp_memory_bytes=memory.temp_size_in_bytes,
-        kernels_per_step=kernels,
-        launches_per_step=launches,
+        kernels_per_step=compiled.kernels,
+        launches_per_step=compiled.launches,
         flops_per_step=round(sum(flops.values())),
         flops_by_dtype={dtype: round(count) for dtype, count in flops.items()},
         bytes_per_step=step.bytes,
+        cached_bytes_per_step=step.bytes - step.traffic.uncached - step.product_traffic.uncached,
         f32_convolutions=step.f32_convolutions,
-        host_transfers=transfers,
+        host_transfers=compiled.transfers,
         collectives=step.collectives,
+        all_reduces=step.all_reduces,
+        all_reduced_bytes=step.all_reduced_bytes,
+        scatters=step.scatters,
         transposes=step.transposes,
         copied_before_bytes=step.copied_before,
+        plain_kernels=plain_kernels,
+        plain_bytes=plain_bytes,
         bound_step_s=bound,
-        bound_by=bound_by,
-        bound_examples_per_s=round(config.population * schedule.batch_size / bound, 1),
-        bound_hours=round(schedule.total_steps * bound / 3600, 4),
+        bound_examples_per_s=round(examples / bound, 1),
+        bound_hours=round(hours * bound, 4),
+        predicted_step_s=predicted,
+        predicted_examples_per_s=round(examples / predicted, 1),
+        predicted_hours=round(hours * predicted, 4),
     )
 
 
-def bound_of(flops: dict[str, float], moved: int, card: Card) -> tuple[float, str]:
-    """Lower bound on the time of a step in seconds, and its cause.
+def bound_of(flops: dict[str, float], step: Step, card: Card) -> float:
+    """Lower bound on the time of a step in seconds.
 
-    The bound is the time of all arithmetic or of all memory traffic at the card's peak rates, whichever is longer.
+    Element-wise work and products follow each other: the former takes its memory traffic at the card's rate, the latter
+    their arithmetic or their traffic, whichever is longer. Arrays that the cache can hold are free.
     """
-    arithmetic = sum(n / (card.float32 if dtype == "float32" else card.bfloat16) for dtype, n in flops.items())
-    return max((arithmetic, "arithmetic"), (moved / card.bandwidth, "memory traffic"))
+    products = max(_arithmetic(flops, card), step.product_traffic.uncached / card.bandwidth)
+    return step.traffic.uncached / card.bandwidth + products
+
+
+def predict(flops: dict[str, float], step: Step, kernels: int, card: Card, devices: int) -> float:
+    """Predicted time of a step in seconds, under the assumptions of the card's pace.
+
+    As `bound_of`, but all arrays come from the memory, at the rates of the pace; each kernel and each sum over devices
+    costs time of its own, and a ring of devices sends what it sums twice. Nothing overlaps.
+
+    Args:
+        flops: of one step, by dtype.
+        step: its counts.
+        kernels: of one step.
+        card: the hardware.
+        devices: that share a batch.
+    """
+    pace = card.pace
+    bandwidth = pace.bandwidth * card.bandwidth
+    products = max(_arithmetic(flops, card) / pace.arithmetic, step.product_traffic.bytes / bandwidth)
+    sent = 2 * (devices - 1) / devices * step.all_reduced_bytes / card.link
+    return (
+        step.traffic.bytes / bandwidth
+        + products
+        + kernels * pace.kernel_s
+        + sent
+        + step.all_reduces * pace.all_reduce_s
+    )
+
+
+def _arithmetic(flops: dict[str, float], card: Card) -> float:
+    """Seconds of the arithmetic at the card's peak."""
+    return sum(n / (card.float32 if dtype == "float32" else card.bfloat16) for dtype, n in flops.items())
 
 
 def _peak(memory: Any) -> int:
@@ -131,21 +201,28 @@ def _peak(memory: Any) -> int:
     return memory.peak_memory_in_bytes or memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
 
 
-def _compile(lowered: jax.stages.Lowered, card: Card) -> tuple[jax.stages.Compiled, tuple[str, str] | None]:
-    """The compiled program and, for a GPU, the dump of its thunks.
+def _compile(lowered: jax.stages.Lowered, card: Card, options: Mapping[str, bool] = MappingProxyType({})) -> Compiled:
+    """Compile the program, with `options` in the place of its own.
 
-    JAX's compilation cache must be off: a cached program leaves no dump.
+    JAX's compilation cache must be off: a cached program leaves no dump. On GPUs, only the thunks show which kernels
+    are launched.
     """
     with tempfile.TemporaryDirectory() as folder:
         gpu = card.platform == "cuda"
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True} if gpu else {}
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True} if gpu else {}
         try:
-            compiled = lowered.compile(compiler_options=options)
+            compiled = lowered.compile(compiler_options={**dump, **options})
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise TooLarge(first_line(error)) from error
             raise
-        return compiled, read_dump(Path(folder)) if gpu else None
+        program = Program(compiled.as_text() or "")
+        step = program.step(card.cache)
+        counts = Launches(step.kernels, 0, 0)
+        if gpu:
+            counts = step_launches(*read_dump(Path(folder)), program.trips)
+    transfers = max(step.host_transfers, counts.transfers)
+    return Compiled(compiled.memory_analysis(), step, counts.kernels, counts.launches, transfers)
 
 
 def largest_batch(start: Estimate, peak_of: Callable[[int], int | None]) -> int:

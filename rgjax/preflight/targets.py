@@ -20,6 +20,8 @@ class Card:
         bandwidth: of the memory, bytes/s.
         bfloat16: dense peak, FLOP/s.
         float32: peak of float32 products as JAX computes them by default, TF32 on a GPU and bfloat16 on a TPU.
+        link: to other cards, bytes/s in each direction.
+        cache: bytes of its L2; 0 on a TPU, whose vector memory XLA itself fills.
         details: further fields of XLA's description of a GPU.
     """
 
@@ -29,7 +31,13 @@ class Card:
     bandwidth: float
     bfloat16: float
     float32: float
+    link: float
+    cache: int = 0
     details: str = ""
+
+    @property
+    def pace(self) -> "Pace":
+        return PACES[self.platform]
 
     @property
     def usable(self) -> int:
@@ -37,24 +45,61 @@ class Card:
         return int(self.memory * (0.75 if self.platform == "cuda" else 1.0))
 
 
+@dataclass(frozen=True)
+class Pace:
+    """What a prediction assumes; nothing of it is measured.
+
+    Attributes:
+        bandwidth: share of the memory's bandwidth that kernels reach.
+        arithmetic: share of the arithmetic peak that products and convolutions reach.
+        kernel_s: seconds that each kernel takes to start and to end.
+        all_reduce_s: seconds that each sum over devices takes besides its bytes.
+    """
+
+    bandwidth: float
+    arithmetic: float
+    kernel_s: float
+    all_reduce_s: float
+
+
+PACES = {"cuda": Pace(0.85, 0.6, 2e-6, 2e-5), "tpu": Pace(0.85, 0.6, 0.0, 5e-6)}
+
+# From XLA's own descriptions (xla/backends/gpu/target_config/specs).
 _AMPERE = (
-    "core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41 l2_cache_size: 41943040 "
+    "core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41 "
     "shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912 cuda_compute_capability { major: 8 } "
     'platform_version: "Compute Capability 8.0"'
 )
 _HOPPER = (
-    "core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 l2_cache_size: 52428800 "
+    "core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 "
     "shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448 "
     "cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES } "
     'platform_version: "Compute Capability 9.0"'
 )
+_BLACKWELL = (
+    "core_count: 148 fpus_per_core: 128 clock_rate_ghz: 1.965 "
+    "shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448 "
+    "cuda_compute_capability { major: 10 feature_extension: ACCELERATED_FEATURES } "
+    'platform_version: "Compute Capability 10.0"'
+)
 
+# Rates by the makers' datasheets: NVIDIA's A100 (2021), H100 SXM, H200 SXM and DGX B200 (an eighth of it), without
+# sparsity; NVLink counts half in each direction. Google's cloud.google.com/tpu/docs/v5e and v6e. Memory and caches of
+# GPUs as their driver reports them to XLA.
 CARDS = {
-    "a100": Card("NVIDIA A100-SXM4-40GB", "cuda", 42_331_013_120, 1.5552e12, 312e12, 156e12, _AMPERE),
-    "a100-80gb": Card("NVIDIA A100-SXM4-80GB", "cuda", 84_987_740_160, 2.039e12, 312e12, 156e12, _AMPERE),
-    "h100": Card("NVIDIA H100 80GB HBM3", "cuda", 84_942_979_072, 3.35232e12, 989e12, 494.5e12, _HOPPER),
-    "v5e": Card("TPU v5e", "tpu", 16_911_433_728, 8.19e11, 197e12, 197e12),
-    "v6e": Card("TPU v6e", "tpu", 33_554_432_000, 1.64e12, 918e12, 918e12),
+    "a100": Card("NVIDIA A100-SXM4-40GB", "cuda", 42_331_013_120, 1.555e12, 312e12, 156e12, 300e9, 41_943_040, _AMPERE),
+    "a100-80gb": Card(
+        "NVIDIA A100-SXM4-80GB", "cuda", 84_987_740_160, 2.039e12, 312e12, 156e12, 300e9, 41_943_040, _AMPERE
+    ),
+    "h100": Card(
+        "NVIDIA H100 80GB HBM3", "cuda", 84_942_979_072, 3.35e12, 989e12, 494.5e12, 450e9, 52_428_800, _HOPPER
+    ),
+    "h200": Card(
+        "NVIDIA H200 141GB HBM3e", "cuda", 151_397_597_184, 4.8e12, 989e12, 494.5e12, 450e9, 52_428_800, _HOPPER
+    ),
+    "b200": Card("NVIDIA B200", "cuda", 191_514_411_008, 8e12, 2250e12, 1100e12, 900e9, 132_644_864, _BLACKWELL),
+    "v5e": Card("TPU v5e", "tpu", 16_911_433_728, 8.19e11, 197e12, 197e12, 200e9),
+    "v6e": Card("TPU v6e", "tpu", 33_554_432_000, 1.64e12, 918e12, 918e12, 400e9),
 }
 _TPU_GRIDS = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"}
 _INSTALL = {"cuda": "uv sync --extra cuda12", "tpu": "uv sync --extra tpu"}
@@ -150,7 +195,7 @@ def _gpu_config(card: Card) -> str:
     """XLA's GpuTargetConfigProto as text: the description of a GPU that is absent."""
     return f"""
 gpu_device_info {{
-  {card.details}
+  {card.details} l2_cache_size: {card.cache}
   memory_bandwidth: {card.bandwidth:.0f} device_memory_size: {card.memory}
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 shared_memory_per_block: 49152
   registers_per_core_limit: 65536 registers_per_block_limit: 65536

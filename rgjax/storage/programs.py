@@ -1,4 +1,4 @@
-"""The cache of compiled programs."""
+"""The cache of compiled programs and of the kernels that XLA timed as fastest."""
 
 import logging
 import os
@@ -27,3 +27,5 @@ def cache_programs() -> None:
         )
     else:
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # A resumed run takes the kernels of the interrupted one, even if it compiles another program of them.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "xla_gpu_per_fusion_autotune_cache_dir")

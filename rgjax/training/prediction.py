@@ -24,6 +24,7 @@ def make_predict(
     *,
     by_trial: bool = False,
     in_turn: bool = False,
+    compiler_options: tuple[tuple[str, bool], ...] = (),
 ) -> Callable:
     """`(state, inputs, batches [n, B]) -> logits [T, n * B, K]` of T trials.
 
@@ -37,6 +38,7 @@ def make_predict(
         layout: how the state is stored on the devices.
         by_trial: whether the trials have batches [T, n, B] of their own.
         in_turn: as in StepSpec.
+        compiler_options: as in StepSpec.
     """
 
     def forward(params, batch_stats, inputs, batches, count):
@@ -66,6 +68,7 @@ def make_predict(
             check_vma=False,
         ),
         out_shardings=NamedSharding(mesh, everywhere),
+        compiler_options=dict(compiler_options),
     )
 
     def predict(state: TrainState, inputs: Any, batches: np.ndarray) -> np.ndarray:

@@ -140,6 +140,7 @@ class StepSpec:
         by_trial: whether each trial has its own indices, labels and pool [T, ...]; otherwise they share them.
         in_turn: whether a call trains its trials one after the other. On a CPU that is faster for small networks:
             the state of one trial stays in the cache.
+        compiler_options: of XLA, as by `compiler.compiler_options`.
     """
 
     graph: nnx.GraphDef
@@ -154,6 +155,7 @@ class StepSpec:
     habits: Habits = PLAIN
     by_trial: bool = False
     in_turn: bool = False
+    compiler_options: tuple[tuple[str, bool], ...] = ()
 
     @property
     def shards(self) -> int:
@@ -335,7 +337,8 @@ def make_run_steps(spec: StepSpec) -> jax.stages.Wrapped:
     )
     # Every process reads the totals of all trials.
     shardings = NamedSharding(spec.mesh, by_trial), NamedSharding(spec.mesh, everywhere)
-    return jax.jit(mapped, donate_argnums=0, out_shardings=shardings)
+    options = dict(spec.compiler_options)
+    return jax.jit(mapped, donate_argnums=0, out_shardings=shardings, compiler_options=options)
 
 
 run_steps_of_heads = lru_cache(maxsize=8)(make_run_steps)  # a sweep's jobs have equal specs, which are compiled once

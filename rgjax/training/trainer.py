@@ -227,7 +227,7 @@ def make_predict_split(session: Session) -> Callable[[TrainState, str], list[np.
     if isinstance(inputs, Tokens):
         lengths = [inputs.lengths[indices].reshape(-1, size // spec.shards) for indices in batches.values()]
         tokens = max(int(of_split.sum(axis=1).max()) for of_split in lengths)
-    how = {"by_trial": spec.by_trial, "in_turn": spec.in_turn}
+    how = {"by_trial": spec.by_trial, "in_turn": spec.in_turn, "compiler_options": spec.compiler_options}
     predict = make_predict(spec.graph, make_prepare(tasks[0], tokens), spec.mesh, spec.layout, **how)
     losses = [trial.config.loss for trial in session.trials]
     stats = [task.class_stats(loss) for loss, task in zip(losses, tasks, strict=True)]
