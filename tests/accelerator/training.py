@@ -21,7 +21,11 @@ from tests.accelerator.figures import Figures, speed
 CONFIGS = Path(__file__).parents[2] / "configs"
 MEMORY = 2**50  # all inputs lie on the device
 TINY_IMAGES = {"model.name": "resnet10", "model.width": 8, "data.image_size": 16, "train.batch_size": 8}
-TINY_TEXT = {"train.batch_size": 2, "data.max_length": 16}
+TINY_TEXT = {
+    "model.checkpoint": str(Path(__file__).parents[1] / "models" / "checkpoints" / "bert"),
+    "train.batch_size": 2,
+    "data.max_length": 16,
+}
 
 
 def resnet224(figures: Figures) -> None:
@@ -101,7 +105,7 @@ class TrainingProgram:
             params=jax.tree.map(lambda x: 0.02 * rng.standard_normal(x.shape, np.float32), self._state.params),
             alive=np.ones_like(self._state.alive),
         )
-        inputs = jax.tree.map(lambda x: rng.integers(0, 200, x.shape, x.dtype), data.inputs)
+        inputs = jax.tree.map(lambda x: rng.integers(0, 50, x.shape, x.dtype), data.inputs)
         if isinstance(task.inputs, Tokens):
             inputs = Tokens(inputs.ids, np.resize(task.inputs.lengths, inputs.lengths.shape))
         schedule, trials = make_schedule(config, task.examples_per_epoch(config)), range(config.population)
