@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rgjax.errors import UserError, first_line, unknown
+from rgjax.sharding import GPU_MEMORY
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Card:
 
     @property
     def usable(self) -> int:
-        """Bytes that JAX allocates by default: three quarters of a GPU's memory."""
-        return int(self.memory * (0.75 if self.platform == "cuda" else 1.0))
+        """Bytes that JAX allocates in our commands."""
+        return int(self.memory * (GPU_MEMORY if self.platform == "cuda" else 1.0))
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def measure(figures: Figures, case: str, config: Config) -> None:
     seconds, card = figures.get(case)["step_ms"] / 1000, card_here()
     if card:
         target = Target(card.title, card, 1)
-        predicted = estimate(config, target, jax.devices()[:1]).bound_step_s
+        predicted = estimate(config, target, jax.devices()[:1]).predicted_step_s
         peak = sum(n / (card.float32 if dtype == "float32" else card.bfloat16) for dtype, n in program.flops.items())
         figures.add(case, mfu=peak / seconds, predicted_step_ms=1000 * predicted, of_prediction=predicted / seconds)
     figures.add(case, same_bits=program.repeats(2 if figures.tiny else 20))
