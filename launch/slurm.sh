@@ -1,5 +1,5 @@
 #!/bin/bash
-# One run on all GPUs of several nodes, under Slurm. Install once, on the login node: uv sync --extra cuda12. Then, from
+# One run on all GPUs of several nodes, under Slurm. Install once, on the login node: uv sync --extra cuda13. Then, from
 # the checkout, with a workdir on a file system that all nodes share:
 #
 #     sbatch --nodes=2 launch/slurm.sh --config=configs/ham10000.py:rg --config.data.manual_dir=DOWNLOAD --workdir=RUN

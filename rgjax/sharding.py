@@ -29,7 +29,7 @@ def require_devices() -> None:
         reason = first_line(error).partition(" (set JAX_PLATFORMS")[0] if str(error) else "JAX has no such devices here"
         raise UserError(
             f"JAX_PLATFORMS={platform}: cannot be used: {reason}; set JAX_PLATFORMS=cpu, or unset it, or install what "
-            "the platform needs (the extra cuda12 or tpu)"
+            "the platform needs (the extra cuda13, cuda12 or tpu)"
         ) from error
 
 

@@ -2,10 +2,10 @@
 
     python -m rgjax.preflight --config=configs/FILE.py[:METHOD] [--config.NAME=VALUE ...] --target=a100[,h100,v5e-4]
 
-Needs no accelerator, no data and no weights, only XLA's compiler: `uv sync --extra cuda12` for NVIDIA's cards,
-`uv sync --extra tpu` for Google's. --json prints JSON. --no-max-batch skips the search for the largest batch that fits,
-which takes up to four more compilations; --no-price skips the compilation without `train.deterministic`, whose kernels
-and bytes are the price of the same bits on a GPU.
+Needs no accelerator, no data and no weights, only XLA's compiler: `uv sync --extra cuda13` (or cuda12) for NVIDIA's
+cards, `uv sync --extra tpu` for Google's. --json prints JSON. --no-max-batch skips the search for the largest batch
+that fits, which takes up to four more compilations. --no-price skips the compilation without `train.deterministic`,
+which shows the price of the same bits on a GPU.
 """
 
 import json

@@ -103,7 +103,7 @@ CARDS = {
     "v6e": Card("TPU v6e", "tpu", 33_554_432_000, 1.64e12, 918e12, 918e12, 400e9),
 }
 _TPU_GRIDS = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"}
-_INSTALL = {"cuda": "uv sync --extra cuda12", "tpu": "uv sync --extra tpu"}
+_INSTALL = {"cuda": "uv sync --extra cuda13` or `--extra cuda12", "tpu": "uv sync --extra tpu"}
 
 
 @dataclass(frozen=True)

@@ -413,7 +413,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says):
     assert len(process.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("name", "extra"), [("a100", "cuda12"), ("v5e-4", "tpu")])
+@pytest.mark.parametrize(("name", "extra"), [("a100", "cuda13"), ("v5e-4", "tpu")])
 def test_a_missing_compiler_is_named_with_its_install_command(name, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     with pytest.raises(UserError, match=f"--target={name}: needs .*; run `uv sync --extra {extra}`"):

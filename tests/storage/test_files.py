@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax._src.compiler import get_compile_options
 
 from rgjax.errors import UserError
 from rgjax.storage.files import (
@@ -118,6 +120,18 @@ def test_without_a_writable_cache_arrays_are_computed(root, monkeypatch, capsys)
     assert "compiled programs are not cached" in line and "set RGJAX_CACHE" in line
 
 
+def test_timings_of_kernels_are_cached_beside_the_programs(monkeypatch, tmp_path):
+    monkeypatch.setenv("RGJAX_CACHE", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        cache_programs()
+        options = get_compile_options(num_replicas=1, num_partitions=1)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    folder = options.executable_build_options.debug_options.xla_gpu_per_fusion_autotune_cache_dir
+    assert Path(folder).parent == cache_dir() / "programs"
+
+
 ARRAYS = {"a": np.arange(100, dtype=np.int32), "names": np.array(["x", "yyy"]), "none": np.zeros((0, 3))}
 
 
@@ -159,6 +173,7 @@ def test_a_truncated_cache_file_is_set_aside_and_recomputed(kept, tmp_path, caps
 
 FULL = """
 import resource, sys
+import jax
 import numpy as np
 from pathlib import Path
 from rgjax.console import configure_logging
