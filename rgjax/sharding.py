@@ -157,30 +157,65 @@ def in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:
     return np.resize(indices, (-(-len(indices) // batch_size), batch_size))
 
 
-def on_devices(forward: Callable, params) -> Callable:
-    """Compile `forward(params, batch)` as an asynchronous function of the batch.
+class OnDevices:
+    """`forward(params, batch)`, compiled as an asynchronous function of the batch.
 
     A batch is one array or several of B examples, B a multiple of the number of local devices. Processes do not share
     the work, because what is cached for one may have to be computed by another. Each device computes its share of a
     batch alone, so that `forward` sees B / devices examples.
     """
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-    by_example, everywhere = PartitionSpec(AXIS), PartitionSpec()
-    mapped = jax.jit(jax.shard_map(forward, mesh=mesh, in_specs=(everywhere, by_example), out_specs=by_example))
-    params = jax.device_put(params, NamedSharding(mesh, everywhere))
-    return lambda batch: mapped(params, jax.device_put(batch, NamedSharding(mesh, by_example)))
+
+    def __init__(self, forward: Callable, params):
+        mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+        by_example, everywhere = PartitionSpec(AXIS), PartitionSpec()
+        self._mapped = jax.jit(
+            jax.shard_map(forward, mesh=mesh, in_specs=(everywhere, by_example), out_specs=by_example)
+        )
+        self._by_example = NamedSharding(mesh, by_example)
+        self._params = jax.device_put(params, NamedSharding(mesh, everywhere))
+
+    def __call__(self, batch):
+        return self._mapped(self._params, jax.device_put(batch, self._by_example))
+
+    def batch_size(self, batch_of: Callable[[int], Any], *, cached: int, most: int) -> int:
+        """The examples of a batch on all devices, by their memory.
+
+        Args:
+            batch_of: `B -> ` the shapes of a batch of B examples.
+            cached: examples per device on CPUs, where few stay in the cache.
+            most: examples per device that keep an accelerator busy. They are halved until they fit in half of the free
+                memory; the program compiled for this is the one that runs.
+        """
+        free, size = free_memory(), cached
+        if free is not None:
+            size = most
+            while size > 1 and self._memory(batch_of(size * self._by_example.mesh.size)) > free // 2:
+                size //= 2
+        return size * self._by_example.mesh.size
+
+    def _memory(self, batch) -> int:
+        """Bytes that each device needs for a batch, besides the parameters."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_example), batch)
+        needed: Any = self._mapped.lower(self._params, shapes).compile().memory_analysis()
+        return needed.temp_size_in_bytes + needed.output_size_in_bytes
+
+
+def free_memory() -> int | None:
+    """Bytes that a local device has left; None on CPUs."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None
 
 
 def over_devices(forward: Callable, params, batches: Iterable, **how: Any) -> np.ndarray:
     """Apply `forward(params, batch)` to all batches, as `over_batches` does."""
-    return over_batches(on_devices(forward, params), batches, **how)
+    return over_batches(OnDevices(forward, params), batches, **how)
 
 
 def over_batches(forward: Callable, batches: Iterable, *, what: str, total: int, unit: str = "example") -> np.ndarray:
     """Apply `forward(batch) -> [B, D]` to all batches: [total, D].
 
     Args:
-        forward: made by `on_devices`.
+        forward: an `OnDevices`.
         batches: its arguments.
         what: the label of the progress bar.
         total: the number of examples; those that fill up the last batch are dropped.

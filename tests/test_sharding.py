@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rgjax import sharding
 from rgjax.config import method_config
 from rgjax.encoders.pretrained import pretrained_images
 from rgjax.encoders.text import encode_tokens
@@ -18,7 +19,7 @@ from rgjax.models.families import open_pretrained
 from rgjax.models.packing import mean_tokens
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import Tokens
-from rgjax.sharding import in_batches, over_devices, require_devices
+from rgjax.sharding import OnDevices, in_batches, over_devices, require_devices
 
 
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (6, 3), (2, 5), (1, 1)])
@@ -34,6 +35,13 @@ def test_outputs_are_in_the_order_of_the_batches():
     batches = [(np.full((2, 3), i, np.float32), np.full(2, 10 * i, np.float32)) for i in range(4)]
     outputs = over_devices(lambda w, batch: w * batch[0] + batch[1][:, None], jnp.float32(2), batches, what="", total=7)
     np.testing.assert_array_equal(outputs[:, 0], np.repeat(np.arange(4) * 12.0, 2)[:7])
+
+
+@pytest.mark.parametrize(("free", "size"), [(None, 3), (2**30, 64), (2 * 4 * 512 * 20, 16), (0, 1)])
+def test_batch_fits_in_half_of_the_free_memory(free, size, monkeypatch):
+    monkeypatch.setattr(sharding, "free_memory", lambda: free)
+    doubled = OnDevices(lambda w, batch: w * batch, jnp.float32(2))  # 512 float32 of output per example
+    assert doubled.batch_size(lambda n: jax.ShapeDtypeStruct((n, 512), np.float32), cached=3, most=64) == size
 
 
 @pytest.mark.long

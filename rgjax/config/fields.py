@@ -174,6 +174,12 @@ FIELDS: dict[str, Field] = {
         "says, else the mean",
         *("auto", "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"),
     ),
+    "encoder.dtype": _choice(
+        "auto",
+        "compute precision of clip, bert and pretrained; auto: bfloat16 on accelerators",
+        *("auto", "float32", "bfloat16"),
+        late=True,
+    ),
     "encoder.unit_length": Field(True, "clip: scale the features to length 1"),
     "encoder.seed": _count(0, "seed of the untrained network of 'projection'", low=0),
     "regroup.clustering": _choice(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -138,7 +139,7 @@ def _decode_to(
 def map_in_threads(function: Callable[[Encoded], Result], images: Iterable[Original]) -> Iterator[Result | Unreadable]:
     """`function(image)` of each image, in order, or the Unreadable that it raised.
 
-    A bounded number of images is read ahead.
+    A bounded number of images is computed ahead, also while the caller is busy.
     """
 
     def call(image: Encoded | Unreadable) -> Result | Unreadable:
@@ -147,9 +148,16 @@ def map_in_threads(function: Callable[[Encoded], Result], images: Iterable[Origi
         except Unreadable as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool, started = ThreadPoolExecutor(os.cpu_count()), deque()
+    try:
         for batch in read_images(images):
-            yield from pool.map(call, batch)
+            started.append(pool.map(call, batch))
+            if len(started) > 1:  # the threads work on one list while the results of the one before are used
+                yield from started.popleft()
+        for results in started:
+            yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def content_of(pictures: Sequence[Original]) -> str:

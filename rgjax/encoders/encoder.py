@@ -38,6 +38,11 @@ class Encoder(NamedTuple):
 GIVEN = Encoder("given", np.asarray, "features", {"name": "data"})  # of a data set of features
 
 
+def named_dtype(dtype: str) -> tuple[str, ...]:
+    """What the dtype of activations adds to a fingerprint: nothing if it is float32."""
+    return () if dtype == "float32" else (dtype,)
+
+
 def features_of(encoder: Encoder, dataset: Dataset) -> np.ndarray:
     """Features of all examples [N, D], so that every split uses the same cached ones.
 

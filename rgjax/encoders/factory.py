@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from rgjax.config import ENCODERS
 from rgjax.console import local_path
 from rgjax.encoders.encoder import GIVEN, Encoder
@@ -17,6 +19,7 @@ from rgjax.encoders.pretrained import pretrained_images
 from rgjax.encoders.projection import projection
 from rgjax.encoders.text import bert, text_encoder
 from rgjax.errors import UserError
+from rgjax.models.factory import compute_dtype
 from rgjax.models.families import Pretrained, open_pretrained
 from rgjax.models.pretrained import DEFAULT_BERT, Checkpoint
 from rgjax.models.torch_file import PACKAGED
@@ -45,11 +48,13 @@ def _clip(config: Any, kind: str, max_length: int) -> Encoder:
         raise UserError(
             f"config.encoder.name=clip: checkpoint {checkpoint.name} is not CLIP; use --config.encoder.name=pretrained"
         )
-    return pretrained_images(open_pretrained(checkpoint), image_size=config.image_size, unit_length=config.unit_length)
+    how = {"dtype": config.dtype, "image_size": config.image_size, "unit_length": config.unit_length}
+    return pretrained_images(open_pretrained(checkpoint), **how)
 
 
 def _bert(config: Any, kind: str, max_length: int) -> Encoder:
-    return bert(_checkpoint(config.checkpoint or DEFAULT_BERT, kind), pooling=config.pooling, max_length=max_length)
+    how = {"dtype": config.dtype, "pooling": config.pooling, "max_length": max_length}
+    return bert(_checkpoint(config.checkpoint or DEFAULT_BERT, kind), **how)
 
 
 # From the config's section `encoder`, the kind of the inputs, and the tokens at which sentences are cut.
@@ -84,6 +89,8 @@ def make_encoder(
             the run began with.
     """
     began = began or {}
+    config = config.copy_and_resolve_references()
+    config.dtype = _dtype(config, began)
     if config.name == "checkpoint":
         encoder = encoder_of_run(local_path(config.checkpoint), kind)
     elif config.name == "auto" and kind == "features":
@@ -145,8 +152,18 @@ def _encode(network: Pretrained, config: Any, kind: str, max_length: int) -> Enc
             f"config.encoder.checkpoint={network.checkpoint.name}: it reads {network.kind}, so it cannot encode {kind}"
         )
     if kind == "images":
-        return pretrained_images(network, image_size=config.image_size)
-    return text_encoder(network, pooling=config.pooling, max_length=max_length)
+        return pretrained_images(network, dtype=config.dtype, image_size=config.image_size)
+    return text_encoder(network, dtype=config.dtype, pooling=config.pooling, max_length=max_length)
+
+
+def _dtype(config: Any, began: Mapping[str, Any]) -> str:
+    """What `auto` means here, or meant when a resumed run began.
+
+    Runs of earlier versions, which recorded none, used float32.
+    """
+    if config.dtype == "auto" and began:
+        return began.get("dtype", "float32")
+    return compute_dtype(config, jax.default_backend()).name
 
 
 def _installed(kind: str) -> str | None:
@@ -163,7 +180,9 @@ def _model_type(checkpoint: Checkpoint) -> Any:
 
 
 def _described(about: Mapping[str, Any]) -> str:
-    return " ".join(str(about[name]) for name in ("name", "checkpoint", "revision", "sha256") if about.get(name))
+    return " ".join(
+        str(about[name]) for name in ("name", "checkpoint", "revision", "sha256", "dtype") if about.get(name)
+    )
 
 
 def _checkpoint(name: str, kind: str) -> Checkpoint:

@@ -1,6 +1,6 @@
 """Features of pretrained networks: of pictures at the network's own size."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -12,22 +12,26 @@ from flax import nnx
 
 from rgjax.data.images import map_in_threads
 from rgjax.data.pictures.decode import Encoded, Original, Unreadable, decode_whole
-from rgjax.encoders.encoder import Encoder
+from rgjax.encoders.encoder import Encoder, named_dtype
 from rgjax.errors import UserError
 from rgjax.models.backbone import Options
 from rgjax.models.families import Pretrained
 from rgjax.models.preprocessing import Preprocessing
-from rgjax.sharding import on_devices, over_batches
+from rgjax.sharding import OnDevices, over_batches
 from rgjax.storage.files import digest
 
-_PIXELS = 64 * 224**2  # of a batch, per device
+# Images of a batch per device, and pixels: on CPUs, and at most on accelerators.
+_CACHED, _MOST = (64, 64 * 224**2), (1024, 512 * 224**2)
 
 
-def pretrained_images(network: Pretrained, *, image_size: int | None = None, unit_length: bool = False) -> Encoder:
+def pretrained_images(
+    network: Pretrained, *, dtype: str = "float32", image_size: int | None = None, unit_length: bool = False
+) -> Encoder:
     """The encoder of pictures [N] by a pretrained network: [N, D].
 
     Args:
         network: of images.
+        dtype: of activations.
         image_size: side of the pixels that it sees; its own if None.
         unit_length: scale the features to length 1.
     """
@@ -36,23 +40,29 @@ def pretrained_images(network: Pretrained, *, image_size: int | None = None, uni
         preprocessing = preprocessing.at(image_size)
 
     @cache  # predictions come in chunks
-    def on_all_devices() -> Callable:
-        graph, state = nnx.split(network.build(Options(image_size=preprocessing.size)))
+    def on_all_devices() -> OnDevices:
+        graph, state = nnx.split(network.build(Options(dtype=jnp.dtype(dtype), image_size=preprocessing.size)))
 
         def forward(state, images):
             backbone: Any = nnx.merge(graph, state, copy=True)
             features = backbone.features(preprocessing.normalize(images))
             return features / jnp.linalg.norm(features, axis=1, keepdims=True) if unit_length else features
 
-        return on_devices(forward, state)
+        return OnDevices(forward, state)
 
     def encode(pictures: Sequence[Original]) -> np.ndarray:
-        size = max(1, min(64, _PIXELS // preprocessing.size**2)) * jax.local_device_count()
+        forward, side = on_all_devices(), preprocessing.size
+        cached, most = (max(1, min(images, pixels // side**2)) for images, pixels in (_CACHED, _MOST))
+        size = forward.batch_size(
+            lambda count: jax.ShapeDtypeStruct((count, side, side, 3), np.uint8), cached=cached, most=most
+        )
         batches = pixel_batches(pictures, preprocessing, size)
-        return over_batches(on_all_devices(), batches, what="encode", total=len(pictures), unit="image")
+        return over_batches(forward, batches, what="encode", total=len(pictures), unit="image")
 
-    key = digest("images-v1", network.checkpoint.fingerprint(), repr(preprocessing), unit_length)
-    return Encoder(key, encode, "pictures", {**network.checkpoint.identity(), "image_size": preprocessing.size})
+    fingerprint = network.checkpoint.fingerprint()
+    key = digest("images-v1", fingerprint, repr(preprocessing), unit_length, *named_dtype(dtype))
+    about = {**network.checkpoint.identity(), "image_size": preprocessing.size, "dtype": dtype}
+    return Encoder(key, encode, "pictures", about)
 
 
 def pixel_batches(pictures: Sequence[Original], preprocessing: Preprocessing, size: int) -> Iterator[np.ndarray]:
@@ -71,4 +81,4 @@ def pixel_batches(pictures: Sequence[Original], preprocessing: Preprocessing, si
             if isinstance(image, Unreadable):
                 raise UserError(f"picture {pictures[index]} can no longer be read: {image}")
             images.append(image)
-        yield np.resize(np.stack(images), (size, *images[0].shape))
+        yield np.stack([images[i % len(images)] for i in range(size)])

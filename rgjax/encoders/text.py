@@ -4,33 +4,38 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.encoders.encoder import Encoder
+from rgjax.encoders.encoder import Encoder, named_dtype
+from rgjax.models.backbone import Options
 from rgjax.models.bert import bert_config
 from rgjax.models.families import FAMILIES, Pretrained
 from rgjax.models.packing import pack
 from rgjax.models.pooling import Pooling
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.tokenizer import FILES, Tokens, tokenize
-from rgjax.sharding import in_batches, on_devices, over_batches
+from rgjax.sharding import OnDevices, in_batches, over_batches
 from rgjax.storage.files import digest
 
-_BATCH = 32  # sentences per device
+_BATCH = 32  # sentences per device on CPUs
+_MOST_TOKENS = 2**16  # per device on accelerators
 _BUCKET, _FINE_BUCKET, _MANY = 16, 4, 4096  # tokens; the latter for so many sentences
 _log = logging.getLogger(__name__)
 
 
-def text_encoder(pretrained: Pretrained, *, pooling: str, max_length: int) -> Encoder:
+def text_encoder(pretrained: Pretrained, *, pooling: str, max_length: int, dtype: str = "float32") -> Encoder:
     """The encoder of sentences [N] by a text network: [N, D], in float32.
 
     Args:
         pretrained: weights, settings and tokenizer.
         pooling: a key of `POOLINGS`, or "auto" for that of the checkpoint's folder.
         max_length: tokens at which sentences are cut; fewer, if the folder says so.
+        dtype: of activations.
     """
     checkpoint, settings = pretrained.checkpoint, dict(pretrained.settings)
     if pooling != "auto":
@@ -40,8 +45,8 @@ def text_encoder(pretrained: Pretrained, *, pooling: str, max_length: int) -> En
         _log.info(f"encoder: {checkpoint.name} asks to cut sentences at {length} tokens, not at {max_length}")
 
     @cache  # predictions come in chunks
-    def on_all_devices() -> Callable:
-        graph, params = nnx.split(pretrained._replace(settings=settings).build())
+    def on_all_devices() -> OnDevices:
+        graph, params = nnx.split(pretrained._replace(settings=settings).build(Options(dtype=jnp.dtype(dtype))))
         return on_tokens(lambda params, packed: nnx.merge(graph, params).features(packed), params)
 
     def encode(sentences: np.ndarray) -> np.ndarray:
@@ -51,18 +56,19 @@ def text_encoder(pretrained: Pretrained, *, pooling: str, max_length: int) -> En
     names, unit_length = settings["pooling"].names, settings["pooling"].unit_length
     plain = settings["model_type"] == "bert" and not unit_length and not settings["lower_case"] and len(names) == 1
     version = ("bert-v1",) if plain else ("text-v1", unit_length, settings["lower_case"])  # bert-v1 is older
-    key = digest(*version, checkpoint.fingerprint(*FILES), "+".join(names), length)
-    return Encoder(key, encode, about={**checkpoint.identity(), "pooling": "+".join(names), "max_length": length})
+    key = digest(*version, checkpoint.fingerprint(*FILES), "+".join(names), length, *named_dtype(dtype))
+    about = {**checkpoint.identity(), "pooling": "+".join(names), "max_length": length, "dtype": dtype}
+    return Encoder(key, encode, about=about)
 
 
-def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int) -> Encoder:
+def bert(checkpoint: Checkpoint, *, pooling: str, max_length: int, dtype: str = "float32") -> Encoder:
     """The encoder of `encoder.name=bert`, whatever the folder says of sentences.
 
     "auto" is the mean.
     """
     family = FAMILIES["bert"]
     settings = bert_config(checkpoint) | {"model_type": "bert", "pooling": Pooling(), "cut": None, "lower_case": False}
-    return text_encoder(Pretrained(checkpoint, family, settings), pooling=pooling, max_length=max_length)
+    return text_encoder(Pretrained(checkpoint, family, settings), pooling=pooling, max_length=max_length, dtype=dtype)
 
 
 def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int | None = None) -> np.ndarray:
@@ -70,16 +76,16 @@ def encode_tokens(forward: Callable, params, tokens: Tokens, *, bucket: int | No
     return over_tokens(on_tokens(forward, params), tokens, bucket=bucket)
 
 
-def on_tokens(forward: Callable, params) -> Callable:
+def on_tokens(forward: Callable, params) -> OnDevices:
     """Compile `forward(params, Packed) -> [B, D]` as a function of Tokens."""
 
     def packed(params, batch):
         return forward(params, pack(batch.ids, batch.lengths, batch.ids.size))
 
-    return on_devices(packed, params)
+    return OnDevices(packed, params)
 
 
-def over_tokens(forward: Callable, tokens: Tokens, *, bucket: int | None = None) -> np.ndarray:
+def over_tokens(forward: OnDevices, tokens: Tokens, *, bucket: int | None = None) -> np.ndarray:
     """Run a network over all sentences, in batches of similar length.
 
     Args:
@@ -92,8 +98,15 @@ def over_tokens(forward: Callable, tokens: Tokens, *, bucket: int | None = None)
         [N, D] float32, in the order of the sentences.
     """
     distinct, same = _distinct(tokens)
-    order = in_batches(distinct[np.argsort(tokens.lengths[distinct], kind="stable")], _BATCH * jax.local_device_count())
     longest, bucket = tokens.ids.shape[1], bucket or (_BUCKET if len(distinct) < _MANY else _FINE_BUCKET)
+
+    def shapes(count: int) -> Tokens:
+        ids: Any = jax.ShapeDtypeStruct((count, longest), np.int32)
+        lengths: Any = jax.ShapeDtypeStruct((count,), np.int32)
+        return Tokens(ids, lengths)
+
+    size = forward.batch_size(shapes, cached=_BATCH, most=max(_BATCH, _MOST_TOKENS // longest))
+    order = in_batches(distinct[np.argsort(tokens.lengths[distinct], kind="stable")], size)
 
     def batch(indices):
         width = min(longest, -(-int(tokens.lengths[indices].max()) // bucket) * bucket)

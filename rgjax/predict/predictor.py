@@ -19,7 +19,7 @@ from rgjax.models.packing import unpacked
 from rgjax.models.tokenizer import Tokens
 from rgjax.predict.run import FinishedRun, load_run
 from rgjax.regroup import AGGREGATIONS, aggregate
-from rgjax.sharding import in_batches, on_devices
+from rgjax.sharding import OnDevices, in_batches
 
 DECISIONS = ("argmax", "tuned")
 Inputs: TypeAlias = np.ndarray | Sequence[Any]  # uint8 images [n, S, S, 3], n sentences, or features [n, D]
@@ -69,7 +69,7 @@ class Predictor:
             raise unknown("aggregation", self.aggregate, AGGREGATIONS)
         self._stats = class_stats(run.config.loss, run.counts, run.regrouping.parent)
         self.word_pieces = run.word_pieces
-        self._forward = on_devices(self.forward, run.params)
+        self._forward = OnDevices(self.forward, run.params)
 
     @classmethod
     def from_run(

@@ -1,10 +1,12 @@
 import errno
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from rgjax.data import images, load_data
+from rgjax.data.pictures import packed
 from rgjax.errors import UserError
 from tests.support.data import data_config
 
@@ -42,6 +44,23 @@ def test_images_are_decoded_once_into_a_memory_map(folder, monkeypatch):
     second = source_of(folder)
     np.testing.assert_array_equal(first.inputs, second.inputs)
     assert first.fingerprint == second.fingerprint
+
+
+def test_threads_work_ahead_while_results_are_used(monkeypatch):
+    monkeypatch.setattr(packed, "_READ_AHEAD", 3)
+    started, working = [], threading.Event()
+
+    def call(picture):
+        started.append(int(picture[0, 0]))
+        if len(started) == 6:
+            working.set()
+        return started[-1]
+
+    results = images.map_in_threads(call, [np.full((1, 1), i, np.uint8) for i in range(30)])
+    assert next(results) == 0
+    assert working.wait(10)  # two lists of three, while this one waits
+    assert len(started) == 6
+    assert list(results) == list(range(1, 30))
 
 
 def test_a_deleted_cache_file_is_decoded_again(folder):

@@ -14,8 +14,9 @@ from rgjax.errors import UserError
 
 
 def make(kind, **changes):
-    config = {"name": "auto", "checkpoint": "", "pooling": "mean", "unit_length": True, "seed": 0, "image_size": None}
-    return make_encoder(ConfigDict(config | changes), kind, max_length=16, encoder_of_run=run)
+    given = {"name": "auto", "checkpoint": "", "pooling": "mean", "unit_length": True, "seed": 0, "image_size": None}
+    config = ConfigDict({**given, "dtype": "auto", **changes})
+    return make_encoder(config, kind, max_length=16, encoder_of_run=run)
 
 
 def run(workdir, kind):

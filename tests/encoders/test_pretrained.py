@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -61,6 +62,35 @@ def test_clip_has_unit_length_by_its_old_name_alone(files):
         np.testing.assert_allclose(unit.encode(files), raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
         assert unit.about["name"] == "clip"
     assert make(name="auto", checkpoint=str(PICTURES / "vit")).about["name"] == "pretrained"
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["clip", *(pytest.param(name, marks=pytest.mark.long) for name in ("vit", "deit", "dinov2", "siglip", "resnet"))],
+)
+def test_bfloat16_moves_features_by_little(family, files):
+    exact, rounded = (of_family(family, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own attention promotes within
+        expected, features = exact.encode(files), rounded.encode(files)
+    assert features.dtype == np.float32
+    errors = np.linalg.norm(features - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert 0 < errors.max() < 0.02
+    assert exact.fingerprint == of_family(family).fingerprint != rounded.fingerprint  # auto is float32 on a CPU
+
+
+def test_resumed_run_keeps_its_precision(monkeypatch):
+    on_cpu = of_family("clip")
+    monkeypatch.setattr(factory.jax, "default_backend", lambda: "gpu")
+    on_gpu = of_family("clip")
+    assert (on_cpu.about["dtype"], on_gpu.about["dtype"]) == ("float32", "bfloat16")
+    for began in (on_cpu, on_gpu):
+        recorded = {**began.about, "fingerprint": began.fingerprint}
+        assert of_family("clip", began=recorded).fingerprint == began.fingerprint
+        del recorded["dtype"]  # as in runs of earlier versions, which knew float32 alone
+        if began is on_cpu:
+            assert of_family("clip", began=recorded).fingerprint == began.fingerprint
+    with pytest.raises(UserError, match=r"the run began with .* float32, not of .* bfloat16"):
+        of_family("clip", dtype="bfloat16", began={**on_cpu.about, "fingerprint": on_cpu.fingerprint})
 
 
 def test_batches_hold_every_picture_once(files):

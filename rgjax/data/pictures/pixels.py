@@ -80,7 +80,8 @@ def _raw_mode(opened: Any) -> str:
 
 def _eight_bits(opened: Image.Image) -> tuple[Image.Image, bool]:
     """The upright picture with 8 bits per value, and whether its values were rescaled."""
-    image = ImageOps.exif_transpose(opened)
+    ImageOps.exif_transpose(opened, in_place=True)  # without a copy
+    image = opened
     tags: Any = getattr(opened, "tag_v2", {})
     signed = tags.get(_SAMPLE_FORMAT) in _SIGNED
     if image.mode == "L" and signed:
@@ -161,4 +162,4 @@ def _opaque_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "LAB":
         profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
         return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")  # type: ignore[return-value]
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
