@@ -29,8 +29,7 @@ def focal(
     1 - p_y is computed from the log-probabilities of the other classes, which keeps its precision as p_y nears 1.
     """
     log_p = jax.nn.log_softmax(logits)
-    is_label = jax.nn.one_hot(labels, log_p.shape[1], dtype=bool)
-    log_rest = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, log_p), axis=1)
+    log_rest = jax.nn.logsumexp(jnp.where(_is_label(log_p, labels), -jnp.inf, log_p), axis=1)
     return jnp.exp(gamma * jnp.maximum(log_rest, -80.0)) * -_pick(log_p, labels)
 
 
@@ -89,7 +88,12 @@ def weighted_mean(losses: Float[Array, " B"], weights: Float[Array, " B"], axis:
 
 
 def _pick(values, labels):
-    return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+    # Not by indexing, whose gradient is a scatter: on GPUs, those have no fixed order.
+    return jnp.where(_is_label(values, labels), values, 0.0).sum(axis=1)
+
+
+def _is_label(values, labels):
+    return jax.nn.one_hot(labels, values.shape[1], dtype=bool)
 
 
 @dataclass(frozen=True)

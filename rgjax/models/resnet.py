@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rgjax.models.kernels.conv import max_pool
+from rgjax.models.kernels.relu import add_relu, relu_max_pool
 from rgjax.models.layers import HEADS, KEEP_SUMS, BatchNorm, Conv
 
 STAGES = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -47,7 +47,7 @@ class Residual(nnx.Module):
     def __call__(self, x, train: bool):
         y = self.branch(x, train)
         shortcut = self.shortcut_bn(self.shortcut_conv(x), train) if self.projects else x
-        return nnx.relu(y + shortcut)
+        return add_relu(y, shortcut)
 
 
 class BasicBlock(Residual):
@@ -149,8 +149,8 @@ class Trunk(nnx.Module):
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
     def _run_stem(self, x, train: bool):
-        x = nnx.relu(self.bn1(self.conv1(x.astype(self.dtype)), train))
-        return max_pool(x) if self.stem == "imagenet" else x
+        x = self.bn1(self.conv1(x.astype(self.dtype)), train)
+        return relu_max_pool(x) if self.stem == "imagenet" else nnx.relu(x)
 
 
 class ResNet(Trunk):

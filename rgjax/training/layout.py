@@ -10,52 +10,64 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-    """How parameters, gradients and moments are stored on the device.
+    """How parameters, gradients, moments and batch statistics are stored.
 
     Attributes:
         flatten: a TrainState, or a part of it, from trees of arrays to what is stored.
         unflatten: the inverse.
         select: `(condition, update, keep)`: the result of one of two functions.
+        materialize: gradients, as written to memory once, for several readers.
     """
 
     flatten: Callable[[Any], Any]
     unflatten: Callable[[Any], Any]
     select: Callable[[jax.Array, Callable, Callable], Any]
+    materialize: Callable[[Any], Any]
 
 
 # `cond` avoids copying the optimizer state at every step, which `where` would.
-TREES = Layout(lambda tree: tree, lambda tree: tree, jax.lax.cond)
+TREES = Layout(lambda tree: tree, lambda tree: tree, jax.lax.cond, lambda grads: grads)
 
 
-def layout_for(platform: str, params: Any) -> Layout:
+def layout_for(platform: str, params: Any, batch_stats: Any) -> Layout:
     """One vector on GPUs, trees elsewhere.
 
     On a GPU, updating a hundred arrays takes a hundred small kernels.
     """
-    return one_vector(params) if platform in ("gpu", "cuda") else TREES
+    return one_vector(params, batch_stats) if platform in ("gpu", "cuda") else TREES
 
 
-def one_vector(params: Any) -> Layout:
-    """Store all of `params` as one vector, and so their gradients and moments."""
-    leaves, structure = jax.tree.flatten(params)
-    shapes = [leaf.shape for leaf in leaves]
-    ends = np.cumsum([leaf.size for leaf in leaves]).tolist()
+def one_vector(params: Any, batch_stats: Any = None) -> Layout:
+    """Store all of `params` as one vector, and all of `batch_stats` as another.
 
-    def is_params(tree):
-        return jax.tree.structure(tree) == structure
+    Gradients and moments are stored as their parameters are.
+    """
+    shapes_of: dict[Any, Any] = {}  # by the size of the vector, and by the structure of the tree
+    for tree in (params, batch_stats):
+        leaves, structure = jax.tree.flatten(tree)
+        size = sum(leaf.size for leaf in leaves)
+        if leaves and size not in shapes_of:  # vectors of equal sizes could not be told apart
+            shapes_of[size] = shapes_of[structure] = structure, [leaf.shape for leaf in leaves]
+
+    def is_tree(tree):
+        return jax.tree.structure(tree) in shapes_of
 
     def join(tree):
-        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]) if is_params(tree) else tree
+        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]) if is_tree(tree) else tree
 
     def split(stored):
-        if stored.shape != (ends[-1],):
+        if stored.ndim != 1 or stored.size not in shapes_of:
             return stored
+        structure, shapes = shapes_of[stored.size]
+        ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes]).tolist()
         slices = zip([0, *ends], ends, shapes, strict=False)
         return jax.tree.unflatten(structure, [stored[start:end].reshape(shape) for start, end, shape in slices])
 
     return Layout(
-        jax.jit(lambda tree: jax.tree.map(join, tree, is_leaf=is_params)),
+        jax.jit(lambda tree: jax.tree.map(join, tree, is_leaf=is_tree)),
         jax.jit(lambda tree: jax.tree.map(split, tree)),
         # On a GPU `cond` would wait for the host.
         lambda condition, update, keep: jax.tree.map(partial(jnp.where, condition), update(), keep()),
+        # Without the barrier, XLA makes of the sum of joined gradients a sum for each of them.
+        jax.lax.optimization_barrier,
     )

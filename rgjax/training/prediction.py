@@ -42,7 +42,7 @@ def make_predict(
     """
 
     def forward(params, batch_stats, inputs, batches, count):
-        model = nnx.merge(graph, layout.unflatten(params), batch_stats, copy=True)
+        model = nnx.merge(graph, *layout.unflatten((params, batch_stats)), copy=True)
 
         def logits_of(i):
             return model(prepare(take(inputs, batches[i], mesh.shape[AXIS])))

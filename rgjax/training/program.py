@@ -194,18 +194,19 @@ def train_step(
     """
 
     def objective(params):
-        model = nnx.merge(spec.graph, params, state.batch_stats, copy=True)
+        model = nnx.merge(spec.graph, params, spec.layout.unflatten(state.batch_stats), copy=True)
         logits = model(batch.inputs, train=True, key=key)
         is_class = jnp.arange(logits.shape[1], dtype=jnp.int32) < hyper.outputs
         logits = jnp.where(is_class[None], logits, ABSENT)
         class_weights = jnp.where(state.step >= hyper.drw_start, hyper.drw_weights, hyper.class_weights)
         losses = spec.loss(logits, batch.labels, **hyper.loss)
         loss = weighted_mean(losses, class_weights[batch.labels], axis=AXIS if spec.shards > 1 else None)
-        return loss, (logits, nnx.state(model, nnx.BatchStat))
+        return loss, (logits, spec.layout.flatten(nnx.state(model, nnx.BatchStat)))
 
     params = spec.layout.unflatten(state.params)
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(params)
     grads, loss = spec.all_reduce((spec.layout.flatten(grads), loss))
+    grads = spec.layout.materialize(grads)
     finite = is_finite((loss, grads)) & state.alive
 
     def update():

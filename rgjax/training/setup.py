@@ -62,7 +62,7 @@ def training_program(
         batch_size=schedule.batch_size,
         steps_per_epoch=schedule.steps_per_epoch,
         mesh=mesh,
-        layout=layout_for(platform, state.params),
+        layout=layout_for(platform, state.params, state.batch_stats),
         skip=config.train.on_nan == "skip",
         habits=make_habits(config.train, nnx.merge(graph, state.params, state.batch_stats)),
         by_trial=config.model.name in FROZEN,

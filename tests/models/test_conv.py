@@ -1,12 +1,11 @@
-"""The CPU lowering against XLA's own convolution and windowed maximum, in value and in both gradients."""
+"""The CPU lowering against XLA's own convolution, in value and in both gradients."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen
 
-from rgjax.models.kernels.conv import _conv_by_xla, conv, max_pool
+from rgjax.models.kernels.conv import _conv_by_xla, conv
 
 CASES = [  # map, kernel, stride, channels in and out
     ((32, 32), 7, 2, 3, 8),
@@ -70,10 +69,3 @@ def test_convolution_on_a_cpu_holds_no_xla_convolution():
     program = jax.jit(gradient).lower(jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))).compile().as_text()
     assert "convolution(" not in program
     assert "conditional(" not in program
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 16])
-def test_max_pool_equals_the_windowed_maximum(size):
-    x = jax.nn.relu(jax.random.normal(jax.random.key(1), (2, size, size, 3)))
-    expected = linen.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
-    np.testing.assert_array_equal(max_pool(x), expected)

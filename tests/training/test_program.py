@@ -172,10 +172,10 @@ def test_logits_do_not_depend_on_the_batch_size(program):
 @pytest.mark.long
 def test_parameters_as_one_vector_train_alike(program):
     tree, totals = program.run(3)
-    layout = one_vector(jax.tree.map(lambda x: x[0], program.state.params))
+    layout = one_vector(*jax.tree.map(lambda x: x[0], (program.state.params, program.state.batch_stats)))
     vector_program = Program(layout=layout)
     stored = jax.vmap(layout.flatten)(copy(program.state))
-    assert stored.params.ndim == 2
+    assert (stored.params.ndim, stored.batch_stats.ndim) == (2, 2)
     stored, same = vector_program.run(3, stored)
     vector = jax.vmap(layout.unflatten)(stored)
     assert jax.tree.structure(tree) == jax.tree.structure(vector)

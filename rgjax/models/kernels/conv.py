@@ -1,4 +1,4 @@
-"""Convolution and max-pooling, lowered to the form that each platform runs fast.
+"""Convolution, lowered to the form that each platform runs fast.
 
 Accelerators get XLA's own convolution. On CPUs, that is several times slower than a matrix product on small maps, and
 twenty times slower inside a loop; there, convolution is a matrix product over gathered patches. Maps smaller than the
@@ -8,11 +8,10 @@ after (a ResNet34 at 32 pixels: 178 transposes per step, 41 with products).
 Shapes: images `x` are [B, H, W, I] (NHWC), kernels `w` are [kh, kw, I, O]; both share one dtype.
 """
 
-from functools import cache, partial, reduce
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from rgjax.models.kernels import winograd
@@ -134,42 +133,3 @@ def _conv_of_tiny_map(x, w, stride):
     seen = [w[i : i + height, j : j + width].reshape(-1, c_out) for i in tops for j in lefts]
     y = x.reshape(batch, -1) @ jnp.concatenate(seen, axis=1)
     return y.reshape(batch, out_h, out_w, c_out)
-
-
-@jax.custom_vjp
-def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 windows of stride 2, padded by one: [B, H, W, C], x >= 0.
-
-    Accelerators get XLA's windowed reduction. On a CPU its gradient (select-and-scatter) takes a tenth of a ResNet34
-    step; there it is maxima of strided slices, padded with zeros, so `x` must come from a ReLU. Among equal values the
-    two divide the gradient differently; equal values other than zero, where a ReLU passes none, are rare.
-    """
-    return lax.platform_dependent(x, cpu=_max_of_slices, default=_max_of_windows)
-
-
-def _max_pool_forward(x):
-    return max_pool(x), x
-
-
-def _max_pool_backward(x, dy):
-    def gradient(form, x, dy):
-        return jax.vjp(form, x)[1](dy)
-
-    cpu, default = partial(gradient, _max_of_slices), partial(gradient, _max_of_windows)
-    return lax.platform_dependent(x, dy, cpu=cpu, default=default)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _max_of_windows(x):
-    pads = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
-
-
-def _max_of_slices(x):
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    for axis in (1, 2):
-        last = (x.shape[axis] - 3) // 2 * 2
-        x = reduce(jnp.maximum, [lax.slice_in_dim(x, i, i + last + 1, stride=2, axis=axis) for i in range(3)])
-    return x
