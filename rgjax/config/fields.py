@@ -315,8 +315,8 @@ FIELDS: dict[str, Field] = {
     ),
     "train.deterministic": _choice(
         "auto",
-        "GPUs, the same bits in every run: auto: XLA's timings of kernels are cached; on: without timings, so that "
-        "another machine gives them too; off: kernels may add in an order that varies",
+        "GPUs, the same bits in every run: auto: no kernels that add in an order that varies; on: nor any timing of "
+        "kernels by XLA (which versions since jax 0.10 leave out with auto too); off: the fastest kernels",
         *("auto", "on", "off"),
         late=True,
     ),

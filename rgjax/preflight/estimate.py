@@ -108,7 +108,7 @@ def estimate(config: Config, target: Target, devices: list[Any], *, price: bool 
     memory, step = compiled.memory, compiled.step
     plain_kernels = plain_bytes = None
     if price and (options := compiler_options(config.train.deterministic, card.platform)):
-        plain = _compile(lowered, card, dict.fromkeys(dict(options), False))
+        plain = _compile(lowered, card, {name: not value for name, value in options})
         plain_kernels, plain_bytes = plain.kernels, plain.step.bytes
 
     flops = step_flops(traced.jaxpr.jaxpr, card.platform, len(devices))

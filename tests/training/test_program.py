@@ -149,6 +149,11 @@ def test_equal_class_weights_change_nothing(program):
         np.testing.assert_allclose(x, y, atol=1e-5)
 
 
+def test_the_options_reach_the_compiler():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        Program(compiler_options=(("xla_no_such_option", True),)).run(1)
+
+
 @pytest.mark.long
 def test_the_loop_of_a_resnet_holds_no_callback_and_no_convolution():
     """On CPUs a convolution inside a loop is ten times slower than the matrix products that replace it."""
