@@ -19,12 +19,18 @@ def log_odds(logits: Num[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
 
     It ranks like the probability of c, and never saturates into ties.
     """
-    z = np.asarray(logits, np.float64)
-    odds = np.empty_like(z)
-    for c in range(z.shape[1]):
-        rest = np.delete(z, c, axis=1)
-        top = rest.max(axis=1, keepdims=True)
-        odds[:, c] = z[:, c] - top[:, 0] - np.log(np.exp(rest - top).sum(axis=1))
+    z = np.array(logits, np.float64)
+    winners = z.argmax(axis=1)[:, None]
+    top = np.take_along_axis(z, winners, axis=1)
+    rest = z.copy()
+    np.put_along_axis(rest, winners, -np.inf, axis=1)
+
+    # To all but the winner, the winner's share 1 is added: no cancellation when c's own share is taken out of the sum.
+    shares = np.exp(rest - top)
+    odds = z - top - np.log1p(shares.sum(axis=1, keepdims=True) - shares)
+    second = rest.max(axis=1, keepdims=True)
+    best = top - second - np.log(np.exp(rest - second).sum(axis=1, keepdims=True))
+    np.put_along_axis(odds, winners, best, axis=1)
     return odds
 
 
@@ -155,7 +161,9 @@ def _jackknife(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float, 
     The AP without each example in turn (Efron & Stein 1981), in closed form, for positives and negatives apart and at
     their given prevalence. The squares of the deviations add up to the variance of the AP.
     """
-    ranked = np.sort(scores[positive])
+    order = np.argsort(scores)  # searching in order is ten times faster
+    scores, positive = scores[order], positive[order]
+    ranked = scores[positive]
     n, m = len(ranked), len(scores) - len(ranked)
     below = np.searchsorted(ranked, scores, side="right")  # positives whose precision an example enters
     hits = n - np.searchsorted(ranked, ranked)
@@ -178,7 +186,7 @@ def _jackknife(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float, 
         groups.append((~positive, without(_precision(hits, alarms * grow), removed)[below[~positive]] / n))
     for members, values in groups:
         bias += (len(values) - 1) * (values.mean() - ap)
-        deviations[members] = np.sqrt(1 - 1 / len(values)) * (values - values.mean())
+        deviations[order[members]] = np.sqrt(1 - 1 / len(values)) * (values - values.mean())
     return ap, bias, deviations
 
 
@@ -273,8 +281,8 @@ def confidence_bins(confidences: Float[np.ndarray, " N"]) -> Integer[np.ndarray,
     Equal confidences share a bin; rounding makes those equal that differ by floating-point errors alone.
     """
     confidences = np.round(confidences, 12)
-    ranks = np.searchsorted(np.sort(confidences), confidences)
-    return ranks * ECE_BINS // len(ranks)
+    _, inverse, counts = np.unique(confidences, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - counts)[inverse] * ECE_BINS // len(confidences)
 
 
 def calibration_error(confidences: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"]) -> float:
