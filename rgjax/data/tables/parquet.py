@@ -114,7 +114,7 @@ def read_vectors(path: Path, column: str) -> np.ndarray:
             for batch in file.iter_batches(_BATCH, columns=[column], use_threads=False):
                 lists = batch.column(0)
                 widths = np.array(pc.fill_null(pc.list_value_length(lists), 0))  # type: ignore[attr-defined]  # made at import
-                width = parts[0].shape[1] if parts else widths[0]
+                width = parts[0].shape[1] if parts else int(widths[0])  # Arrow's int32 would overflow below
                 if (odd := np.flatnonzero((widths != width) | (widths == 0))).size:
                     row = sum(map(len, parts)) + odd[0] + 1
                     raise UserError(
