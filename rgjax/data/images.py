@@ -1,5 +1,6 @@
 """Custom images: a folder with one subfolder per class, or a table of paths."""
 
+import contextlib
 import hashlib
 import os
 from collections import deque
@@ -24,7 +25,16 @@ from rgjax.data.splits import split
 from rgjax.data.tables.columns import Columns
 from rgjax.edges.shell import shell_line
 from rgjax.errors import UserError, first_few
-from rgjax.storage.files import atomic_path, cache_dir, cached_arrays, digest, file_sha256, set_aside
+from rgjax.storage.files import (
+    atomic_path,
+    cache_dir,
+    cached_arrays,
+    digest,
+    file_sha256,
+    read_json_object,
+    set_aside,
+    write_json,
+)
 
 Result = TypeVar("Result")
 
@@ -102,15 +112,30 @@ def decode_files(images: Sequence[Path | Packed], image_size: int, interpolation
     known = cached_arrays(faults_path, lambda: _decode_to(pixels_path, images, image_size, interpolation))
     try:
         pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)[: np.count_nonzero(known["faults"] == "")]
-        sha = hashlib.sha256()
-        for start in range(0, len(pixels), _CHUNK):
-            sha.update(np.ascontiguousarray(pixels[start : start + _CHUNK]).data)
-        if sha.hexdigest() != str(known["content"]):
-            raise ValueError("checksum")
+        _require_sound(pixels_path, pixels, str(known["content"]))
     except (ValueError, EOFError) as error:  # NumPy raises them for a truncated file
         set_aside(pixels_path, error)
         return decode_files(images, image_size, interpolation)
     return DecodedFiles(pixels, known["faults"], known["remarks"], str(known["content"]))
+
+
+def _require_sound(path: Path, pixels: np.ndarray, content: str) -> None:
+    """Raise ValueError unless the pixels of a cached file have the SHA-256 `content`.
+
+    They are hashed at the first use of the file, and again if its size or modification time changes, or on request.
+    """
+    stat, record = path.stat(), path.with_suffix(".json")
+    checked = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": content}
+    with contextlib.suppress(OSError, ValueError):
+        if read_json_object(record) == checked and not os.environ.get("RGJAX_VERIFY_CACHE"):
+            return
+    sha = hashlib.sha256()
+    for start in range(0, len(pixels), _CHUNK):
+        sha.update(np.ascontiguousarray(pixels[start : start + _CHUNK]).data)
+    if sha.hexdigest() != content:
+        raise ValueError("checksum")
+    with contextlib.suppress(UserError):  # a cache that cannot be written is hashed each time
+        write_json(record, checked)
 
 
 def _decode_to(

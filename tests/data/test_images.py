@@ -1,5 +1,7 @@
 import errno
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +72,28 @@ def test_a_deleted_cache_file_is_decoded_again(folder):
     del first
     file.unlink()
     np.testing.assert_array_equal(source_of(folder).inputs, content)
+
+
+def test_a_cached_file_is_hashed_at_its_first_use_after_a_change_and_on_request(folder, monkeypatch):
+    first = source_of(folder)
+    content, file = np.array(first.inputs), Path(first.inputs.filename)
+    del first
+
+    def flip_a_bit(*, keep_time):
+        stat, flipped = file.stat(), bytearray(file.read_bytes())
+        flipped[-9] ^= 1
+        file.write_bytes(flipped)
+        if keep_time:
+            os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    flip_a_bit(keep_time=True)
+    assert not np.array_equal(source_of(folder).inputs, content)  # it was read without a hash
+    monkeypatch.setenv("RGJAX_VERIFY_CACHE", "1")
+    np.testing.assert_array_equal(source_of(folder).inputs, content)
+    monkeypatch.delenv("RGJAX_VERIFY_CACHE")
+    flip_a_bit(keep_time=False)
+    np.testing.assert_array_equal(source_of(folder).inputs, content)
+    assert len(list(file.parent.glob("*.damaged*"))) == 2
 
 
 def test_the_fingerprint_depends_on_content_and_labels(folder, tmp_path):
