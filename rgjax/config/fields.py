@@ -309,7 +309,7 @@ FIELDS: dict[str, Field] = {
         "data", "examples per epoch: the data's, for equal steps in all methods, or the sampler's", "data", "sampler"
     ),
     **_duration("train.eval", "validation interval", percent=10.0),
-    **_duration("train.checkpoint", "checkpoint interval", percent=10.0),
+    **_duration("train.checkpoint", "checkpoint interval, by default also 30 s or more", percent=10.0),
     "train.steps_per_call": _count(
         None, "steps per device call (unset: about two seconds; with several processes, an epoch)"
     ),

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,14 @@ class Checkpoints:
 
     Each has the seconds trained and the steps skipped until then.
 
-    A half-written checkpoint is never read. A corrupted one is moved aside, and the one before it is restored.
+    A half-written checkpoint is never read. A corrupted one is moved aside, and the one before it is restored. A thread
+    computes the checksum and begins to write, so that a checkpoint appears with its checksum or not at all.
     """
 
     def __init__(self, directory: Path):
         self._directory = directory.absolute()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -105,15 +109,25 @@ class Checkpoints:
 
         Raises UserError if an earlier one could not be written.
         """
-        step, stored = int(state.step), StoredState.of(state)
-        if step == self._manager.latest_step():
-            return
-        clock = {"train_s": train_s, "skipped": skipped}
+        self._wait()
+        step = int(state.step)
+        if step != self._manager.latest_step():
+            stored = jax.device_get(StoredState.of(state))
+            self._writing = self._thread.submit(self._write, step, stored, {"train_s": train_s, "skipped": skipped})
+            if jax.process_count() > 1:  # Orbax synchronizes processes, in the order of the main threads
+                self._wait()
+
+    def _write(self, step: int, stored: StoredState, clock: dict[str, Any]) -> None:
         clock = {**clock, "sha256": _checksum(stored, clock)}
         with self._user_errors():
             self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(stored), clock=ocp.args.JsonSave(clock))
             )
+
+    def _wait(self) -> None:
+        if self._writing:
+            writing, self._writing = self._writing, None
+            writing.result()
 
     def close(self) -> None:
         """Wait until all checkpoints are on disk.
@@ -122,9 +136,11 @@ class Checkpoints:
         """
         if "_manager" not in vars(self):
             return
+        self._wait()
         with self._user_errors():
             self._manager.wait_until_finished()
         self._manager.close()
+        self._thread.shutdown()
 
     @contextlib.contextmanager
     def _user_errors(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rgjax.console import progress
+from rgjax.sharding import in_any_process
 from rgjax.training.program import Totals, TrainState
 
 _CALL_SECONDS = 2.0  # hides the cost of a call; two calls and a checkpoint still end within 10 s of SIGTERM
@@ -28,6 +29,7 @@ class TrainSchedule:
         eval_every: steps between evaluations.
         checkpoint_every: steps between checkpoints.
         batch_size: examples per step.
+        checkpoint_seconds: least seconds of training before a checkpoint, except for the last.
         steps_per_chunk: length of a chunk, whose inputs the devices hold at a time; None: an epoch.
     """
 
@@ -39,6 +41,7 @@ class TrainSchedule:
     eval_every: int
     checkpoint_every: int
     batch_size: int
+    checkpoint_seconds: float = 0.0
     steps_per_chunk: int | None = None
 
     @property
@@ -273,7 +276,7 @@ def fit(
         status: progress so far; updated in place.
         skip: whether to skip steps with a non-finite loss or gradient.
     """
-    step, pending = int(np.asarray(state.step)[0]), None
+    step, pending, saved_s = int(np.asarray(state.step)[0]), None, status.train_s
     with progress(what="train", total=schedule.total_steps, unit="step", done=step) as bar:
         monitor = Monitor(schedule, callbacks, status, bar, skip=skip)
         while step < schedule.total_steps and not monitor.all_diverged and not status.stop:
@@ -295,7 +298,10 @@ def fit(
                 monitor.find_stalled(state)
             if evaluates and not monitor.all_diverged and not status.stop:  # preemption leaves no time for it
                 monitor.evaluate(state, step)
+            if saves and step < schedule.total_steps:  # the clocks of processes differ
+                saves = in_any_process(status.train_s - saved_s >= schedule.checkpoint_seconds)()
             if (saves or status.stop) and not monitor.all_diverged:
                 callbacks.save(state, status)
+                saved_s = status.train_s
             monitor.pace.restart()
     return state

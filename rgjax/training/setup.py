@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from rgjax.config import FROZEN, Config, value_of
+from rgjax.config import FIELDS, FROZEN, Config, value_of
 from rgjax.data import Dataset
 from rgjax.data.augment import in_lanes, to_lanes
 from rgjax.errors import UserError
@@ -24,6 +24,8 @@ from rgjax.training.layout import layout_for
 from rgjax.training.loop import TrainSchedule
 from rgjax.training.program import HyperParams, StepSpec, TrainState, draw_epoch
 from rgjax.training.task import Task, kind_of
+
+_CHECKPOINT_SECONDS = 30.0  # least, by default
 
 
 def training_program(
@@ -132,7 +134,14 @@ def make_schedule(config: Config, examples_per_epoch: int) -> TrainSchedule:
         eval_every=steps("train.eval", whole_epochs=True) or total_steps,
         checkpoint_every=steps("train.checkpoint", whole_epochs=True) or total_steps,
         batch_size=train.batch_size,
+        checkpoint_seconds=_CHECKPOINT_SECONDS if saves_by_default(config) else 0.0,
     )
+
+
+def saves_by_default(config: Config) -> bool:
+    """Whether nothing was asked about the checkpoint interval."""
+    names = [f"train.checkpoint_{unit}" for unit in ("steps", "epochs", "percent")]
+    return all(value_of(config, name) == FIELDS[name].default for name in names)
 
 
 def duration(

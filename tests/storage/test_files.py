@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import platform
@@ -47,6 +48,21 @@ def test_npz_round_trip_without_pickle(tmp_path):
     with np.load(tmp_path / "deep" / "a.npz") as file:
         assert file["a"].tolist() == [0, 1, 2]
         assert file["names"].tolist() == ["x", "yy"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3),
+        np.arange(6).reshape(2, 3).T,
+        np.float32(3)[None][0:0],
+        np.array(7),
+        np.array(["é"]),
+    ],
+)
+def test_digest_of_an_array_is_that_of_its_bytes_in_c_order(array):
+    content = f"array:{array.dtype.str}{array.shape}".encode() + array.tobytes()
+    assert digest(array) == hashlib.sha256(content).hexdigest()[:16]
 
 
 def test_digest_differs_by_value_type_and_length():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from flax import nnx, struct
 
 from rgjax.storage.files import digest, newest_step
+from rgjax.training import checkpoints as checkpoints_module
 from rgjax.training.checkpoints import Checkpoints
 from rgjax.training.program import TrainState
 
@@ -47,6 +49,18 @@ def test_round_trip_is_bit_equal_and_the_newest_wins(tmp_path):
     state, *clock = restore(tmp_path / "c")
     assert clock == [3.0, 6]
     assert_same_state(state, state_at(2))
+
+
+def test_the_loop_does_not_wait_for_a_checksum(tmp_path, monkeypatch):
+    compared, checksum = threading.Event(), checkpoints_module._checksum
+    monkeypatch.setattr(checkpoints_module, "_checksum", lambda *args: compared.wait(60) and checksum(*args))
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(state_at(1), 1.0)
+    assert not newest_step(tmp_path / "c")  # no checkpoint without its checksum
+    compared.set()
+    checkpoints.close()
+    assert newest_step(tmp_path / "c") == 1
+    assert "sha256" in json.loads((tmp_path / "c" / "1" / "clock" / "metadata").read_text())
 
 
 def test_parameters_that_older_versions_had_in_others_begin_at_zero(tmp_path):

@@ -11,7 +11,7 @@ from rgjax.config import method_config
 from rgjax.training import loop
 from rgjax.training.loop import Callbacks, Fault, Status, fit
 from rgjax.training.program import Totals, TrainState, draw_epoch
-from rgjax.training.setup import max_batch_tokens
+from rgjax.training.setup import make_schedule, max_batch_tokens
 from rgjax.training.trainer import forecast
 from tests.support.trainings import SCHEDULE
 
@@ -67,6 +67,20 @@ def test_calls_cross_no_epoch_evaluation_or_checkpoint():
     assert rows[0]["train_loss"] == pytest.approx(2.0)
     assert rows[0]["train_accuracy"] == pytest.approx(0.5)
     assert rows[0]["val_ba"] == 0.5
+
+
+def test_checkpoints_keep_their_distance_in_seconds(monkeypatch):
+    monkeypatch.setattr(loop.Pace, "lap", lambda self, count: 3.0)
+    _, _, saved, *_ = run(replace(SCHEDULE, checkpoint_seconds=10))
+    assert saved == [(14,), (23,)]  # at step 7 after 6 s, at 21 after 9 more: not yet; the last one always
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"), [({}, 30), ({"train.checkpoint_percent": 5.0}, 0), ({"train.checkpoint_steps": 10}, 0)]
+)
+def test_by_default_checkpoints_are_30_seconds_apart(changes, seconds):
+    config = method_config("ce", {"train.batch_size": 10, **changes})
+    assert make_schedule(config, 1000).checkpoint_seconds == seconds
 
 
 def test_calls_lengthen_to_fill_their_time():
