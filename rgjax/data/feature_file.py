@@ -111,9 +111,8 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, dict[str, list[str]], None]:
     if nested := [name for name in names.values() if name in table.nested]:
         kind = table.nested[nested[0]]
         raise UserError(f"{path}: column '{nested[0]}' is of type {kind}; it must be text or a number")
-    rows = list(table.rows(list(names.values())))
-    columns = {role: [row[name].strip() for row in rows] for role, name in names.items()}
-    return read_vectors(path, "features"), columns, None
+    texts = zip(names, table.texts(list(names.values())), strict=True)
+    return read_vectors(path, "features"), {role: [text.strip() for text in column] for role, column in texts}, None
 
 
 def _require_finite(path: Path, features: np.ndarray, ids: Sequence[str]) -> None:

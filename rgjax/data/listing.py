@@ -5,6 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -136,6 +137,7 @@ def _near_form(name: str) -> str:
     return "".join(c for c in name if not c.isspace() and c not in "_-" and unicodedata.category(c) != "Cf")
 
 
+@lru_cache(10_000)
 def normal_label(name: str) -> str:
     """The class name in Unicode's NFC form, because file systems and editors differ."""
     return unicodedata.normalize("NFC", name.strip())

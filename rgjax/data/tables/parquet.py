@@ -49,6 +49,16 @@ class ParquetTable(NamedTuple):
 
         Raises UserError if the file is damaged.
         """
+        for texts in self._batches(columns):
+            for cells in zip(*texts, strict=True):
+                yield dict(zip(columns, cells, strict=True))
+
+    def texts(self, columns: Sequence[str]) -> list[list[str]]:
+        """The text of each of some columns, as `rows` has it."""
+        batches = list(self._batches(columns)) if columns else []
+        return [[text for batch in batches for text in batch[i]] for i in range(len(columns))]
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[list[list[str]]]:
         size = self.path.stat().st_size
         limit = max(_MIN_CHARACTERS, _MAX_CHARACTERS_PER_BYTE * size)
         try:
@@ -60,8 +70,7 @@ class ParquetTable(NamedTuple):
                     limit -= sum(len(text) for column in texts for text in column)
                     if limit < 0:
                         raise UserError(f"{self.path}: holds over 1,000 times as much text as its {size:,} bytes")
-                    for cells in zip(*texts, strict=True):
-                        yield dict(zip(columns, cells, strict=True))
+                    yield texts
         except _DAMAGE as error:
             raise _unreadable(self.path, error) from error
 
