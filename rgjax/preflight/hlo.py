@@ -137,10 +137,10 @@ class Program:
             else:
                 traffic = traffic.add(arrays, times, cache)
             kernels += times * (instruction.opcode in _KERNELS)
-            collectives += times * instruction.opcode.removesuffix("-start").startswith(_COLLECTIVES)
+            collectives += times * (instruction.opcode.removesuffix("-start") in _COLLECTIVES)
             if instruction.opcode in ("all-reduce", "all-reduce-start"):
                 all_reduces += times
-                all_reduced += times * sum(map(array_bytes, _operand_types(instruction, scope)))
+                all_reduced += times * sum(map(_all_bytes, _operand_types(instruction, scope)))
             transfers += times * _crosses_to_host(instruction)
             f32 += times * sum(_convolves_f32(i, within) for i, within in inside)
             scatters += times * sum(_may_repeat_indices(i) for i, _ in inside)
@@ -206,7 +206,10 @@ class Program:
             # The type names target and source; no more of the source is read than fits the target.
             parts = _split(instruction.type)[:2]
             return [min(map(_all_bytes, parts))] * sum(array_bytes(part) > 0 for part in parts)
-        return [*map(array_bytes, types), *map(array_bytes, _split(instruction.type))]
+        results = _split(instruction.type)
+        if opcode == "custom-call" and _multiplies(instruction) and re.match(r"[su]8\[\d+\]", results[-1]):
+            results.pop()  # the library's workspace
+        return [*map(array_bytes, types), *map(array_bytes, results)]
 
 
 def _operand_types(instruction: Instruction, scope: Scope) -> list[str]:

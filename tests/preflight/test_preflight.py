@@ -82,7 +82,7 @@ HloModule jit_run_steps, is_scheduled=true
 backend_config={"known_trip_count":{"n":"3"}}
   %y = f32[2,8]{1,0} get-tuple-element(%while.7), index=1
   %summed = f32[2,8]{1,0} all-reduce(%y), replica_groups={{0,1}}, to_apply=%inner_condition
-  %conv.1 = (bf16[2,4,4,8]{3,2,1,0}, u8[0]{0}) custom-call(%x.4, %x.4), window={size=3x3 pad=1_1x1_1}, \
+  %conv.1 = (bf16[2,4,4,8]{3,2,1,0}, u8[4096]{0}) custom-call(%x.4, %x.4), window={size=3x3 pad=1_1x1_1}, \
 custom_call_target="__cudnn$convForward"
   %conv.2 = (f32[2,8]{1,0}, u8[0]{0}) custom-call(%summed, %y), window={size=3x3 pad=1_1x1_1}, \
 custom_call_target="__cudnn$convForward"
