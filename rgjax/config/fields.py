@@ -266,7 +266,7 @@ FIELDS: dict[str, Field] = {
     "model.head": _choice("auto", "auto: cosine for ldam, else linear", "auto", "linear", "cosine"),
     "model.width": _count(64, "channels of the first stage", high=1024),
     "model.batch_norm": _choice(
-        "global", "statistics of the whole batch, or of each device's part of it", "global", "local"
+        "global", "statistics of the whole batch, or, as in torch's DDP, of each device's part of it", "global", "local"
     ),
     "model.recompute": _choice(
         "auto",

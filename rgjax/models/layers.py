@@ -67,8 +67,9 @@ class BatchNorm(nnx.Module):
 
     Attributes:
         axis: the mesh axis over which a batch is spread; None on one device.
-        local: each device normalizes its shard by its own statistics, which saves an exchange in each layer; the
-            running statistics are then the mean over the devices. Otherwise statistics are those of the whole batch.
+        local: each device normalizes its shard by its own statistics, which saves an exchange in each layer, as in
+            torch's DistributedDataParallel; the running statistics are then the mean over the devices, where torch
+            keeps those of the first. Otherwise statistics are those of the whole batch (torch's SyncBatchNorm).
     """
 
     def __init__(
