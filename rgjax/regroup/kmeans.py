@@ -5,6 +5,7 @@ devices. Points and centers may be padded, so that classes of every size share o
 points and clusters are traced.
 """
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -53,13 +54,12 @@ DEFAULTS = KMeansSettings()
 
 
 class Form(NamedTuple):
-    """How distances and sums are computed.
+    """How distances and sums are computed."""
 
-    `chunk` distances at a time; sums of clusters by a matrix `product`, or else by a scatter.
-    """
-
-    chunk: int
-    product: bool
+    chunk: int  # distances at a time,
+    rows: int  # of a multiple of so many points
+    product: bool  # sums of clusters by a matrix product, or else by a scatter
+    precision: Any = HIGHEST  # of the products in Lloyd's algorithm
 
 
 class Problem(NamedTuple):
@@ -94,10 +94,18 @@ class Points(NamedTuple):
 def _form() -> Form:
     """Choose the form of the program for a CPU or an accelerator.
 
-    On a CPU, a chunk's distances stay in the cache; elsewhere, large chunks keep the device busy. Off the CPU a scatter
-    would be slow, and would add in an arbitrary order.
+    On a CPU, a chunk's distances stay in the cache of a core. Elsewhere, chunks and points that fill no whole tiles
+    would be copied; so all points are one chunk if its distances fit into a quarter of the memory. Off the CPU a
+    scatter would be slow, and would add in an arbitrary order.
     """
-    return Form(2**18, False) if jax.default_backend() == "cpu" else Form(2**27, True)
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return Form(2**16, 1, False)
+    limit = (device.memory_stats() or {}).get("bytes_limit", 2**33)
+    chunk = min(2**30, 2 ** int(np.log2(limit / 16)))
+    # Three products of TF32's halves of the operands are as exact as float32 and run on tensor cores, since Ampere.
+    ampere = re.fullmatch(r"(?:[89]|\d\d)\.\d", str(getattr(device, "compute_capability", "")))
+    return Form(chunk, 1024, True, jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if ampere else HIGHEST)
 
 
 def _mesh() -> Mesh:
@@ -133,8 +141,9 @@ def kmeans(
     # Center the points, and spread them over the devices in chunks.
     shards = layout.mesh.size
     chunks = shards * -(-num_points * num_centers // (layout.form.chunk * shards))
+    size = -(-num_points // (chunks * layout.form.rows)) * layout.form.rows
     mean = x.mean(axis=0)
-    centered = aligned_zeros((chunks, -(-num_points // chunks), dim))
+    centered = aligned_zeros((chunks, size, dim))
     np.subtract(x, mean, out=centered.reshape(-1, dim)[:n])
     sharding = NamedSharding(layout.mesh, PartitionSpec("data"))
     sharded = jax.make_array_from_callback(centered.shape, sharding, centered.__getitem__)
@@ -229,10 +238,10 @@ def _points(x, n) -> Points:
     return Points(x, (index < n).reshape(chunks, size), (x * x).sum(axis=2))
 
 
-def _distances(x, centers, k):
+def _distances(x, centers, k, precision=HIGHEST):
     """Squared distances less |x|^2 [num_centers, N]; infinite for padded centers."""
     squares = jnp.where(jnp.arange(len(centers), dtype=jnp.int32) < k, (centers * centers).sum(axis=1), jnp.inf)
-    return squares[:, None] + jnp.matmul(-2 * centers, x.T, precision=HIGHEST)
+    return squares[:, None] + jnp.matmul(-2 * centers, x.T, precision=precision)
 
 
 def _take(points: Points, indices):
@@ -375,7 +384,7 @@ class _Clusters:
 
     def _nearest(self, x, real, centers):
         num_centers = len(centers)
-        distances = _distances(x, centers, self.k)
+        distances = _distances(x, centers, self.k, self.form.precision)
         # The lowest index among equals; argmin is a slow variadic reduction on a CPU.
         nearest = distances == distances.min(axis=0)[None]
         labels = jnp.where(nearest, jnp.broadcast_to(self.index, distances.shape), num_centers).min(axis=0)
@@ -383,7 +392,7 @@ class _Clusters:
 
     def _sums(self, x, labels):
         if self.form.product:
-            return jnp.matmul((labels[None] == self.index).astype(x.dtype), x, precision=HIGHEST)
+            return jnp.matmul((labels[None] == self.index).astype(x.dtype), x, precision=self.form.precision)
         return jax.ops.segment_sum(x, labels, len(self.index))
 
     def _scan(self, function, init, arrays):

@@ -1,17 +1,19 @@
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
-from sklearn.datasets import make_blobs
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_blobs
 
-from rgjax.regroup.kmeans import Form, KMeansSettings, kmeans
+from rgjax.regroup.kmeans import HIGHEST, Form, KMeansSettings, kmeans
 from tests.support.compilations import compiled_programs
 
 module = importlib.import_module("rgjax.regroup.kmeans")
+TF32X3, exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3, jnp.matmul
 SMALL = KMeansSettings(pad_to=(320, 8))
 
 
@@ -89,18 +91,48 @@ def test_padding_changes_nothing():
     np.testing.assert_allclose(plain.centers, padded.centers, atol=1e-5)
 
 
+def tf32x3(a, b, precision):
+    """Products as Triton computes TF32_TF32_F32_X3, except for how tensor cores round their sums."""
+    if precision != TF32X3:
+        return exact(a, b, precision=precision)
+
+    def tf32(x):  # rounded to nearest, as by cvt.rna.tf32.f32
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jnp.uint32(2**12)
+        return jax.lax.bitcast_convert_type(bits & jnp.uint32(2**32 - 2**13), jnp.float32)
+
+    high, low = zip(*((tf32(x), tf32(x - tf32(x))) for x in (a, b)), strict=True)
+    small = exact(low[0], high[1], precision=HIGHEST) + exact(high[0], low[1], precision=HIGHEST)
+    return small + exact(*high, precision=HIGHEST)
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("product", [False, True])
+@pytest.mark.parametrize("load", [load_digits, load_breast_cancer, load_wine])
+def test_tf32x3_gives_the_labels_of_float32(load, monkeypatch):
+    x = load().data.astype(np.float32)
+    x /= x.std(axis=0) + 1e-3
+    results = []
+    for precision in (HIGHEST, TF32X3):
+        monkeypatch.setattr(jnp, "matmul", tf32x3)
+        monkeypatch.setattr(module, "_form", lambda precision=precision: Form(2**27, 128, True, precision))
+        results.append(kmeans(x, 7, KMeansSettings(n_init=2)))
+    expected, result = results
+    np.testing.assert_array_equal(result.labels, expected.labels)
+    assert result.n_iter == expected.n_iter
+    assert result.inertia == pytest.approx(expected.inertia, rel=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("rows", "product"), [(1, False), (1, True), (16, True)])
 @pytest.mark.parametrize("far", [False, True])
-def test_chunks_and_products_change_nothing(monkeypatch, product, far):
+def test_chunks_and_products_change_nothing(monkeypatch, rows, product, far):
     x = np.random.default_rng(0).normal(size=(301, 6)).astype(np.float32) + 5
     init = x[:9].copy()
     if far:  # an empty cluster takes a point of some chunk
         init[-1] = 100
-    monkeypatch.setattr(module, "_form", lambda: Form(10**6, False))
+    monkeypatch.setattr(module, "_form", lambda: Form(10**6, 1, False))
     three = KMeansSettings(n_init=3)
     from_init, from_starts = kmeans(x, 9, init=init), kmeans(x, 9, three)
-    monkeypatch.setattr(module, "_form", lambda: Form(9 * 40, product))  # 8 chunks of 38 points, the last of 35
+    monkeypatch.setattr(module, "_form", lambda: Form(9 * 40, rows, product))  # 8 chunks of 38 points, the last of 35
     monkeypatch.setattr(module, "MEMORY", 4 * 304 * 2)  # two starts together, then one
     for expected, result in ((from_init, kmeans(x, 9, init=init)), (from_starts, kmeans(x, 9, three))):
         np.testing.assert_array_equal(result.labels, expected.labels)
