@@ -16,7 +16,7 @@ from rgjax.preflight.flops import step_flops
 from rgjax.preflight.hlo import Program, Step
 from rgjax.preflight.program import lowered_program, spec_task
 from rgjax.preflight.targets import Card, Target
-from rgjax.preflight.thunks import Launches, read_dump, step_launches
+from rgjax.preflight.thunks import Launches, count_atomics, read_dump, step_launches
 from rgjax.training.compiler import compiler_options
 from rgjax.training.setup import make_schedule
 
@@ -60,6 +60,7 @@ class Estimate:
     all_reduces: int
     all_reduced_bytes: int
     scatters: int
+    atomics: int
     transposes: int
     copied_before_bytes: int
     plain_kernels: int | None
@@ -85,6 +86,27 @@ class Compiled:
     kernels: int
     launches: int
     transfers: int
+    atomics: int
+    seconds: float
+
+    def counts(self) -> dict[str, int]:
+        """Of one step, as fields of an Estimate."""
+        step = self.step
+        return {
+            "kernels_per_step": self.kernels,
+            "launches_per_step": self.launches,
+            "bytes_per_step": step.bytes,
+            "cached_bytes_per_step": step.bytes - step.traffic.uncached - step.product_traffic.uncached,
+            "f32_convolutions": step.f32_convolutions,
+            "host_transfers": self.transfers,
+            "collectives": step.collectives,
+            "all_reduces": step.all_reduces,
+            "all_reduced_bytes": step.all_reduced_bytes,
+            "scatters": step.scatters,
+            "atomics": self.atomics,
+            "transposes": step.transposes,
+            "copied_before_bytes": step.copied_before,
+        }
 
 
 def estimate(config: Config, target: Target, devices: list[Any], *, price: bool = False) -> Estimate:
@@ -102,9 +124,7 @@ def estimate(config: Config, target: Target, devices: list[Any], *, price: bool 
     card, task = target.card, spec_task(config)
     schedule = make_schedule(config, task.examples_per_epoch(config))
     traced, lowered = lowered_program(config, task, devices, card.platform, card.usable)
-    started = time.perf_counter()
     compiled = _compile(lowered, card)
-    compile_s = time.perf_counter() - started
     memory, step = compiled.memory, compiled.step
     plain_kernels = plain_bytes = None
     if price and (options := compiler_options(config.train.deterministic, card.platform)):
@@ -123,26 +143,14 @@ def estimate(config: Config, target: Target, devices: list[Any], *, price: bool 
         synthetic_rows=len(task.indices) - len(task.dataset.train),
         pseudo_classes=task.regrouping.num_pseudo_classes,
         steps=schedule.total_steps,
-        compile_s=round(compile_s, 1),
+        compile_s=round(compiled.seconds, 1),
         memory_bytes=card.memory,
         usable_memory_bytes=card.usable,
         peak_memory_bytes=_peak(memory),
         argument_bytes=memory.argument_size_in_bytes,
         temp_memory_bytes=memory.temp_size_in_bytes,
-        kernels_per_step=compiled.kernels,
-        launches_per_step=compiled.launches,
         flops_per_step=round(sum(flops.values())),
         flops_by_dtype={dtype: round(count) for dtype, count in flops.items()},
-        bytes_per_step=step.bytes,
-        cached_bytes_per_step=step.bytes - step.traffic.uncached - step.product_traffic.uncached,
-        f32_convolutions=step.f32_convolutions,
-        host_transfers=compiled.transfers,
-        collectives=step.collectives,
-        all_reduces=step.all_reduces,
-        all_reduced_bytes=step.all_reduced_bytes,
-        scatters=step.scatters,
-        transposes=step.transposes,
-        copied_before_bytes=step.copied_before,
         plain_kernels=plain_kernels,
         plain_bytes=plain_bytes,
         bound_step_s=bound,
@@ -151,6 +159,7 @@ def estimate(config: Config, target: Target, devices: list[Any], *, price: bool 
         predicted_step_s=predicted,
         predicted_examples_per_s=round(examples / predicted, 1),
         predicted_hours=round(hours * predicted, 4),
+        **compiled.counts(),
     )
 
 
@@ -207,6 +216,7 @@ def _compile(lowered: jax.stages.Lowered, card: Card, options: Mapping[str, bool
     JAX's compilation cache must be off: a cached program leaves no dump. On GPUs, only the thunks show which kernels
     are launched.
     """
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         gpu = card.platform == "cuda"
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True} if gpu else {}
@@ -216,13 +226,15 @@ def _compile(lowered: jax.stages.Lowered, card: Card, options: Mapping[str, bool
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise TooLarge(first_line(error)) from error
             raise
+        seconds = time.perf_counter() - started
         program = Program(compiled.as_text() or "")
         step = program.step(card.cache)
-        counts = Launches(step.kernels, 0, 0)
+        counts, atomics = Launches(step.kernels, 0, 0), 0
         if gpu:
             counts = step_launches(*read_dump(Path(folder)), program.trips)
+            atomics = count_atomics(Path(folder))
     transfers = max(step.host_transfers, counts.transfers)
-    return Compiled(compiled.memory_analysis(), step, counts.kernels, counts.launches, transfers)
+    return Compiled(compiled.memory_analysis(), step, counts.kernels, counts.launches, transfers, atomics, seconds)
 
 
 def largest_batch(start: Estimate, peak_of: Callable[[int], int | None]) -> int:

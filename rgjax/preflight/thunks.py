@@ -50,6 +50,16 @@ def read_dump(folder: Path) -> tuple[str, str]:
     raise FileNotFoundError(f"{folder}: XLA wrote no thunk sequence")
 
 
+def count_atomics(folder: Path) -> int:
+    """Atomic instructions in the code of XLA's kernels, from the files of `xla_dump_to`.
+
+    The order in which they add varies from run to run. Kernels of cuBLAS and cuDNN are not among the files.
+    """
+    return sum(
+        len(re.findall(r"^\s*(?:@\S+\s+)?(?:atom|red)\.", path.read_text(), re.M)) for path in folder.glob("*.ptx")
+    )
+
+
 def step_launches(dump: str, names: str, trips: Callable[[str], int]) -> Launches:
     """Count the body of the longest loop.
 

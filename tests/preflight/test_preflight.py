@@ -172,6 +172,12 @@ def test_the_dump_after_all_passes_is_preferred(tmp_path):
     assert thunks.read_dump(tmp_path) == ("run", "names")
 
 
+def test_atomic_instructions_are_counted(tmp_path):
+    lines = ["\tatom.relaxed.sys.global.cas.b32 %r7, [%rd5], %r25;", "\t@%p1 red.global.add.f32 [%rd1], %f1;"]
+    (tmp_path / "module_0001.jit_run_steps.ptx").write_text("\n".join([*lines, "\tadd.f32 %atom.1, %f1, %f2;"]))
+    assert thunks.count_atomics(tmp_path) == 2
+
+
 @pytest.mark.parametrize(("size", "kernel", "stride"), [(8, 3, 1), (7, 3, 2), (1, 3, 1), (16, 7, 2), (8, 1, 2)])
 def test_flops_of_a_step_agree_with_xla(size, kernel, stride):
     def loss(w, x):
@@ -437,25 +443,10 @@ def needs(target: str) -> None:
 @pytest.mark.parametrize(
     ("target", "arguments", "at_most"),
     [
-        (
-            "a100",
-            ["--config=configs/ham10000.py", "--config.data.image_size=32"],
-            {"kernels_per_step": 470, "temp_memory_bytes": 150e6, "f32_convolutions": 0, "host_transfers": 0},
-        ),
-        (
-            "a100",
-            ["--config=configs/ham10000.py", "--config.data.image_size=32", "--config.population=8"],
-            {"kernels_per_step": 560, "f32_convolutions": 0, "host_transfers": 0, "collectives": 0},
-        ),
-        (
-            "a100",
-            ["--config=configs/ham10000.py"],
-            {"kernels_per_step": 520, "temp_memory_bytes": 3.9e9, "f32_convolutions": 0, "host_transfers": 0},
-        ),
         ("v5e-4", ["--config=configs/ham10000.py"], {"peak_memory_bytes": 1.6e9, "host_transfers": 0}),
         ("v5e-4", ["--config=configs/phrasebank.py"], {"peak_memory_bytes": 2.6e9, "host_transfers": 0}),
     ],
-    ids=["a100-32", "a100-32-population", "a100-224", "v5e-4-224", "v5e-4-bert"],
+    ids=["v5e-4-224", "v5e-4-bert"],
 )
 def test_the_program_keeps_its_bounds_on_other_hardware(target, arguments, at_most):
     needs(target)
