@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 from rgjax.config import method_config
 from rgjax.losses import LOSSES, ClassStats
@@ -78,6 +79,8 @@ def test_colliding_sums_are_seen():
     x, rows = jnp.ones((6, 4)), jnp.array([1, 1, 3])
     assert len(colliding_sums(jax.jit(lambda x: x.at[rows].add(1.0)).trace(x))) == 1
     assert colliding_sums(jax.jit(lambda x: x.at[rows].add(1.0, unique_indices=True)).trace(x)) == []
+    pooled = jax.jit(jax.grad(lambda x: linen.max_pool(x, (3, 3), (2, 2)).sum()))
+    assert len(colliding_sums(pooled.trace(jnp.ones((2, 7, 7, 3))))) == 1
 
 
 def colliding_sums(traced: jax.stages.Traced) -> list[str]:
