@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rgjax.models.kernels.embedding import lookup
 from rgjax.models.layers import new_head
 from rgjax.models.packing import Packed, first_tokens
 from rgjax.models.pooling import Pooling, TextBackbone
@@ -54,7 +55,7 @@ class Bert(TextBackbone):
         layout: Layout = Layout(),
         *,
         dropout: float = 0.0,
-        unroll: bool = False,
+        unroll: bool | int = False,
         dtype=jnp.float32,
     ):
         shape, width = shape_of(config), config["hidden_size"]
@@ -80,7 +81,7 @@ class Bert(TextBackbone):
         positions = self.positions[...]
         if hasattr(self, "types"):
             positions = positions + self.types[:1]  # all tokens have type 0
-        x = self.norm(self.words[packed.ids] + positions[packed.positions])
+        x = self.norm(lookup(self.words[...], packed.ids) + lookup(positions, packed.positions))
         bias = None if self.relative is None else relative_bias(self.relative[...], packed.row_indices.shape[1])
         return self.layers(dropout(x.astype(self.dtype), self.dropout, keys[0]), packed, keys[1], bias)
 
@@ -101,9 +102,10 @@ def relative_bias(table, tokens: int):
     places = jnp.arange(tokens, dtype=jnp.int32)
     ahead = places[None] - places[:, None]
     distance = jnp.abs(ahead)
-    grown = jnp.searchsorted(jnp.asarray(_BUCKETS, jnp.int32), distance, side="right").astype(jnp.int32)
+    shared = jnp.asarray(_BUCKETS, jnp.int32)
+    grown = jnp.searchsorted(shared, distance, side="right", method="compare_all").astype(jnp.int32)
     buckets = jnp.where(distance < 8, distance, 7 + grown) + jnp.where(ahead > 0, 16, 0)
-    return jnp.moveaxis(table[buckets], 2, 0)[None]
+    return jnp.moveaxis(lookup(table, buckets), 2, 0)[None]
 
 
 _BUCKETS = (8, 12, 16, 23, 32, 46, 64, 91)  # the shortest distance in each shared bucket: 8 * 16^(i / 8), rounded up

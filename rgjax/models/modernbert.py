@@ -14,10 +14,11 @@ from flax import nnx
 
 from rgjax.errors import UserError
 from rgjax.models.backbone import Family, Options
-from rgjax.models.packing import Packed, gather_rows
+from rgjax.models.kernels.embedding import lookup
+from rgjax.models.packing import Packed, to_row, to_sentences
 from rgjax.models.pooling import Pooling, TextBackbone, sentence_settings
 from rgjax.models.pretrained import Checkpoint, Tensors, settings
-from rgjax.models.transformer import Dense, LayerNorm, activation, attention, checked, dropout
+from rgjax.models.transformer import Dense, LayerNorm, activation, attention, checked, dropout, scan_layers
 
 
 class ModernLayers(nnx.Module):
@@ -26,7 +27,7 @@ class ModernLayers(nnx.Module):
     The first layer does not normalize before attention; its parameters of that norm are unused.
     """
 
-    def __init__(self, tensors: Tensors, config: dict[str, Any], *, dropout: float, unroll: bool):
+    def __init__(self, tensors: Tensors, config: dict[str, Any], *, dropout: float, unroll: bool | int):
         width, inner, bias = config["hidden_size"], config["intermediate_size"], config["attention_bias"]
         norm = partial(_norm, config=config)
         self.norm1, self.norm2 = norm(tensors.at("attn_norm")), norm(tensors.at("mlp_norm"))
@@ -39,20 +40,14 @@ class ModernLayers(nnx.Module):
         self.dropout, self.unroll = dropout, unroll
 
     def __call__(self, x, packed: Packed, key=None):
-        graph, stacked = nnx.split(self)
         count = len(self.windows)
         keys = None if key is None else jax.random.split(key, count)
         half = self.qkv.kernel.shape[2] // 6 // self.heads
         # By NumPy, as rounded as torch's: at position 8,000 a last bit is a thousandth of a radian.
         turns = 1 / np.array(self.thetas, np.float32)[:, None] ** (np.arange(half, dtype=np.float32) / half)
         geometry = jnp.asarray(turns), jnp.asarray(self.windows, jnp.int32)
-
-        def layer(x, scanned):
-            params, index, key, geometry = scanned
-            return nnx.merge(graph, params)._layer(x, packed, index, key, geometry), None
-
-        scanned = stacked, jnp.arange(count, dtype=jnp.int32), keys, geometry
-        return jax.lax.scan(layer, x, scanned, unroll=self.unroll)[0]
+        scanned = jnp.arange(count, dtype=jnp.int32), keys, geometry
+        return scan_layers(self, x, scanned, lambda layer, x, scanned: layer._layer(x, packed, *scanned))
 
     def _layer(self, x, packed, index, key, geometry):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
@@ -67,14 +62,14 @@ class ModernLayers(nnx.Module):
 
     def _attend(self, x, packed, geometry, key):
         turns, window = geometry
-        qkv = gather_rows(self.qkv(x), packed.row_indices)
+        qkv = to_sentences(self.qkv(x), packed)
         batch, longest, _ = qkv.shape
         query, keys, values = jnp.moveaxis(qkv.reshape(batch, longest, 3, self.heads, -1), 2, 0)
         positions = jnp.arange(longest, dtype=jnp.int32)
         bias = jnp.where(jnp.abs(positions[:, None] - positions[None]) <= window, 0.0, -1e30)[None, None]
         query, keys = (rotate(tokens, positions, turns) for tokens in (query, keys))
         y = attention(query, keys, values, packed.lengths, self.dropout, key, bias)
-        return self.output(gather_rows(y.reshape(batch * longest, -1), packed.padded_indices))
+        return self.output(to_row(y.reshape(batch, longest, -1), packed))
 
 
 class ModernBert(TextBackbone):
@@ -97,7 +92,7 @@ class ModernBert(TextBackbone):
 
     def __call__(self, packed: Packed, key=None):
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        x = self.norm(self.words[packed.ids]).astype(self.dtype)
+        x = self.norm(lookup(self.words[...], packed.ids)).astype(self.dtype)
         return self.final_norm(self.layers(dropout(x, self.dropout, keys[0]), packed, keys[1]))
 
 

@@ -48,7 +48,8 @@ def pack(ids: jax.Array | np.ndarray, lengths: jax.Array | np.ndarray, budget: i
     within = jnp.arange(longest, dtype=jnp.int32)[None]
     row_indices = jnp.where(within < lengths[:, None], (ends - lengths)[:, None] + within, budget)
     token = jnp.arange(budget, dtype=jnp.int32)
-    sentence = jnp.minimum(jnp.searchsorted(ends, token, side="right").astype(jnp.int32), batch - 1)
+    ended = jnp.searchsorted(ends, token, side="right", method="compare_all").astype(jnp.int32)
+    sentence = jnp.minimum(ended, batch - 1)
     positions = jnp.minimum(token - (ends - lengths)[sentence], longest - 1)
     padded_indices = jnp.where(token < ends[-1], sentence * longest + positions, batch * longest)
     return Packed(gather_rows(ids.reshape(-1), padded_indices), positions, row_indices, padded_indices, lengths)
@@ -76,12 +77,36 @@ def gather_rows(x: jax.Array, indices: jax.Array) -> jax.Array:
     return x.at[indices].get(mode="fill", fill_value=0)
 
 
+def to_sentences(row: jax.Array, packed: Packed) -> jax.Array:
+    """From the row [P, ...] to padded sentences [B, T, ...], zero in padding."""
+    flat = _move(row, packed.row_indices.reshape(-1), packed.padded_indices)
+    return flat.reshape(*packed.row_indices.shape, *row.shape[1:])
+
+
+def to_row(sentences: jax.Array, packed: Packed) -> jax.Array:
+    """From padded sentences [B, T, ...] to the row [P, ...], zero in padding."""
+    flat = sentences.reshape(-1, *sentences.shape[2:])
+    return _move(flat, packed.padded_indices, packed.row_indices.reshape(-1))
+
+
+@jax.custom_vjp
+def _move(x, indices, inverse):
+    """`gather_rows(x, indices)`, whose gradient gathers too, by `inverse` indices."""
+    return gather_rows(x, indices)
+
+
+_move.defvjp(
+    lambda x, indices, inverse: (gather_rows(x, indices), inverse),
+    lambda inverse, dy: (gather_rows(dy, inverse), None, None),
+)
+
+
 def first_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
     """Hidden state [B, D] of each sentence's first token, [CLS]."""
-    return hidden[packed.row_indices[:, 0]]
+    return to_sentences(hidden, packed)[:, 0]
 
 
 def mean_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
     """Mean hidden state [B, D] of each sentence, [CLS] and [SEP] included; float32."""
-    sentences = gather_rows(hidden, packed.row_indices).astype(jnp.float32)
+    sentences = to_sentences(hidden, packed).astype(jnp.float32)
     return sentences.sum(axis=1) / packed.lengths[:, None].astype(jnp.float32)

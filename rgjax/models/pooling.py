@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rgjax.errors import UserError, unknown
-from rgjax.models.packing import Packed, first_tokens, gather_rows, mean_tokens
+from rgjax.models.packing import Packed, first_tokens, mean_tokens, to_sentences
 from rgjax.models.pretrained import Checkpoint
 
 # Files of a checkpoint's folder that say how its sentences are pooled.
@@ -23,7 +23,7 @@ SENTENCE_FILES = (MODULES, POOLING, LENGTH)
 
 def max_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
     """The largest value of each feature among a sentence's tokens: [B, D]."""
-    sentences = gather_rows(hidden, packed.row_indices)
+    sentences = to_sentences(hidden, packed)
     inside = jnp.arange(sentences.shape[1], dtype=jnp.int32)[None] < packed.lengths[:, None]
     return jnp.where(inside[:, :, None], sentences, -jnp.inf).max(axis=1)
 
@@ -42,8 +42,9 @@ def weighted_mean_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
 
 def last_tokens(hidden: jax.Array, packed: Packed) -> jax.Array:
     """Hidden state [B, D] of each sentence's last token."""
-    indices = jnp.take_along_axis(packed.row_indices, packed.lengths[:, None] - 1, axis=1)[:, 0]
-    return hidden[indices]
+    sentences = to_sentences(hidden, packed)
+    is_last = jnp.arange(sentences.shape[1], dtype=jnp.int32)[None] == packed.lengths[:, None] - 1
+    return jnp.where(is_last[:, :, None], sentences, jnp.zeros((), hidden.dtype)).sum(axis=1)
 
 
 # By their names in sentence-transformers, in the order in which it joins the vectors of several.

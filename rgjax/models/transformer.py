@@ -1,7 +1,7 @@
 """Encoder layers of transformers, which BERT and vision transformers share.
 
-Layers are stacked along a first axis and scanned, which halves the compile time of twelve layers; `unroll` compiles
-them one after the other. Parameters are float32; activations have the dtype of the input. Constructors read a
+Layers are stacked along a first axis and scanned, which halves the compile time of twelve layers; `unroll` of them are
+compiled one after the other. Parameters are float32; activations have the dtype of the input. Constructors read a
 checkpoint's tensors by their Hugging Face names.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from rgjax.errors import UserError, unknown
-from rgjax.models.packing import Packed, gather_rows
+from rgjax.models.packing import Packed, to_row, to_sentences
 from rgjax.models.pretrained import Tensors
 
 
@@ -122,7 +122,7 @@ class Layers(nnx.Module):
         *,
         pre_norm: bool,
         dropout: float = 0.0,
-        unroll: bool = False,
+        unroll: bool | int = False,
     ):
         width, gated = shape.width, shape.activation in _GATED
         self.qkv = Dense(tensors, (names.query, names.key, names.value), width, width, bias=shape.qkv_bias)
@@ -140,14 +140,8 @@ class Layers(nnx.Module):
 
         A `key` enables dropout; `bias` is that of `attention`.
         """
-        graph, stacked = nnx.split(self)
         keys = None if key is None else jax.random.split(key, self.shape.layers)
-
-        def layer(x, scanned):
-            params, key = scanned
-            return nnx.merge(graph, params)._layer(x, packed, key, bias), None
-
-        return jax.lax.scan(layer, x, (stacked, keys), unroll=self.unroll)[0]
+        return scan_layers(self, x, keys, lambda layer, x, key: layer._layer(x, packed, key, bias))
 
     def _layer(self, x, packed, key, bias):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
@@ -169,14 +163,34 @@ class Layers(nnx.Module):
     def _attend(self, x, packed, key, bias):
         qkv = self.qkv(x)
         if packed is not None:
-            qkv = gather_rows(qkv, packed.row_indices)
+            qkv = to_sentences(qkv, packed)
         batch, longest, _ = qkv.shape
         query, keys, values = jnp.moveaxis(qkv.reshape(batch, longest, 3, self.shape.heads, -1), 2, 0)
         lengths = None if packed is None else packed.lengths
         y = attention(query, keys, values, lengths, self.dropout, key, bias).reshape(batch, longest, -1)
         if packed is not None:
-            y = gather_rows(y.reshape(batch * longest, -1), packed.padded_indices)
+            y = to_row(y, packed)
         return self.output(y)
+
+
+def scan_layers(layers: Any, x: jax.Array, scanned: Any, apply: Callable) -> jax.Array:
+    """Hidden states after all layers, `layers.unroll` of which are a turn of the loop.
+
+    Args:
+        layers: a module whose parameters are those of all layers, stacked [L, ...].
+        x: hidden states before the first layer.
+        scanned: what else differs by layer, arrays [L, ...].
+        apply: `(layer, x, scanned of the layer) -> x`.
+    """
+    graph, stacked = nnx.split(layers)
+    # Matrices are cast here: in the loop, the gradients of all layers would be stacked in float32.
+    stacked = jax.tree.map(lambda param: param.astype(x.dtype) if param.ndim > 2 else param, stacked)
+
+    def turn(x, scanned):
+        params, scanned = scanned
+        return apply(nnx.merge(graph, params), x, scanned), None
+
+    return jax.lax.scan(turn, x, (stacked, scanned), unroll=layers.unroll)[0]
 
 
 def activation(name: str) -> Callable:
@@ -197,12 +211,11 @@ def attention(query, key, value, lengths, rate: float, dropout_key, bias=None):
         [B, T, heads, d] in the dtype of `value`.
     """
     if dropout_key is None or not rate:
-        # cuDNN's kernel is for 16-bit floats, and has no gradient for an odd number of tokens.
-        allowed = query.dtype == jnp.bfloat16 and query.shape[1] % 2 == 0 and query.shape[3] % 8 == 0 and bias is None
-        implementation = "cudnn" if allowed and jax.default_backend() == "gpu" else "xla"
-        return jax.nn.dot_product_attention(
-            query, key, value, bias, key_value_seq_lengths=lengths, implementation=implementation
-        )
+        # cuDNN's kernel is for 16-bit floats and small heads, and has no gradient for an odd number of tokens.
+        small = query.shape[3] % 8 == 0 and query.shape[3] <= 128
+        if query.dtype == jnp.bfloat16 and query.shape[1] % 2 == 0 and small and bias is None:
+            return jax.lax.platform_dependent(query, key, value, lengths, cuda=_by_cudnn, default=_by_xla)
+        return _by_xla(query, key, value, lengths, bias)
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * query.shape[3] ** -0.5
     if bias is not None:
         scores = scores + bias
@@ -211,6 +224,17 @@ def attention(query, key, value, lengths, rate: float, dropout_key, bias=None):
         scores = jnp.where(inside[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(scores), rate, dropout_key).astype(value.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def _by_xla(query, key, value, lengths, bias=None):
+    return jax.nn.dot_product_attention(query, key, value, bias, key_value_seq_lengths=lengths, implementation="xla")
+
+
+def _by_cudnn(query, key, value, lengths):
+    try:
+        return jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths, implementation="cudnn")
+    except RuntimeError:  # cuDNN is not installed
+        return _by_xla(query, key, value, lengths)
 
 
 def dropout(x, rate: float, key):
