@@ -4,6 +4,7 @@ from rgjax.config.fields import AUTO as AUTO
 from rgjax.config.fields import CUSTOM as CUSTOM
 from rgjax.config.fields import FIELDS as FIELDS
 from rgjax.config.fields import MAX_INT32 as MAX_INT32
+from rgjax.config.fields import MAX_LAYERS as MAX_LAYERS
 from rgjax.config.fields import NON_IDENTITY_FIELDS as NON_IDENTITY_FIELDS
 from rgjax.config.fields import TEXT_DATA as TEXT_DATA
 from rgjax.config.fields import Field as Field

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_INT32 = 2**31 - 1  # limit of counts and seeds, because devices count in 32 bits
+MAX_LAYERS = 1000  # limit of a transformer's layers in a turn of the loop over them
 AUTO = "auto"  # in the place of a number that the data decide
 CUSTOM = ("images", "text", "features")  # custom data sets, which are identified by their path
 TEXT_DATA = ("phrasebank", "text")  # the values of data.name whose inputs are sentences
@@ -261,7 +262,15 @@ FIELDS: dict[str, Field] = {
         low=0,
         high=0.9,
     ),
-    "model.unroll": Field(False, "bert: compile its layers one after the other instead of as a loop"),
+    "model.unroll": Field(False, "transformers: compile all layers one after the other instead of as a loop"),
+    "model.unroll_layers": _count(
+        0,
+        "transformers: layers that one turn of this loop compiles one after the other (0: 3 on GPUs, all in a sweep "
+        "there, 1 elsewhere)",
+        low=0,
+        high=MAX_LAYERS,
+        identity=False,
+    ),
     "model.stem": _choice("imagenet", "7x7 stride 2 with pooling, or 3x3 for small images", "imagenet", "cifar"),
     "model.head": _choice("auto", "auto: cosine for ldam, else linear", "auto", "linear", "cosine"),
     "model.width": _count(64, "channels of the first stage", high=1024),

@@ -19,7 +19,7 @@ class Options:
     Attributes:
         dtype: of activations; parameters, statistics and features are float32.
         dropout: rate of transformers, in training.
-        unroll: compile the layers of transformers one after the other instead of as a loop.
+        unroll: how many layers of a transformer are compiled one after the other as a turn of a loop; True: all.
         image_size: side of the images in pixels; the checkpoint's if None.
         norm: `norm(channels, epsilon=...)` makes the batch normalization of convolutional networks; layers.BatchNorm
             if None.
@@ -27,7 +27,7 @@ class Options:
 
     dtype: Any = jnp.float32
     dropout: float = 0.0
-    unroll: bool = False
+    unroll: bool | int = False
     image_size: int | None = None
     norm: Callable[..., nnx.Module] | None = None
 

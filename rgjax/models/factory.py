@@ -61,17 +61,18 @@ def make_model(
     head = head if config.head == "auto" else config.head
     dtype, rng = compute_dtype(config, jax.default_backend()), np.random.default_rng(seed)
     norm = partial(BatchNorm, axis=AXIS, local=config.batch_norm == "local")
+    unroll = unrolled_layers(config, jax.default_backend())
     if config.name == "bert":
         checkpoint = checkpoint or model_checkpoint(config)
         settings = bert_config(checkpoint)
 
         def classifier(tensors: Tensors) -> BertClassifier:
-            bert = Bert(tensors, settings, dropout=config.dropout, unroll=config.unroll, dtype=dtype)
+            bert = Bert(tensors, settings, dropout=config.dropout, unroll=unroll, dtype=dtype)
             return BertClassifier(bert, tensors, outputs, head=head, rng=rng)
 
         network = checkpoint.build(classifier)
     elif config.name == "pretrained":
-        how = {"dropout": config.dropout, "unroll": config.unroll, "image_size": image_size, "norm": norm}
+        how = {"dropout": config.dropout, "unroll": unroll, "image_size": image_size, "norm": norm}
         backbone = open_pretrained(checkpoint or model_checkpoint(config)).build(Options(dtype=dtype, **how))
         network = Classifier(backbone, outputs, head=head, dropout=config.dropout, rng=rng)
     elif config.name in FROZEN:
@@ -113,9 +114,15 @@ def recomputes(config: Any, platform: str) -> bool:
     return config.recompute == "yes" or (config.recompute == "auto" and platform == "tpu")
 
 
+def unrolled_layers(config: Any, platform: str) -> int | bool:
+    """How many layers of a transformer are compiled one after the other; True: all."""
+    return config.unroll or config.unroll_layers or (3 if platform in ("gpu", "cuda") else 1)
+
+
 def on_platform(config: Any, platform: str) -> Any:
     """The section `model` with what its `auto` means on a platform."""
     config = config.copy_and_resolve_references()
+    config.unroll_layers = int(unrolled_layers(config, platform))
     config.dtype = compute_dtype(config, platform).name
     config.recompute = "yes" if recomputes(config, platform) else "no"
     return config

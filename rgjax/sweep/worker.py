@@ -56,16 +56,21 @@ def train_runs(workdirs: Sequence[str], cwd: str) -> None:
 
 def _train(folders: Sequence[Path]) -> None:
     # Imported here: the sweep itself, which imports this module, starts without JAX, and an idle worker needs none.
+    import jax
     from ml_collections import ConfigDict
 
     from rgjax import experiment
+    from rgjax.config import MAX_LAYERS, Config
     from rgjax.sharding import require_devices
     from rgjax.storage.programs import cache_programs
     from rgjax.training.trainer import Trial
 
     require_devices()
     cache_programs()
-    configs = [ConfigDict(json.loads((folder / "config.json").read_text())) for folder in folders]
+    configs: list[Config] = [ConfigDict(json.loads((folder / "config.json").read_text())) for folder in folders]
+    if jax.default_backend() == "gpu":  # the runs of a sweep share a program, which may take long to compile
+        for config in configs:
+            config.model.unroll_layers = config.model.unroll_layers or MAX_LAYERS
     only_scores = [_description(folder).get("only_scores", False) for folder in folders]
     experiment.run_population([Trial(*trial) for trial in zip(configs, folders, only_scores, strict=True)])
 

@@ -27,14 +27,24 @@ class Layout(NamedTuple):
 
 # `cond` avoids copying the optimizer state at every step, which `where` would.
 TREES = Layout(lambda tree: tree, lambda tree: tree, jax.lax.cond, lambda grads: grads)
+_LARGE = 500_000  # values that an A100 writes and reads in the time in which it launches a kernel, about 3 us
 
 
 def layout_for(platform: str, params: Any, batch_stats: Any) -> Layout:
-    """One vector on GPUs, trees elsewhere.
+    """Trees on CPUs and TPUs; on GPUs one vector of small arrays, and trees of large ones.
 
-    On a GPU, updating a hundred arrays takes a hundred small kernels.
+    On a GPU, updating a hundred arrays takes a hundred small kernels. Joined gradients, however, are written and read
+    once more, which takes longer for the few arrays of a transformer, whose layers are stacked.
     """
-    return one_vector(params, batch_stats) if platform in ("gpu", "cuda") else TREES
+    if platform not in ("gpu", "cuda"):
+        return TREES
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    return one_vector(params, batch_stats) if sum(sizes) < _LARGE * len(sizes) else TREES._replace(select=_by_where)
+
+
+def _by_where(condition, update, keep):
+    # On a GPU `cond` would wait for the host.
+    return jax.tree.map(partial(jnp.where, condition), update(), keep())
 
 
 def one_vector(params: Any, batch_stats: Any = None) -> Layout:
@@ -66,8 +76,7 @@ def one_vector(params: Any, batch_stats: Any = None) -> Layout:
     return Layout(
         jax.jit(lambda tree: jax.tree.map(join, tree, is_leaf=is_tree)),
         jax.jit(lambda tree: jax.tree.map(split, tree)),
-        # On a GPU `cond` would wait for the host.
-        lambda condition, update, keep: jax.tree.map(partial(jnp.where, condition), update(), keep()),
+        _by_where,
         # Without the barrier, XLA makes of the sum of joined gradients a sum for each of them.
         jax.lax.optimization_barrier,
     )

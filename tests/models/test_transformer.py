@@ -10,7 +10,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rgjax.config import MAX_LAYERS, method_config
 from rgjax.models.bert import Bert, BertClassifier, bert_config
+from rgjax.models.factory import on_platform, unrolled_layers
 from rgjax.models.families import open_pretrained
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
@@ -52,7 +54,7 @@ def test_bert_equals_torch(name, budget, golden):
     np.testing.assert_allclose(hidden[inside], golden["bert_hidden"][inside], atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("unroll", [1, 2, MAX_LAYERS])  # of three layers
 def test_pooler_and_gradients_equal_torch(unroll, golden):
     checkpoint, rng = open_checkpoint("bert"), np.random.default_rng(0)
     tensors = checkpoint.tensors()
@@ -70,6 +72,14 @@ def test_pooler_and_gradients_equal_torch(unroll, golden):
     types = np.asarray(grads["bert"]["types"][...])
     np.testing.assert_allclose(types[0], grads["bert"]["positions"][...].sum(axis=0), atol=TOLERANCE)
     assert np.abs(types[0]).max() > 0 and not types[1:].any()
+
+
+@pytest.mark.parametrize(("platform", "asked", "layers"), [("cuda", 0, 3), ("cuda", 5, 5), ("cpu", 0, 1)])
+def test_gpus_unroll_three_layers_by_default(platform, asked, layers):
+    config = method_config("ce", {"model.unroll_layers": asked}).model
+    assert on_platform(config, platform).unroll_layers == unrolled_layers(config, platform) == layers
+    config.unroll = True
+    assert unrolled_layers(on_platform(config, platform), platform) is True
 
 
 def test_head_begins_as_hugging_faces():

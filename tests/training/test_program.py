@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rgjax.data.augment import prepare_images
 from rgjax.losses import LOSSES, ClassStats
 from rgjax.sharding import in_batches
-from rgjax.training.layout import one_vector
+from rgjax.training.layout import layout_for, one_vector
 from rgjax.training.prediction import make_predict
 from rgjax.training.program import Batch, TrainState, init_state, make_run_steps, train_step
 from tests.support.programs import (
@@ -186,6 +186,13 @@ def test_parameters_as_one_vector_train_alike(program):
     assert jax.tree.structure(tree) == jax.tree.structure(vector)
     for x, y in zip(jax.tree.leaves((tree, totals)), jax.tree.leaves((vector, same)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_on_gpus_small_arrays_are_one_vector_and_large_ones_are_not():
+    small, large = ({"kernel": np.zeros((size, 1000), np.float32)} for size in (2, 600))
+    assert layout_for("cuda", small, {}).flatten(small).shape == (2000,)
+    assert layout_for("cuda", large, {}).flatten(large) is large
+    assert layout_for("cpu", small, {}).flatten(small) is small
 
 
 @pytest.mark.parametrize(
