@@ -1,8 +1,7 @@
 """K-means in JAX by the rules of scikit-learn.
 
 These are greedy k-means++, Lloyd's algorithm, and the relocation of empty clusters. The points are spread over all
-devices. Points and centers may be padded, so that classes of every size share one compiled program: the numbers of real
-points and clusters are traced.
+devices. Points and centers may be padded, so that classes of every size share one program: their numbers are traced.
 """
 
 import re
@@ -72,7 +71,7 @@ class Problem(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is compiled in: restarts, centers with padding, the devices and the form."""
+    """What is compiled in: restarts, centers with padding, devices, the form."""
 
     n_init: int
     num_centers: int
@@ -345,7 +344,6 @@ class _Clusters:
 
         Returns the labels [chunks, size], and the sums [num_centers, D] and sizes [num_centers, 1] of all clusters.
         """
-        num_centers = len(centers)
 
         def chunk(sums, part):
             x, real = part
@@ -353,7 +351,8 @@ class _Clusters:
             return sums + self._sums(x, labels), labels
 
         sums, labels = self._scan(chunk, jnp.zeros_like(centers), (self.points.x, self.points.real))
-        sizes = jnp.bincount(labels.reshape(-1), length=num_centers)
+        flat = labels.reshape(-1)
+        sizes = (flat[None] == self.index).sum(axis=1) if self.form.product else jnp.bincount(flat, length=len(centers))
         return labels, *jax.lax.psum((sums, sizes.astype(sums.dtype)[:, None]), "data")
 
     def errors(self, centers, labels):
@@ -378,9 +377,10 @@ class _Clusters:
         moved = _take(self.points, indices) * moves
         donors = _gather(labels)[indices]
         receivers = jnp.nonzero(empty, size=num_centers, fill_value=num_centers)[0]
-        return tuple(
-            total.at[donors].add(-part).at[receivers].add(part) for total, part in ((sums, moved), (sizes, moves))
-        )
+        # A product, as a scatter would add the points of one donor in an arbitrary order on a GPU.
+        to, off = ((each[None] == self.index).astype(sums.dtype) for each in (receivers, donors))
+        change = partial(jnp.matmul, to - off, precision=HIGHEST)
+        return sums + change(moved), sizes + change(moves)
 
     def _nearest(self, x, real, centers):
         num_centers = len(centers)
