@@ -34,7 +34,7 @@ def require_devices() -> None:
 
 
 def gpu_memory(processes: int = 1) -> dict[str, str]:
-    """The environment variable by which each of some processes on a GPU allocates its part of the memory."""
+    """The environment variable that gives each process its part of a GPU's memory."""
     name = next((name for name in _GPU_MEMORY_NAMES if os.environ.get(name)), _GPU_MEMORY_NAMES[0])
     value = os.environ.get(name) or str(GPU_MEMORY)
     try:

@@ -98,13 +98,16 @@ def padded(outputs: int) -> int:
 
 
 def compute_dtype(config: Any, platform: str) -> jnp.dtype:
-    """The dtype of activations; "auto" is bfloat16 where the hardware has it, which CPUs, V100 and T4 do not."""
+    """The dtype of activations; "auto" is bfloat16 where the hardware has it.
+
+    CPUs, V100 and T4 do not have it.
+    """
     automatic = "bfloat16" if platform != "cpu" and _has_bfloat16() else "float32"
     return jnp.dtype(automatic if config.dtype == "auto" else config.dtype)
 
 
 def _has_bfloat16() -> bool:
-    """False if a GPU of this process is older than NVIDIA's Ampere, compute capability 8.0."""
+    """Whether all GPUs of this process have compute capability 8.0 (Ampere) or more."""
     capabilities = (str(getattr(device, "compute_capability", "")) for device in jax.devices())
     return not any(re.fullmatch(r"[1-7]\.\d", capability) for capability in capabilities)
 

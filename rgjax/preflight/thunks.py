@@ -51,7 +51,7 @@ def read_dump(folder: Path) -> tuple[str, str]:
 
 
 def count_atomics(folder: Path) -> int:
-    """Atomic instructions in the code of XLA's kernels, from the files of `xla_dump_to`.
+    """Atomic instructions in the code of XLA's kernels, by the files of its dump.
 
     The order in which they add varies from run to run. Kernels of cuBLAS and cuDNN are not among the files.
     """

@@ -1,4 +1,4 @@
-"""XLA's options for a run's programs: the same bits every time, and sums that overlap."""
+"""XLA's options for a run's programs: equal bits every time, sums that overlap."""
 
 _GPUS = ("gpu", "cuda", "rocm")
 _REPEATABLE = {
@@ -13,7 +13,7 @@ def compiler_options(deterministic: str, platform: str) -> tuple[tuple[str, bool
     Elsewhere XLA's programs give the same bits anyway. On a GPU, some kernels add by atomics, in an order that varies;
     these are excluded. XLA also times several kernels for each convolution and product and takes the fastest; with
     these options, jaxlib 0.10 to 0.12 takes the first that its libraries propose. Those of cuDNN and cuBLAS are good
-    ones. Of XLA's own products, by Triton, the first has tiles of 16 x 8, and without a device jaxlib 0.12 finds none:
+    ones. Of XLA's own products, by Triton, the first has tiles of 16 x 16, and without a device jaxlib 0.12 finds none:
     they are left out. (Older versions still time with "auto"; `storage.programs` keeps their choices.)
     """
     if platform not in _GPUS or deterministic == "off":
@@ -22,8 +22,8 @@ def compiler_options(deterministic: str, platform: str) -> tuple[tuple[str, bool
 
 
 def overlap_options(shards: int, platform: str) -> tuple[tuple[str, bool], ...]:
-    """XLA's options by which devices that share a batch sum gradients during the backward pass.
+    """XLA's options by which devices sum gradients during the backward pass.
 
-    Without them, GPUs sum one after the other, between kernels.
+    That is for devices that share a batch. Without them, GPUs sum one after the other, between kernels.
     """
     return (("xla_gpu_enable_latency_hiding_scheduler", True),) if shards > 1 and platform in _GPUS else ()

@@ -31,7 +31,7 @@ _LARGE = 500_000  # values that an A100 writes and reads in the time in which it
 
 
 def layout_for(platform: str, params: Any, batch_stats: Any) -> Layout:
-    """Trees on CPUs and TPUs; on GPUs one vector of small arrays, and trees of large ones.
+    """Trees on CPUs and TPUs; on GPUs one vector of small arrays, large ones apart.
 
     On a GPU, updating a hundred arrays takes a hundred small kernels. Joined gradients, however, are written and read
     once more, which takes longer for the few arrays of a transformer, whose layers are stacked.

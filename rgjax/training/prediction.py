@@ -41,15 +41,7 @@ def make_predict(
         compiler_options: as in StepSpec.
     """
 
-    def forward(params, batch_stats, inputs, batches, count):
-        model = nnx.merge(graph, *layout.unflatten((params, batch_stats)), copy=True)
-
-        def logits_of(i):
-            return model(prepare(take(inputs, batches[i], mesh.shape[AXIS])))
-
-        first = jax.eval_shape(logits_of, jnp.int32(0))
-        logits = jnp.zeros((len(batches), *first.shape), first.dtype)
-        return jax.lax.fori_loop(0, count, lambda i, logits: logits.at[i].set(logits_of(i)), logits)
+    forward = _make_forward(graph, prepare, mesh, layout)
 
     def forward_trials(params, batch_stats, inputs, batches, count):
         def forward_trial(trial):
@@ -79,3 +71,19 @@ def make_predict(
         return logits[:, :count].reshape(len(logits), -1, logits.shape[-1])
 
     return predict
+
+
+def _make_forward(graph: nnx.GraphDef, prepare: Callable, mesh: Mesh, layout: Layout) -> Callable:
+    """`(params, batch_stats, inputs, batches [n, B], count) -> logits [n, B, K]`."""
+
+    def forward(params, batch_stats, inputs, batches, count):
+        model = nnx.merge(graph, *layout.unflatten((params, batch_stats)), copy=True)
+
+        def logits_of(i):
+            return model(prepare(take(inputs, batches[i], mesh.shape[AXIS])))
+
+        first = jax.eval_shape(logits_of, jnp.int32(0))
+        logits = jnp.zeros((len(batches), *first.shape), first.dtype)
+        return jax.lax.fori_loop(0, count, lambda i, logits: logits.at[i].set(logits_of(i)), logits)
+
+    return forward
