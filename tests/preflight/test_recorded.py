@@ -26,6 +26,7 @@ TOLERANCE = 0.01
 HAM = "--config=configs/ham10000.py"
 PROGRAMS = {
     "ResNet34, 32 pixels": (HAM, "--config.data.image_size=32"),
+    "ResNet34, 32 pixels, population of eight": (HAM, "--config.data.image_size=32", "--config.population=8"),
     "ResNet34, 224 pixels": (HAM,),
 }
 
