@@ -17,6 +17,7 @@ from rgjax.models.families import open_pretrained
 from rgjax.models.packing import first_tokens, mean_tokens, pack
 from rgjax.models.pretrained import Checkpoint
 from rgjax.models.transformer import attention, dropout
+from rgjax.preflight.targets import compiler_installed
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TOLERANCE = 1e-5
@@ -145,6 +146,19 @@ def test_attention_at_tiny_dropout_equals_jax():
     plain = attention(query, key, value, lengths, 0.0, None)
     ours = attention(jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), lengths, 1e-9, jax.random.key(0))
     np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "cpu"])
+def test_attention_is_cudnns_in_programs_for_gpus(platform):
+    query = jnp.ones((2, 8, 4, 16), jnp.bfloat16)
+
+    def total(query):
+        return attention(query, query, query, jnp.array([8, 5], jnp.int32), 0.0, None).astype(jnp.float32).sum()
+
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own attention promotes within
+        program = jax.jit(jax.grad(total)).trace(query).lower(lowering_platforms=(platform,))
+    by_cudnn = platform == "cuda" and compiler_installed("cuda")
+    assert ("cudnn$fmhaSoftmaxBackward" in program.as_text()) == by_cudnn
 
 
 def test_dropout_has_its_rate_and_keeps_the_mean():

@@ -28,6 +28,7 @@ PROGRAMS = {
     "ResNet34, 32 pixels": (HAM, "--config.data.image_size=32"),
     "ResNet34, 32 pixels, population of eight": (HAM, "--config.data.image_size=32", "--config.population=8"),
     "ResNet34, 224 pixels": (HAM,),
+    "BERT-base": ("--config=configs/phrasebank.py",),
 }
 
 
