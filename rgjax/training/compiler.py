@@ -1,6 +1,5 @@
-"""XLA's options for a run's programs: equal bits every time, sums that overlap."""
+"""XLA's options for a run's programs, by which they give equal bits every time."""
 
-_GPUS = ("gpu", "cuda", "rocm")
 _REPEATABLE = {
     "auto": "xla_gpu_exclude_nondeterministic_ops",
     "on": "xla_gpu_deterministic_ops",
@@ -16,14 +15,6 @@ def compiler_options(deterministic: str, platform: str) -> tuple[tuple[str, bool
     ones. Of XLA's own products, by Triton, the first has tiles of 16 x 16, and without a device jaxlib 0.12 finds none:
     they are left out. (Older versions still time with "auto"; `storage.programs` keeps their choices.)
     """
-    if platform not in _GPUS or deterministic == "off":
+    if platform not in ("gpu", "cuda", "rocm") or deterministic == "off":
         return ()
     return ((_REPEATABLE[deterministic], True), ("xla_gpu_enable_triton_gemm", False))
-
-
-def overlap_options(shards: int, platform: str) -> tuple[tuple[str, bool], ...]:
-    """XLA's options by which devices sum gradients during the backward pass.
-
-    That is for devices that share a batch. Without them, GPUs sum one after the other, between kernels.
-    """
-    return (("xla_gpu_enable_latency_hiding_scheduler", True),) if shards > 1 and platform in _GPUS else ()

@@ -205,9 +205,8 @@ def train_step(
 
     params = spec.layout.unflatten(state.params)
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    # Summed before they are joined: XLA makes of the sums a few buckets, and begins one while others are computed.
-    grads, loss = spec.all_reduce((grads, loss))
-    grads = spec.layout.materialize(spec.layout.flatten(grads))
+    grads, loss = spec.all_reduce((spec.layout.flatten(grads), loss))
+    grads = spec.layout.materialize(grads)
     finite = is_finite((loss, grads)) & state.alive
 
     def update():

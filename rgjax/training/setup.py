@@ -17,7 +17,7 @@ from rgjax.losses import ClassStats, loss_of
 from rgjax.models.factory import packing, padded, starts_from_checkpoint
 from rgjax.models.tokenizer import Tokens
 from rgjax.sharding import AXIS
-from rgjax.training.compiler import compiler_options, overlap_options
+from rgjax.training.compiler import compiler_options
 from rgjax.training.feed import HostData
 from rgjax.training.habits import make_habits
 from rgjax.training.layout import layout_for
@@ -69,8 +69,7 @@ def training_program(
         habits=make_habits(config.train, nnx.merge(graph, state.params, state.batch_stats)),
         by_trial=config.model.name in FROZEN,
         in_turn=config.model.name in FROZEN and platform == "cpu",
-        compiler_options=compiler_options(config.train.deterministic, platform)
-        + overlap_options(mesh.shape[AXIS], platform),
+        compiler_options=compiler_options(config.train.deterministic, platform),
     )
 
 

@@ -26,7 +26,6 @@ from rgjax.preflight.flops import step_flops
 from rgjax.preflight.program import lowered_program, spec_task
 from rgjax.sharding import make_mesh
 from rgjax.training import trainer
-from rgjax.training.compiler import overlap_options
 from rgjax.training.program import init_state
 from rgjax.training.setup import host_data, training_program
 from tests.support.downloads import write_tiny_bert
@@ -251,11 +250,6 @@ def test_programs_for_gpus_are_compiled_for_the_same_bits(setting, platform, opt
     spec = training_program(config, spec_task(config), *network, keys=keys, mesh=mesh, platform=platform)
     without_triton = {"xla_gpu_enable_triton_gemm": False} if options else {}
     assert dict(spec.compiler_options) == options | without_triton
-
-
-def test_sums_overlap_with_the_backward_pass_where_gpus_share_a_batch():
-    on = (("xla_gpu_enable_latency_hiding_scheduler", True),)
-    assert [overlap_options(*case) for case in ((8, "cuda"), (1, "cuda"), (8, "cpu"))] == [on, (), ()]
 
 
 @pytest.mark.parametrize(

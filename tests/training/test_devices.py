@@ -1,6 +1,5 @@
 """Trainings on several devices: the results of one device within rounding, and the same bits where they must be."""
 
-import re
 from functools import partial
 
 import jax
@@ -11,7 +10,6 @@ from rgjax.data.augment import prepare_images
 from rgjax.models.layers import BatchNorm
 from rgjax.models.resnet import Numerics, ResNet
 from rgjax.sharding import in_batches, make_mesh, put, put_sharded, replicated, trial_sharded
-from rgjax.training.layout import one_vector
 from rgjax.training.prediction import make_predict
 from rgjax.training.program import TrainData, init_state, make_run_steps
 from tests.support.programs import (
@@ -83,22 +81,6 @@ def test_results_do_not_depend_on_the_number_of_devices(eight_devices):
     local = train_on(eight_devices[:4], local=True)
     assert local[3] < reductions
     assert not np.allclose(local[2], logits, rtol=1e-3, atol=1e-4)
-
-
-def test_gradients_stored_as_one_vector_are_summed_in_parts(eight_devices):
-    """One sum of the whole vector would wait for the last gradient."""
-    mesh = make_mesh(eight_devices[:2], trials=1, batch_size=BATCH)
-    graph, _, data, hyper, keys = place(mesh, train_data()._replace(inputs=images(40)), Dense())
-    _, state = init_state(Dense(), "sgd")
-    layout = one_vector(state.params, state.batch_stats)
-    stored = put(one(layout.flatten(state)), trial_sharded(mesh))
-    run_steps = make_run_steps(step_spec(graph, mesh=mesh, layout=layout))
-    text = run_steps.lower(stored, put(np.int32(1), replicated(mesh)), data, hyper, keys).as_text()
-    sums = re.findall(r"all_reduce.*?\}\) : \((.*?)\) ->", text, re.DOTALL)
-    whole = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    assert f"tensor<{whole}xf32>" in text and not any(f"tensor<{whole}xf32>" in operands for operands in sums)
-    for leaf in jax.tree.leaves(state.params):
-        assert any(f"tensor<{'x'.join(map(str, leaf.shape))}xf32>" in operands for operands in sums)
 
 
 @pytest.mark.long
