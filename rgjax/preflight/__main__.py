@@ -136,11 +136,11 @@ def rate(step_s: float, examples_per_s: float, hours: float) -> str:
 def assumptions(card: targets.Card) -> str:
     """What a prediction assumes, as text."""
     pace = card.pace
-    kernels = f"{1e6 * pace.kernel_s:.0f} µs a kernel, " if pace.kernel_s else ""
     cache = ", nothing from the L2" if card.cache else ""
     return (
         f"assumed, not measured: {100 * pace.bandwidth:.0f} % of the bandwidth, {100 * pace.arithmetic:.0f} % of the "
-        f"arithmetic, {kernels}{1e6 * pace.all_reduce_s:.0f} µs an all-reduce; nothing overlaps{cache}"
+        f"arithmetic, {1e6 * pace.kernel_s:.0f} µs a kernel, {1e6 * pace.all_reduce_s:.0f} µs an all-reduce; "
+        f"nothing overlaps{cache}"
     )
 
 

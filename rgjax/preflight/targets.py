@@ -63,7 +63,7 @@ class Pace:
     all_reduce_s: float
 
 
-PACES = {"cuda": Pace(0.85, 0.6, 2e-6, 2e-5), "tpu": Pace(0.85, 0.6, 0.0, 5e-6)}
+PACES = {"cuda": Pace(0.85, 0.6, 2e-6, 2e-5), "tpu": Pace(0.85, 0.6, 1e-6, 5e-6)}
 
 # From XLA's own descriptions (xla/backends/gpu/target_config/specs).
 _AMPERE = (
