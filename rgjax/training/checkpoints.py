@@ -40,6 +40,10 @@ class StoredState:
         return cls(state.params, state.batch_stats, state.opt_state, state.step)
 
 
+# One for all runs of a population: Orbax numbers saves for the whole process, and two at a time would be mixed up.
+_THREAD = ThreadPoolExecutor(1, "checkpoint")
+
+
 class Checkpoints:
     """The two newest checkpoints of a run.
 
@@ -51,7 +55,6 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         self._directory = directory.absolute()
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
     @cached_property
@@ -113,7 +116,7 @@ class Checkpoints:
         step = int(state.step)
         if step != self._manager.latest_step():
             stored = jax.device_get(StoredState.of(state))
-            self._writing = self._thread.submit(self._write, step, stored, {"train_s": train_s, "skipped": skipped})
+            self._writing = _THREAD.submit(self._write, step, stored, {"train_s": train_s, "skipped": skipped})
             if jax.process_count() > 1:  # Orbax synchronizes processes, in the order of the main threads
                 self._wait()
 
@@ -140,7 +143,6 @@ class Checkpoints:
         with self._user_errors():
             self._manager.wait_until_finished()
         self._manager.close()
-        self._thread.shutdown()
 
     @contextlib.contextmanager
     def _user_errors(self) -> Iterator[None]:

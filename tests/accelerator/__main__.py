@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.accelerator.figures import Figures, table
+from tests.accelerator.figures import VERDICTS, Figures, table
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = (sys.executable, "-m", "tests.accelerator")

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("examples_per_s", "mfu", "of_prediction", "same_bits", "equals_reference")
+VERDICTS = ("same_bits", "equals_reference")  # False says that something is wrong
+COLUMNS = ("examples_per_s", "mfu", "of_prediction", *VERDICTS)
 
 
 class Figures:
-    """Figures of a section by case, on disk at once: a section that is cut off keeps what it has.
-
-    A value of False says that something is wrong.
-    """
+    """Figures of a section by case, on disk at once: a section that is cut off keeps what it has."""
 
     def __init__(self, path: Path, tiny: bool):
         self.path, self.tiny = path, tiny
