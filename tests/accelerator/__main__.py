@@ -102,9 +102,7 @@ def _run(name: str, output: Path, limit: float, *, tiny: bool) -> dict:
             process.wait()
             outcome = f"cut off after {limit:.0f} s"
     cases = json.loads(path.read_text()) if path.exists() else {}
-    wrong = [
-        f"{case}: {figure}" for case, values in cases.items() for figure, value in values.items() if value is False
-    ]
+    wrong = [f"{case}: {name}" for case, values in cases.items() for name in VERDICTS if values.get(name) is False]
     if wrong and outcome == "done":
         outcome = f"wrong: {', '.join(wrong)}"
     return {"outcome": outcome, "seconds": round(time.monotonic() - started, 1), "cases": cases}
