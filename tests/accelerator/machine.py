@@ -2,13 +2,12 @@
 
 import os
 import time
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
 
 from tests.accelerator.figures import Figures
-from tests.bench.machine import describe
+from tests.bench.machine import describe, version
 
 PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "flax", "optax", "numpy", "torch")
 
@@ -16,7 +15,6 @@ PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu",
 def machine(figures: Figures) -> None:
     started = time.perf_counter()
     device = jax.devices()[0]
-    versions = {name: _version(name) for name in PACKAGES}
     figures.add(
         "device",
         kind=device.device_kind,
@@ -24,7 +22,7 @@ def machine(figures: Figures) -> None:
         count=jax.device_count(),
         cores=os.cpu_count(),
         start_s=time.perf_counter() - started,
-        versions={name: version for name, version in versions.items() if version},
+        versions={name: number for name in PACKAGES if (number := version(name))},
         memory=(device.memory_stats() or {}).get("bytes_limit"),
         **{name: value for name, value in describe().items() if name in ("git", "changed", "python", "environment")},
     )
@@ -51,10 +49,3 @@ def _seconds(function, *arguments, repeats: int) -> float:
     started = time.perf_counter()
     jax.block_until_ready([function(*arguments) for _ in range(repeats)])
     return (time.perf_counter() - started) / repeats
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
