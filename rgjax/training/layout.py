@@ -16,17 +16,19 @@ class Layout(NamedTuple):
         flatten: a TrainState, or a part of it, from trees of arrays to what is stored.
         unflatten: the inverse.
         select: `(condition, update, keep)`: the result of one of two functions.
-        materialize: gradients, as written to memory once, for several readers.
+        buckets: `(gradients as trees, bytes)`: arrays of about so many bytes, which devices sum one by one.
+        join: gradients as they are stored, from their buckets.
     """
 
     flatten: Callable[[Any], Any]
     unflatten: Callable[[Any], Any]
     select: Callable[[jax.Array, Callable, Callable], Any]
-    materialize: Callable[[Any], Any]
+    buckets: Callable[[Any, float], Any]
+    join: Callable[[Any], Any]
 
 
 # `cond` avoids copying the optimizer state at every step, which `where` would.
-TREES = Layout(lambda tree: tree, lambda tree: tree, jax.lax.cond, lambda grads: grads)
+TREES = Layout(lambda tree: tree, lambda tree: tree, jax.lax.cond, lambda grads, _: grads, lambda grads: grads)
 _LARGE = 500_000  # values that an A100 writes and reads in the time in which it launches a kernel, about 3 us
 
 
@@ -63,7 +65,7 @@ def one_vector(params: Any, batch_stats: Any = None) -> Layout:
         return jax.tree.structure(tree) in shapes_of
 
     def join(tree):
-        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]) if is_tree(tree) else tree
+        return _vector(jax.tree.leaves(tree)) if is_tree(tree) else tree
 
     def split(stored):
         if stored.ndim != 1 or stored.size not in shapes_of:
@@ -77,6 +79,20 @@ def one_vector(params: Any, batch_stats: Any = None) -> Layout:
         jax.jit(lambda tree: jax.tree.map(join, tree, is_leaf=is_tree)),
         jax.jit(lambda tree: jax.tree.map(split, tree)),
         _by_where,
+        _buckets,
         # Without the barrier, XLA makes of the sum of joined gradients a sum for each of them.
-        jax.lax.optimization_barrier,
+        lambda vectors: jax.lax.optimization_barrier(_vector(vectors)),
     )
+
+
+def _vector(arrays: list) -> jax.Array:
+    return jnp.concatenate([array.reshape(-1) for array in arrays])
+
+
+def _buckets(grads: Any, size: float) -> list[jax.Array]:
+    buckets: list[list] = [[]]
+    for leaf in jax.tree.leaves(grads):
+        buckets[-1].append(leaf)
+        if sum(leaf.nbytes for leaf in buckets[-1]) >= size:
+            buckets.append([])
+    return [_vector(bucket) for bucket in buckets if bucket]

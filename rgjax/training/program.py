@@ -3,6 +3,7 @@
 run_steps = jit(shard_map(vmap(fori_loop(train_step))))
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -22,6 +23,7 @@ from rgjax.training.layout import TREES, Layout
 from rgjax.training.optimizer import OPTIMIZERS, cosine_decay
 
 ABSENT = -1e9  # logit of a padding output
+BUCKET = 25e6  # bytes of gradients that devices sum at once, as torch's DDP does
 
 
 @struct.dataclass
@@ -205,8 +207,9 @@ def train_step(
 
     params = spec.layout.unflatten(state.params)
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    grads, loss = spec.all_reduce((spec.layout.flatten(grads), loss))
-    grads = spec.layout.materialize(grads)
+    # Devices sum one bucket while the backward pass computes the next.
+    buckets, loss = spec.all_reduce((spec.layout.buckets(grads, BUCKET if spec.shards > 1 else math.inf), loss))
+    grads = spec.layout.join(buckets)
     finite = is_finite((loss, grads)) & state.alive
 
     def update():

@@ -10,6 +10,8 @@ from rgjax.data.augment import prepare_images
 from rgjax.models.layers import BatchNorm
 from rgjax.models.resnet import Numerics, ResNet
 from rgjax.sharding import in_batches, make_mesh, put, put_sharded, replicated, trial_sharded
+from rgjax.training import program
+from rgjax.training.layout import one_vector
 from rgjax.training.prediction import make_predict
 from rgjax.training.program import TrainData, init_state, make_run_steps
 from tests.support.programs import (
@@ -94,3 +96,21 @@ def test_all_devices_skip_a_step_that_only_one_sees_as_bad(eight_devices):
     for leaf in jax.tree.leaves(state):
         for shard in leaf.addressable_shards:
             np.testing.assert_array_equal(shard.data, leaf.addressable_shards[0].data)
+
+
+@pytest.mark.long
+def test_gradients_are_summed_in_buckets(eight_devices, monkeypatch):
+    """As one vector in one bucket or in several: the same sums, and one all-reduce more for each further bucket."""
+    mesh = make_mesh(eight_devices[:4], trials=1, batch_size=BATCH)
+    results, reductions = [], []
+    for size in (np.inf, 512):  # bytes; Dense has arrays of 12,288, 64, 64 and 512 or more
+        monkeypatch.setattr(program, "BUCKET", size)
+        graph, state, data, hyper, keys = place(mesh, train_data()._replace(inputs=images(40)), Dense())
+        layout = one_vector(*jax.tree.map(lambda x: x[0], (state.params, state.batch_stats)))
+        arguments = jax.vmap(layout.flatten)(state), put(np.int32(3), replicated(mesh)), data, hyper, keys
+        run_steps = make_run_steps(step_spec(graph, mesh=mesh, layout=layout)).lower(*arguments)
+        reductions.append(run_steps.as_text().count("all_reduce"))
+        results.append(run_steps.compile()(*arguments))
+    np.testing.assert_allclose(results[0][0].params, results[1][0].params, rtol=0, atol=1e-6)
+    assert results[0][1].loss.item() == pytest.approx(results[1][1].loss.item(), rel=1e-6)
+    assert reductions[1] - reductions[0] == 2
