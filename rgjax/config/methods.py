@@ -57,7 +57,7 @@ VARIANTS: dict[str, Point] = {
     "random groups": {"regroup.clustering": "random"},
     "balanced K-means": {"regroup.clustering": "balanced"},
     "normalised cut": {"regroup.clustering": "spectral"},  # British spelling, as in the folders of earlier sweeps
-    "random projection": {"encoder.name": "projection"},
+    "random projection": {"encoder.name": "projection", "encoder.checkpoint": "", "encoder.image_size": None},
     "original classes": {"regroup.clustering": "given"},  # those behind data.positive: an oracle
     "pseudo-class counts": {"loss.stats": "pseudo"},
 }

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 from pyarrow import parquet
 
-from rgjax.config import ENCODERS, FIELDS
+from rgjax.config import ENCODERS, FIELDS, VARIANTS
 from rgjax.encoders import Encoder, make_encoder
 from rgjax.encoders.factory import MAKERS
 from rgjax.encoders.projection import projection
@@ -33,6 +33,12 @@ def test_encoder_is_made_by_name(tiny_bert):
     by_name, by_kind = (make("sentences", name=name, checkpoint=str(tiny_bert)) for name in ("bert", "auto"))
     assert by_name.fingerprint == by_kind.fingerprint
     assert make("images", name="checkpoint", checkpoint="a/run").fingerprint == "a/run images"
+
+
+def test_the_ablation_of_the_encoder_replaces_all_settings_of_a_pretrained_one():
+    ablation = {name.removeprefix("encoder."): value for name, value in VARIANTS["random projection"].items()}
+    settings = {"name": "pretrained", "checkpoint": "efficientnet-lite0", "image_size": 96}
+    assert make("images", **{**settings, **ablation}).fingerprint == projection(seed=0).fingerprint
 
 
 def test_encoder_of_another_kind_is_refused():
