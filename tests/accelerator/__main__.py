@@ -81,7 +81,7 @@ def check(names: list[str], output: Path, deadline: float, *, tiny: bool) -> int
             print(f"[{name}] at most {limit:.0f} s", flush=True)
             results[name] = _run(name, output, limit, tiny=tiny)
         (output / "accelerator.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(table(results))
+    print(table(results, tiny=tiny))
     wrong = [name for name, result in results.items() if result["outcome"] != "done"]
     return int(any(not results[name]["outcome"].startswith("skipped") for name in wrong))
 
