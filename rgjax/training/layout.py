@@ -54,23 +54,24 @@ def one_vector(params: Any, batch_stats: Any = None) -> Layout:
 
     Gradients and moments are stored as their parameters are.
     """
-    shapes_of: dict[Any, Any] = {}  # by the size of the vector, and by the structure of the tree
+    structures, by_size = set(), {}  # of the trees; structure and shapes by the size of their vectors
     for tree in (params, batch_stats):
         leaves, structure = jax.tree.flatten(tree)
         size = sum(leaf.size for leaf in leaves)
-        if leaves and size not in shapes_of:  # vectors of equal sizes could not be told apart
-            shapes_of[size] = shapes_of[structure] = structure, [leaf.shape for leaf in leaves]
+        if leaves and size not in by_size:  # vectors of equal sizes could not be told apart
+            structures.add(structure)
+            by_size[size] = structure, [leaf.shape for leaf in leaves]
 
     def is_tree(tree):
-        return jax.tree.structure(tree) in shapes_of
+        return jax.tree.structure(tree) in structures
 
     def join(tree):
         return _vector(jax.tree.leaves(tree)) if is_tree(tree) else tree
 
     def split(stored):
-        if stored.ndim != 1 or stored.size not in shapes_of:
+        if stored.ndim != 1 or stored.size not in by_size:
             return stored
-        structure, shapes = shapes_of[stored.size]
+        structure, shapes = by_size[stored.size]
         ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes]).tolist()
         slices = zip([0, *ends], ends, shapes, strict=False)
         return jax.tree.unflatten(structure, [stored[start:end].reshape(shape) for start, end, shape in slices])
