@@ -90,16 +90,17 @@ class Points(NamedTuple):
     squares: jax.Array
 
 
-def _form() -> Form:
+def _form(distances: int) -> Form:
     """Choose the form of the program for a CPU or an accelerator.
 
-    On a CPU, a chunk's distances stay in the cache of a core. Elsewhere, chunks and points that fill no whole tiles
-    would be copied; so all points are one chunk if its distances fit into a quarter of the memory. Off the CPU a
-    scatter would be slow, and would add in an arbitrary order.
+    On a CPU, a chunk's distances stay in the cache of a core; few distances are one chunk, as a loop over chunks copies
+    the points. Elsewhere, chunks and points that fill no whole tiles would be copied; so all points are one chunk if
+    its distances fit into a quarter of the memory. Off the CPU a scatter would be slow, and would add in an arbitrary
+    order.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return Form(2**16, 1, False)
+        return Form(2**18 if distances <= 2**18 else 2**16, 1, False)
     limit = (device.memory_stats() or {}).get("bytes_limit", 2**33)
     chunk = min(2**30, 2 ** int(np.log2(limit / 16)))
     # Three products of TF32's halves of the operands are as exact as float32 and run on tensor cores, since Ampere.
@@ -135,7 +136,7 @@ def kmeans(
     x = checked(x, k)
     n, dim = x.shape
     num_points, num_centers = settings.pad_to or (n, k)
-    layout = Layout(settings.n_init, num_centers, _mesh(), _form())
+    layout = Layout(settings.n_init, num_centers, _mesh(), _form(num_points * num_centers))
 
     # Center the points, and spread them over the devices in chunks.
     shards = layout.mesh.size
@@ -168,11 +169,13 @@ def checked(x: np.ndarray, k: int) -> np.ndarray:
     x = np.asarray(x, np.float32)
     if not 1 <= k <= len(x):
         raise ValueError(f"k={k} clusters of {len(x)} points; k must be 1 to {len(x)}")
-    if not np.isfinite(x).all():
-        raise ValueError("K-means needs finite features; remove NaN and infinity")
-    with np.errstate(over="ignore"):
-        if not np.isfinite(np.square(x - x.mean(axis=0)).sum()):
-            raise ValueError("the squares of the features overflow float32; scale the features")
+    # BLAS sums the squares in one pass over memory. Only if they are not finite, the reason is sought.
+    if not np.isfinite(np.vdot(x, x)):
+        if not np.isfinite(x).all():
+            raise ValueError("K-means needs finite features; remove NaN and infinity")
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.square(x - x.mean(axis=0)).sum()):
+                raise ValueError("the squares of the features overflow float32; scale the features")
     return x
 
 

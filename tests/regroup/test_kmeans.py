@@ -113,7 +113,7 @@ def test_tf32x3_gives_the_labels_of_float32(load, monkeypatch):
     results = []
     for precision in (HIGHEST, TF32X3):
         monkeypatch.setattr(jnp, "matmul", tf32x3)
-        monkeypatch.setattr(module, "_form", lambda precision=precision: Form(2**27, 128, True, precision))
+        monkeypatch.setattr(module, "_form", lambda _, precision=precision: Form(2**27, 128, True, precision))
         results.append(kmeans(x, 7, KMeansSettings(n_init=2)))
     expected, result = results
     np.testing.assert_array_equal(result.labels, expected.labels)
@@ -129,10 +129,10 @@ def test_chunks_and_products_change_nothing(monkeypatch, rows, product, far):
     init = x[:9].copy()
     if far:  # an empty cluster takes a point of some chunk
         init[-1] = 100
-    monkeypatch.setattr(module, "_form", lambda: Form(10**6, 1, False))
+    monkeypatch.setattr(module, "_form", lambda _: Form(10**6, 1, False))
     three = KMeansSettings(n_init=3)
     from_init, from_starts = kmeans(x, 9, init=init), kmeans(x, 9, three)
-    monkeypatch.setattr(module, "_form", lambda: Form(9 * 40, rows, product))  # 8 chunks of 38 points, the last of 35
+    monkeypatch.setattr(module, "_form", lambda _: Form(9 * 40, rows, product))  # 8 chunks of 38 points, the last of 35
     monkeypatch.setattr(module, "MEMORY", 4 * 304 * 2)  # two starts together, then one
     for expected, result in ((from_init, kmeans(x, 9, init=init)), (from_starts, kmeans(x, 9, three))):
         np.testing.assert_array_equal(result.labels, expected.labels)
