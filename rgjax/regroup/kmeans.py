@@ -93,10 +93,9 @@ class Points(NamedTuple):
 def _form(distances: int) -> Form:
     """Choose the form of the program for a CPU or an accelerator.
 
-    On a CPU, a chunk's distances stay in the cache of a core; few distances are one chunk, as a loop over chunks copies
-    the points. Elsewhere, chunks and points that fill no whole tiles would be copied; so all points are one chunk if
-    its distances fit into a quarter of the memory. Off the CPU a scatter would be slow, and would add in an arbitrary
-    order.
+    On a CPU, a chunk's distances stay in the cache of a core, and few are one chunk, as a loop copies the points.
+    Elsewhere, chunks and points that fill no whole tiles would be copied; so all points are one chunk if its distances
+    fit into a quarter of the memory. Off the CPU a scatter would be slow, and would add in an arbitrary order.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
@@ -162,15 +161,11 @@ def kmeans(
 
 
 def checked(x: np.ndarray, k: int) -> np.ndarray:
-    """The points in float32.
-
-    Raises ValueError for k outside 1..N and for values that are not finite.
-    """
+    """The points in float32. Raises ValueError as `kmeans` does."""
     x = np.asarray(x, np.float32)
     if not 1 <= k <= len(x):
         raise ValueError(f"k={k} clusters of {len(x)} points; k must be 1 to {len(x)}")
-    # BLAS sums the squares in one pass over memory. Only if they are not finite, the reason is sought.
-    if not np.isfinite(np.vdot(x, x)):
+    if not np.isfinite(np.vdot(x, x)):  # in one pass over memory; only then the reason is sought
         if not np.isfinite(x).all():
             raise ValueError("K-means needs finite features; remove NaN and infinity")
         with np.errstate(over="ignore"):
