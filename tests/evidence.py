@@ -15,12 +15,14 @@ paired difference of a score to another method, in points.
 import argparse
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import parquet
+
+from rgjax.report.study import score_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "configs" / "results"
@@ -106,19 +108,24 @@ def cell(column: Column, method: str, variant: str) -> str:
     if other:
         reference = reported(column.archive, other, "", score)
         values = {seeds: value - reference[seeds] for seeds, value in values.items()}
-    array = pa.array(values.values(), pa.float64())
-    mean = f"{100 * pc.mean(array).as_py():{'+' if other else ''}.1f}"
-    return f"{mean} ± {100 * pc.stddev(array, ddof=1).as_py():.1f}" if column.n > 1 else mean
+    summary = score_of(values.values())
+    assert summary is not None  # a finished run has every score
+    mean = f"{100 * summary.mean:{'+' if other else ''}.1f}"
+    return mean if summary.std is None else f"{mean} ± {100 * summary.std:.1f}"
 
 
 def reported(archive: str, method: str, variant: str, score: str) -> dict[tuple, float]:
     """A test score of each reported run, by its data set, seeds and fold."""
-    rows = parquet.read_table(RESULTS / f"{archive}.parquet").to_pylist()
     return {
         (row["dataset"], row["seed"], row["data_seed"], row["fold"]): row[f"test_{score}"]
-        for row in rows
+        for row in runs_of(RESULTS / f"{archive}.parquet")
         if (row["method"], row["variant"], row["stage"], row["status"]) == (method, variant, 2, "done")
     }
+
+
+@cache
+def runs_of(path: Path) -> list[dict]:
+    return parquet.read_table(path).to_pylist()
 
 
 if __name__ == "__main__":
